@@ -1,0 +1,136 @@
+// Every check of an operator's arguments, once, for CPU and CUDA. A message starts with the operator's name and says
+// what came. mlc_ext/_errors.py turns the leading kind into Python's TypeError or ValueError.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "stable.h"
+
+namespace mlc {
+
+template <typename... Args>
+[[noreturn]] void fail(const char* kind, const char* op, const Args&... args) {
+  std::ostringstream message;
+  message << "mlc_ext." << kind << ": " << op << ": ";
+  ((message << args), ...);
+  throw std::runtime_error(message.str());
+}
+
+#define MLC_CHECK_VALUE(cond, op, ...)            \
+  do {                                            \
+    if (!(cond)) mlc::fail("ValueError", op, __VA_ARGS__); \
+  } while (0)
+#define MLC_CHECK_TYPE(cond, op, ...)             \
+  do {                                            \
+    if (!(cond)) mlc::fail("TypeError", op, __VA_ARGS__); \
+  } while (0)
+
+inline std::string shape_of(const Tensor& tensor) {
+  std::ostringstream text;
+  text << "[";
+  for (int64_t d = 0; d < tensor.dim(); ++d) text << (d ? ", " : "") << tensor.size(d);
+  text << "]";
+  return text.str();
+}
+
+inline const char* dtype_name(ScalarType dtype) { return torch::headeronly::toString(dtype); }
+
+inline void check_floating(const char* op, const char* name, const Tensor& tensor) {
+  ScalarType dtype = tensor.scalar_type();
+  MLC_CHECK_TYPE(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+                     dtype == ScalarType::BFloat16,
+                 op, name, " must be float16, bfloat16, float32 or float64, got ", dtype_name(dtype));
+}
+
+inline void check_dtype(const char* op, const char* name, const Tensor& tensor, ScalarType dtype) {
+  MLC_CHECK_TYPE(tensor.scalar_type() == dtype, op, name, " must be ", dtype_name(dtype), ", got ",
+                 dtype_name(tensor.scalar_type()));
+}
+
+inline void check_dim(const char* op, const char* name, const Tensor& tensor, int64_t dim) {
+  MLC_CHECK_VALUE(tensor.dim() == dim, op, name, " must have ", dim, " dimension(s), got shape ", shape_of(tensor));
+}
+
+// `tensor` agrees with `like` in shape; with same_dtype in type too; always in device.
+inline void check_like(const char* op, const char* name, const Tensor& tensor, const char* like_name,
+                       const Tensor& like, bool same_dtype) {
+  MLC_CHECK_VALUE(shape_of(tensor) == shape_of(like), op, name, " must have the shape of ", like_name, " ",
+                  shape_of(like), ", got ", shape_of(tensor));
+  if (same_dtype) {
+    MLC_CHECK_TYPE(tensor.scalar_type() == like.scalar_type(), op, name, " must have the dtype of ", like_name, " (",
+                   dtype_name(like.scalar_type()), "), got ", dtype_name(tensor.scalar_type()));
+  }
+  MLC_CHECK_VALUE(tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index(), op, name,
+                  " and ", like_name, " must be on the same device");
+}
+
+inline void check_same_device(const char* op, const char* name, const Tensor& tensor, const char* like_name,
+                              const Tensor& like) {
+  MLC_CHECK_VALUE(tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index(), op, name,
+                  " and ", like_name, " must be on the same device");
+}
+
+inline void check_boxes(const char* op, const char* name, const Tensor& boxes, int64_t dim = 2) {
+  check_floating(op, name, boxes);
+  MLC_CHECK_VALUE(boxes.dim() == dim && boxes.size(dim - 1) == 4, op, name, " must have shape ",
+                  dim == 2 ? "[N, 4]" : "[B, N, 4]", ", got ", shape_of(boxes));
+}
+
+inline void check_segments(const char* op, const Tensor& segment_ids, const char* like_name, const Tensor& like,
+                           int64_t num_segments, std::optional<int64_t> bins) {
+  check_floating(op, like_name, like);
+  check_dim(op, like_name, like, 1);
+  check_dtype(op, "segment_ids", segment_ids, ScalarType::Long);
+  check_like(op, "segment_ids", segment_ids, like_name, like, false);
+  MLC_CHECK_VALUE(num_segments >= 0, op, "num_segments must not be negative, got ", num_segments);
+  MLC_CHECK_VALUE(!bins.has_value() || (*bins >= 2 && *bins <= 65536), op, "bins must be in [2, 65536] or None, got ",
+                  bins.value_or(0));
+}
+
+inline void check_mutual_labels(const char* op, const Tensor& scores, const Tensor& ious, const Tensor& segment_ids,
+                                const Tensor& baseline_labels, int64_t num_segments, double alpha,
+                                std::optional<int64_t> bins) {
+  check_segments(op, segment_ids, "scores", scores, num_segments, bins);
+  check_like(op, "ious", ious, "scores", scores, true);
+  check_dtype(op, "baseline_labels", baseline_labels, ScalarType::Char);
+  check_like(op, "baseline_labels", baseline_labels, "scores", scores, false);
+  MLC_CHECK_VALUE(alpha >= 0 && alpha <= 1e6, op, "alpha must be finite and not negative, got ", alpha);
+}
+
+inline void check_box_iou(const char* op, const Tensor& boxes1, const Tensor& boxes2) {
+  check_boxes(op, "boxes1", boxes1);
+  check_boxes(op, "boxes2", boxes2);
+  MLC_CHECK_TYPE(boxes1.scalar_type() == boxes2.scalar_type(), op, "boxes2 must have the dtype of boxes1 (",
+                 dtype_name(boxes1.scalar_type()), "), got ", dtype_name(boxes2.scalar_type()));
+  check_same_device(op, "boxes2", boxes2, "boxes1", boxes1);
+}
+
+inline void check_paired_box_iou(const char* op, const Tensor& boxes1, const Tensor& boxes2) {
+  check_box_iou(op, boxes1, boxes2);
+  check_like(op, "boxes2", boxes2, "boxes1", boxes1, true);
+}
+
+// boxes [B, N, 4]; scores [B, N]; quality and labels [B, N] or absent.
+inline void check_rescored_nms(const char* op, const Tensor& boxes, const Tensor& scores,
+                               const std::optional<Tensor>& quality, const std::optional<Tensor>& labels,
+                               double iou_threshold) {
+  check_boxes(op, "boxes", boxes, 3);
+  check_floating(op, "scores", scores);
+  MLC_CHECK_VALUE(scores.dim() == 2 && scores.size(0) == boxes.size(0) && scores.size(1) == boxes.size(1), op,
+                  "scores must have shape [", boxes.size(0), ", ", boxes.size(1), "] for boxes ", shape_of(boxes),
+                  ", got ", shape_of(scores));
+  MLC_CHECK_TYPE(scores.scalar_type() == boxes.scalar_type(), op, "scores must have the dtype of boxes (",
+                 dtype_name(boxes.scalar_type()), "), got ", dtype_name(scores.scalar_type()));
+  check_same_device(op, "scores", scores, "boxes", boxes);
+  if (quality.has_value()) check_like(op, "quality", *quality, "scores", scores, true);
+  if (labels.has_value()) {
+    check_dtype(op, "labels", *labels, ScalarType::Long);
+    check_like(op, "labels", *labels, "scores", scores, false);
+  }
+  MLC_CHECK_VALUE(iou_threshold >= 0 && iou_threshold <= 1, op, "iou_threshold must be in [0, 1], got ",
+                  iou_threshold);
+}
+
+}  // namespace mlc

@@ -1,0 +1,57 @@
+"""MLC: modulating localization and classification for harmonized object detection.
+
+Operators (C++/CUDA, `torch.ops.mlc_ext.*`) and the method built on them. See README.md for the few lines that put
+mutual labelling and IoU rescoring into a training loop.
+"""
+
+from . import _load
+from ._version import __version__
+
+_C, _C_cuda = _load.load()
+
+from .ops import (  # noqa: E402  (the operators must be registered first)
+    MutualLabels,
+    NmsResult,
+    batched_rescored_nms,
+    box_iou,
+    mutual_labels,
+    paired_box_iou,
+    rescored_nms,
+    segmented_otsu,
+)
+
+__all__ = [
+    "MutualLabels",
+    "NmsResult",
+    "__version__",
+    "batched_rescored_nms",
+    "box_iou",
+    "build_info",
+    "mutual_labels",
+    "paired_box_iou",
+    "rescored_nms",
+    "segmented_otsu",
+]
+
+
+def build_info() -> dict[str, object]:
+    """What was built and what runs: versions, compiler, flags, whether the CUDA kernels are there."""
+    import platform
+
+    import torch
+
+    return {
+        "version": __version__,
+        "built_version": _C.version,
+        "built_with_torch": _C.torch_version,
+        "torch_target_version": _C.torch_target_version,
+        "compiler": _C.compiler,
+        "cxx_standard": _C.cxx_standard,
+        "flags": _C.flags,
+        "module": _C.__file__,
+        "cuda": _C_cuda is not None,
+        "cuda_version": getattr(_C_cuda, "cuda_version", None),
+        "cuda_architectures": getattr(_C_cuda, "architectures", None),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

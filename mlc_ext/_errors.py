@@ -1,0 +1,37 @@
+"""Errors of the operators as Python knows them.
+
+The kernels raise through torch's C ABI, which knows only RuntimeError; their messages carry the kind
+(csrc/checks.h). `call` gives TypeError and ValueError back.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+_CHECK_FAILED = re.compile(r"mlc_ext\.(ValueError|TypeError): ([^\n]*)")
+_SCHEMA_REFUSED = re.compile(r"mlc_ext::(\w+)\(\) (Expected a value of type[^\n]*)")
+
+
+def call(op, *args):
+    """op(*args), with its check failures raised as TypeError or ValueError."""
+    if torch.compiler.is_compiling():  # traced: the message is translated by nobody, but still names op and value
+        return op(*args)
+    try:
+        return op(*args)
+    except RuntimeError as error:
+        text = str(error)
+        if found := _CHECK_FAILED.search(text):
+            kind = ValueError if found.group(1) == "ValueError" else TypeError
+            raise kind(found.group(2)) from None
+        if found := _SCHEMA_REFUSED.search(text):
+            raise TypeError(f"{found.group(1)}: {found.group(2)}") from None
+        raise
+
+
+def choice(op: str, name: str, value: str, allowed: tuple[str, ...]) -> str:
+    """`value`, or a ValueError that lists what is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value

@@ -1,0 +1,48 @@
+"""box_iou: the matrix of IoUs of two sets of boxes. The rule and its contract: csrc/box_iou.h."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._errors import call
+from ._register import float32_under_autocast
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """IoU of every box of one set with every box of the other.
+
+    Args:
+        boxes1: [N, 4] floating point xyxy. Half types are computed in float32.
+        boxes2: [M, 4] xyxy of the same dtype and device.
+
+    Returns:
+        [N, M] IoUs in [0, 1] of the inputs' dtype; 0 where a union is empty. Differentiable with respect to both
+        (the backward pass takes O(N M) memory; for matched pairs use :func:`paired_box_iou`).
+
+    Raises:
+        TypeError: dtypes are not floating point or disagree. ValueError: a shape is not [*, 4], or devices disagree.
+    """
+    return call(torch.ops.mlc_ext.box_iou, boxes1, boxes2)
+
+
+@torch.library.register_fake("mlc_ext::box_iou")
+def _(boxes1, boxes2):
+    return boxes1.new_empty((boxes1.shape[0], boxes2.shape[0]))
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad):
+    boxes1, boxes2 = ctx.saved_tensors
+    shape = (boxes1.shape[0], boxes2.shape[0], 4)
+    pairs1 = boxes1[:, None].expand(shape).reshape(-1, 4)
+    pairs2 = boxes2[None].expand(shape).reshape(-1, 4)
+    grad1, grad2 = torch.ops.mlc_ext.paired_box_iou_backward(grad.reshape(-1), pairs1, pairs2, False)
+    return grad1.view(shape).sum(1), grad2.view(shape).sum(0)
+
+
+torch.library.register_autograd("mlc_ext::box_iou", _backward, setup_context=_setup_context)
+float32_under_autocast("box_iou")

@@ -1,0 +1,102 @@
+"""mutual_labels: Eq. 4-8 for every prior at once. The rule and its contract: csrc/mutual_labels.h."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._errors import call, choice
+from ._register import float32_under_autocast
+
+POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+
+
+class MutualLabels(NamedTuple):
+    """What mutual labelling decides for N priors and K gts."""
+
+    cls_labels: Tensor
+    """[N] int8: 1 positive, 0 negative, -1 ignored for classification (A+cls, A-cls and A-)."""
+    loc_labels: Tensor
+    """[N] int8: 1 positive for localisation (A+loc), else 0."""
+    cls_weights: Tensor
+    """[N] W^cls of Eq. 7; 0 where ignored."""
+    loc_weights: Tensor
+    """[N] W^loc of Eq. 8; 0 where not positive."""
+    score_thresholds: Tensor
+    """[K] tau^cls = Otsu(S^k), which decides localisation."""
+    iou_thresholds: Tensor
+    """[K] tau^loc = Otsu(I^k), which decides classification."""
+
+
+def mutual_labels(
+    scores: Tensor,
+    ious: Tensor,
+    segment_ids: Tensor,
+    baseline_labels: Tensor,
+    num_segments: int,
+    *,
+    alpha: float,
+    degenerate: str = "baseline",
+    bins: int | None = None,
+) -> MutualLabels:
+    """Labels and weights of both tasks: a good box makes a classification positive, a good score a localisation
+    positive.
+
+    Args:
+        scores: [N] S_j, the sigmoid score of prior j for the class of its gt. Constants, as all inputs.
+        ious: [N] I_j, the IoU of j's decoded box with its gt; dtype of scores.
+        segment_ids: [N] int64, the gt whose candidate the prior is (over the whole batch), -1 for none.
+        baseline_labels: [N] int8 (or any integer type), the baseline's assignment: 1 positive, 0 negative, -1 ignored.
+        num_segments: K, the number of gts in the batch.
+        alpha: exponent of the weights of originally ignored priors. The paper: FCOS- 0, RetinaNet 0.5, RPN 2.
+        degenerate: what a task does with a gt whose values are all equal and cannot be split: "baseline" keeps the
+            baseline's assignment of its candidates, "literal" follows Eq. 4-6 (no positive).
+        bins: as in :func:`segmented_otsu`.
+
+    Returns:
+        :class:`MutualLabels`. Priors that are candidates of no gt keep the baseline's classification label.
+
+    Raises:
+        TypeError: a dtype is wrong. ValueError: shapes disagree, an option is unknown, or (CPU only) an id is out of
+        range, a value is not finite, a baseline positive belongs to no gt.
+
+    Source: paper Eq. 4-8.
+    """
+    choice("mutual_labels", "degenerate", degenerate, ("baseline", "literal"))
+    if not isinstance(baseline_labels, Tensor) or baseline_labels.is_floating_point() or baseline_labels.is_complex():
+        raise TypeError(
+            "mutual_labels: baseline_labels must be an integer tensor, got "
+            f"{getattr(baseline_labels, 'dtype', type(baseline_labels).__name__)}"
+        )
+    return MutualLabels(
+        *call(
+            torch.ops.mlc_ext.mutual_labels,
+            scores.detach(),
+            ious.detach(),
+            segment_ids,
+            baseline_labels.to(torch.int8),
+            num_segments,
+            alpha,
+            degenerate == "literal",
+            bins,
+        )
+    )
+
+
+@torch.library.register_fake("mlc_ext::mutual_labels")
+def _(scores, ious, segment_ids, baseline_labels, num_segments, alpha, literal, bins=None):
+    def labels():
+        return scores.new_empty(scores.shape, dtype=torch.int8)
+
+    def weights():
+        return scores.new_empty(scores.shape)
+
+    def thresholds():
+        return scores.new_empty((num_segments,))
+
+    return labels(), labels(), weights(), weights(), thresholds(), thresholds()
+
+
+float32_under_autocast("mutual_labels")

@@ -1,0 +1,52 @@
+"""paired_box_iou: IoU or GIoU of matched pairs of boxes. The rule and its contract: csrc/box_iou.h."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._errors import call, choice
+from ._register import float32_under_autocast
+
+
+def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tensor:
+    """IoU or GIoU of box i of one set with box i of the other, differentiable in both.
+
+    Args:
+        boxes1: [N, 4] floating point xyxy. Half types are computed in float32.
+        boxes2: [N, 4] xyxy of the same dtype and device.
+        kind: "iou", in [0, 1], or "giou" (generalised IoU, Rezatofighi et al. 2019), in [-1, 1].
+
+    Returns:
+        [N] of the inputs' dtype. An empty union gives 0. Where two coordinates tie, the gradient is split in halves
+        between them, as torch.maximum does; double backward is not provided.
+
+    Raises:
+        TypeError: dtypes are not floating point or disagree. ValueError: shapes or devices disagree, unknown kind.
+    """
+    generalized = choice("paired_box_iou", "kind", kind, ("iou", "giou")) == "giou"
+    return call(torch.ops.mlc_ext.paired_box_iou, boxes1, boxes2, generalized)
+
+
+@torch.library.register_fake("mlc_ext::paired_box_iou")
+def _(boxes1, boxes2, generalized):
+    return boxes1.new_empty((boxes1.shape[0],))
+
+
+@torch.library.register_fake("mlc_ext::paired_box_iou_backward")
+def _(grad, boxes1, boxes2, generalized):
+    return boxes1.new_empty(boxes1.shape), boxes2.new_empty(boxes2.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    boxes1, boxes2, ctx.generalized = inputs
+    ctx.save_for_backward(boxes1, boxes2)
+
+
+def _backward(ctx, grad):
+    boxes1, boxes2 = ctx.saved_tensors
+    return *torch.ops.mlc_ext.paired_box_iou_backward(grad, boxes1, boxes2, ctx.generalized), None
+
+
+torch.library.register_autograd("mlc_ext::paired_box_iou", _backward, setup_context=_setup_context)
+float32_under_autocast("paired_box_iou")

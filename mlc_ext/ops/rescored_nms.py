@@ -1,0 +1,118 @@
+"""rescored_nms and its batched form: NMS ranked by score x quality. The rule and its contract: csrc/rescored_nms.h."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._errors import call
+from ._register import float32_under_autocast
+
+
+class NmsResult(NamedTuple):
+    """Fixed-size result of :func:`batched_rescored_nms`; M = min(max_detections, N)."""
+
+    keep: Tensor
+    """[B, M] int64: indices into N, best first, -1 behind an image's last."""
+    scores: Tensor
+    """[B, M]: score x quality of the kept, 0 behind the last."""
+    counts: Tensor
+    """[B] int64: how many were kept."""
+
+
+def rescored_nms(
+    boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None, iou_threshold: float
+) -> Tensor:
+    """Non-maximum suppression of one image's boxes, ranked by score x predicted quality.
+
+    Args:
+        boxes: [N, 4] floating point xyxy.
+        scores: [N] class scores, dtype of boxes. A score of -inf is padding and never kept.
+        quality: [N] predicted IoU or centerness in [0, 1], or None to rank by the score alone.
+        labels: [N] int64; boxes suppress boxes of their own label only. None: all are of one class. Coordinates are
+            never shifted to keep classes apart.
+        iou_threshold: in [0, 1]; a box is dropped iff its IoU with an earlier kept one is above it.
+
+    Returns:
+        [n] int64 indices of the kept boxes, best first; equal products keep the lower index first. On CUDA this
+        length costs one synchronisation; :func:`batched_rescored_nms` has none.
+
+    Raises:
+        TypeError: a dtype is wrong. ValueError: shapes or devices disagree, threshold out of range, NaN (CPU only).
+
+    Source: paper section 3.2 (IoU rescoring at test).
+    """
+    return call(
+        torch.ops.mlc_ext.rescored_nms,
+        boxes.detach(),
+        scores.detach(),
+        None if quality is None else quality.detach(),
+        labels,
+        iou_threshold,
+    )
+
+
+def batched_rescored_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    quality: Tensor | None,
+    labels: Tensor | None,
+    iou_threshold: float,
+    *,
+    score_threshold: float = float("-inf"),
+    pre_nms_top_k: int | None = None,
+    max_detections: int | None = None,
+) -> NmsResult:
+    """:func:`rescored_nms` of a batch, with results of a fixed size and their counts.
+
+    Args:
+        boxes: [B, N, 4] floating point xyxy; images with fewer boxes are padded with scores of -inf.
+        scores: [B, N]; quality: [B, N] or None; labels: [B, N] int64 or None. As in :func:`rescored_nms`.
+        iou_threshold: in [0, 1].
+        score_threshold: candidates are boxes whose raw score (not the product) is above it, strictly.
+        pre_nms_top_k: candidates of an image that enter suppression, by score x quality; None for all.
+        max_detections: kept boxes of an image; None for all.
+
+    Returns:
+        :class:`NmsResult` (keep, scores, counts).
+
+    Raises:
+        As :func:`rescored_nms`.
+    """
+    for name, value in (("pre_nms_top_k", pre_nms_top_k), ("max_detections", max_detections)):
+        if value is not None and value < 0:
+            raise ValueError(f"batched_rescored_nms: {name} must not be negative, got {value}")
+    return NmsResult(
+        *call(
+            torch.ops.mlc_ext.batched_rescored_nms,
+            boxes.detach(),
+            scores.detach(),
+            None if quality is None else quality.detach(),
+            labels,
+            iou_threshold,
+            score_threshold,
+            -1 if pre_nms_top_k is None else pre_nms_top_k,
+            -1 if max_detections is None else max_detections,
+        )
+    )
+
+
+@torch.library.register_fake("mlc_ext::rescored_nms")
+def _(boxes, scores, quality, labels, iou_threshold):
+    kept = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty((kept,), dtype=torch.int64)
+
+
+@torch.library.register_fake("mlc_ext::batched_rescored_nms")
+def _(boxes, scores, quality, labels, iou_threshold, score_threshold, pre_nms_top_k, max_detections):
+    batch, n = scores.shape
+    if max_detections >= 0:
+        n = torch.sym_min(n, max_detections)
+    keep = boxes.new_empty((batch, n), dtype=torch.int64)
+    return keep, scores.new_empty((batch, n)), boxes.new_empty((batch,), dtype=torch.int64)
+
+
+float32_under_autocast("rescored_nms")
+float32_under_autocast("batched_rescored_nms")

@@ -1,0 +1,178 @@
+"""Every operator in plain torch: the specification that the kernels are tested against, slow and readable."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .ops.mutual_labels import IGNORED, NEGATIVE, POSITIVE, MutualLabels
+
+
+def otsu_grid(values: Tensor, bins: int | None = None) -> Tensor:
+    """[n] float64 values, not all equal -> [n] int64 q, their places on the group's grid (csrc/otsu.h)."""
+    low, high, n = values.min().item(), values.max().item(), values.numel()
+    if bins is not None:
+        edges = low + torch.arange(bins + 1, dtype=torch.float64) * ((high - low) / bins)
+        q = ((values - low) / (high - low) * bins).long().clamp(max=bins - 1)
+        below = values < edges[q]
+        above = ~below & (q != bins - 1) & (values >= edges[q + 1])
+        return q - below.long() + above.long()
+    prescale, extent = 1.0, high - low
+    if not extent <= 2.0**1023:
+        prescale, extent = 0.5, high * 0.5 - low * 0.5
+    elif extent < 1e-250:
+        prescale, extent = 2.0**200, extent * 2.0**200
+    grid_bits = min(52, 61 - math.ceil(math.log2(n)))
+    scale = 2.0 ** (grid_bits - math.frexp(extent)[1])
+    offset = values * 0.5 - low * 0.5 if prescale == 0.5 else (values - low) * prescale
+    return 2 * (offset * scale + 0.5).long()
+
+
+def otsu_threshold(values: Tensor, bins: int | None = None) -> Tensor:
+    """Otsu's threshold of [n] values -> scalar of their dtype; NaN for none, the value itself if all are equal."""
+    if values.numel() == 0:
+        return values.new_tensor(float("nan"))
+    ordered = values.double().sort().values
+    if ordered[0] == ordered[-1]:
+        return (ordered[0] + 0.0).to(values.dtype)
+    q = otsu_grid(ordered, bins)
+    n = q.numel()
+    below = torch.arange(1, n)  # sizes of the lower class
+    total = int(q.sum())
+    mean, remainder = divmod(total, n)
+    centred = (q.cumsum(0)[:-1] - below * mean).double() - below.double() * (remainder / n)
+    objective = centred * centred / (below.double() * (n - below).double())
+    objective[q[:-1] == q[1:]] = -1.0  # no cut between equals
+    best = int(objective.argmax())  # the first of equals: see the test that pins it
+    if bins is None:
+        return (ordered[best] + 0.0).to(values.dtype)
+    low, width = ordered[0].item(), (ordered[-1] - ordered[0]).item() / bins
+    index = int(q[best])
+    return values.new_tensor(0.5 * ((low + index * width) + (low + (index + 1) * width)), dtype=values.dtype)
+
+
+def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bins: int | None = None) -> Tensor:
+    """See :func:`mlc_ext.segmented_otsu`."""
+    thresholds = values.new_empty(num_segments)
+    for k in range(num_segments):
+        thresholds[k] = otsu_threshold(values[segment_ids == k], bins)
+    return thresholds
+
+
+def mutual_labels(
+    scores: Tensor,
+    ious: Tensor,
+    segment_ids: Tensor,
+    baseline_labels: Tensor,
+    num_segments: int,
+    *,
+    alpha: float,
+    degenerate: str = "baseline",
+    bins: int | None = None,
+) -> MutualLabels:
+    """See :func:`mlc_ext.mutual_labels`."""
+    compute = torch.promote_types(scores.dtype, torch.float32)
+    candidate, gt = segment_ids >= 0, segment_ids.clamp(min=0)
+
+    def task(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        tau = segmented_otsu(values, segment_ids, num_segments, bins=bins)
+        labels, weights = baseline_labels.to(torch.int8).clone(), (baseline_labels != IGNORED).to(compute)
+        if num_segments == 0:
+            return labels, weights, tau
+        above = values > tau[gt]
+        splittable = torch.zeros(num_segments, dtype=torch.bool)
+        splittable[gt[candidate & above]] = True
+        decided = candidate & (splittable[gt] | (degenerate == "literal"))
+        margin = (values.to(compute) - tau[gt].to(compute)).abs() ** alpha
+        labels[decided] = above[decided].to(torch.int8)
+        weights = torch.where(decided, torch.where(baseline_labels == IGNORED, margin, 1.0), weights)
+        return labels, weights, tau
+
+    cls_labels, cls_weights, iou_thresholds = task(ious)
+    loc_labels, loc_weights, score_thresholds = task(scores)
+    positive = loc_labels == POSITIVE
+    loc_labels[~positive] = NEGATIVE
+    loc_weights = loc_weights * positive
+    dtype = scores.dtype
+    return MutualLabels(
+        cls_labels, loc_labels, cls_weights.to(dtype), loc_weights.to(dtype), score_thresholds, iou_thresholds
+    )
+
+
+def _extent(low: Tensor, high: Tensor) -> Tensor:
+    """Areas of [..., 2] corners; inverted boxes are empty."""
+    return (high - low).clamp(min=0).prod(-1)
+
+
+def _iou(boxes1: Tensor, boxes2: Tensor, generalized: bool) -> Tensor:
+    dtype = boxes1.dtype
+    compute = torch.promote_types(dtype, torch.float32)
+    a, b = boxes1.to(compute), boxes2.to(compute)
+    inter = _extent(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    union = _extent(a[..., :2], a[..., 2:]) + _extent(b[..., :2], b[..., 2:]) - inter
+    iou = torch.where(union > 0, inter / torch.where(union > 0, union, 1), 0)
+    if generalized:
+        hull = _extent(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
+        iou = iou - torch.where(hull > 0, (hull - union) / torch.where(hull > 0, hull, 1), 0)
+    return iou.to(dtype)
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """See :func:`mlc_ext.box_iou`."""
+    return _iou(boxes1[:, None], boxes2[None], generalized=False)
+
+
+def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tensor:
+    """See :func:`mlc_ext.paired_box_iou`."""
+    return _iou(boxes1, boxes2, generalized=kind == "giou")
+
+
+def rescored_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    quality: Tensor | None,
+    labels: Tensor | None,
+    iou_threshold: float,
+    *,
+    score_threshold: float = float("-inf"),
+    pre_nms_top_k: int | None = None,
+    max_detections: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One image of :func:`mlc_ext.batched_rescored_nms` without padding -> (keep [n] int64, scores [n])."""
+    compute = torch.promote_types(boxes.dtype, torch.float32)
+    product = scores.to(compute) * (1 if quality is None else quality.to(compute))
+    candidates = torch.nonzero(scores > score_threshold).flatten()
+    order = candidates[product[candidates].argsort(descending=True, stable=True)][:pre_nms_top_k]
+    low, high = boxes.to(compute)[:, :2], boxes.to(compute)[:, 2:]
+    area = _extent(low, high)
+    threshold = torch.tensor(iou_threshold, dtype=compute)
+    keep: list[int] = []
+    for i in order.tolist():
+        if max_detections is not None and len(keep) == max_detections:
+            break
+        rivals = torch.tensor(keep, dtype=torch.int64)
+        if labels is not None:
+            rivals = rivals[labels[rivals] == labels[i]]
+        inter = _extent(torch.maximum(low[rivals], low[i]), torch.minimum(high[rivals], high[i]))
+        if not bool((inter > threshold * (area[rivals] + area[i] - inter)).any()):
+            keep.append(i)
+    kept = torch.tensor(keep, dtype=torch.int64)
+    return kept, product[kept].to(scores.dtype)
+
+
+def batched_rescored_nms(
+    boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None, iou_threshold: float, **limits
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`mlc_ext.batched_rescored_nms`."""
+    batch, n = scores.shape
+    size = n if limits.get("max_detections") is None else min(n, limits["max_detections"])
+    keep, kept_scores = torch.full((batch, size), -1), scores.new_zeros(batch, size)
+    counts = torch.zeros(batch, dtype=torch.int64)
+    for b in range(batch):
+        optional = [None if t is None else t[b] for t in (quality, labels)]
+        kept, product = rescored_nms(boxes[b], scores[b], *optional, iou_threshold, **limits)
+        counts[b] = kept.numel()
+        keep[b, : kept.numel()], kept_scores[b, : kept.numel()] = kept, product
+    return keep, kept_scores, counts
