@@ -24,9 +24,9 @@ def cached_tensors(maxsize: int) -> Callable[[Callable[..., T]], Callable[..., T
 
         @functools.wraps(make)
         def wrapper(*args, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> T:
-            device = torch.device(device if device is not None else torch.get_default_device())
             if torch.compiler.is_compiling():
                 return make(*args, device, dtype)
+            device = torch.device(device if device is not None else torch.get_default_device())
             if device.type == "cuda":
                 if torch.cuda.is_current_stream_capturing():
                     return make(*args, device, dtype)

@@ -146,4 +146,4 @@ def _level_anchors(
     generator: AnchorGenerator, level: int, size: Size, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     shifts = _grid(size, generator.strides[level], device).repeat(1, 2)  # [HW, 4]
-    return (shifts[:, None] + generator.base_anchors(level).to(device)).reshape(-1, 4).to(dtype)
+    return (shifts[:, None] + generator.base_anchors(level).to(shifts.device)).reshape(-1, 4).to(dtype)

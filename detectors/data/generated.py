@@ -21,10 +21,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .scenes import MAX_CLASSES, Scene, class_badge, draw_scene
+from .animals import MAX_CLASSES, class_badge
+from .scenes import Scene, draw_scene
 
 GENERATOR_VERSION = 1  # raise it whenever a pixel or a box of any scene changes
 MARKER = "generated.json"
+_NAME = "mlc generated animals"
 _SPLITS = ("train", "val")
 _FIRST_IMAGE_ID = {"train": 1, "val": 1_000_001}
 _MAX_OBJECTS = 100  # room for annotation ids per image; a scene holds far fewer
@@ -59,7 +61,7 @@ def generate(
 
     Raises:
         ValueError: a parameter out of range.
-        FileExistsError: `root` holds something this function did not write.
+        FileExistsError: `root` exists and is neither empty nor a set that this function wrote.
     """
     parameters = {
         "num_train": num_train,
@@ -69,10 +71,10 @@ def generate(
         "seed": seed,
     }
     _check(parameters)
-    marker = {"version": GENERATOR_VERSION, **parameters}
-    root = Path(root)
+    marker = {"generator": _NAME, "version": GENERATOR_VERSION, **parameters}
+    given, root = Path(root), Path(root).resolve()
     if _is_current(root, marker):
-        return root
+        return given
     root.parent.mkdir(parents=True, exist_ok=True)
     workspace = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
@@ -88,7 +90,7 @@ def generate(
                 os.rename(fresh, root)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
-    return root
+    return given
 
 
 def _check(parameters: dict[str, int]) -> None:
@@ -107,14 +109,17 @@ def _check(parameters: dict[str, int]) -> None:
             raise ValueError(f"{name} must be in {lowest[name]}..{highest[name]}, got {value}")
 
 
-def _is_current(root: Path, marker: dict[str, int]) -> bool:
+def _is_current(root: Path, marker: dict[str, int | str]) -> bool:
+    """Whether `root` holds the set that `marker` describes; refuses a folder (or file) of somebody else's."""
     try:
-        return json.loads((root / MARKER).read_text()) == marker
-    except (FileNotFoundError, ValueError):
-        pass
-    if root.is_dir() and not (root / MARKER).is_file() and any(root.iterdir()):
+        found = json.loads((root / MARKER).read_text())
+    except (OSError, ValueError):
+        found = None
+    if isinstance(found, dict) and found.get("generator") == _NAME:
+        return found == marker
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise FileExistsError(
-            f"{root} holds files but no {MARKER}: not a generated data set, so it is left alone"
+            f"{root} exists and is not a generated data set (no valid {MARKER}): left alone"
         )
     return False
 
@@ -160,7 +165,7 @@ def _write_split(root: Path, split: str, count: int, image_size: int, num_classe
         root / "annotations" / f"instances_{split}.json",
         {
             "info": {
-                "description": f"mlc generated animals, {split}",
+                "description": f"{_NAME}, {split}",
                 "version": str(GENERATOR_VERSION),
                 "seed": seed,
             },

@@ -1,0 +1,121 @@
+"""Which prior belongs to which gt: the baselines' own rules, handed to mutual labelling as an Assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mlc_ext.mutual_labeling import Assignment
+
+INFINITY = 1e8
+"""The last level's upper end, as MMDetection writes it."""
+
+# gts compared at a time: bounds the memory to O(points x this), whatever an image holds
+GT_CHUNK = 64
+
+
+class FCOSAssigner:
+    """FCOS (Tian et al., 2019): a point is positive for the smallest gt that contains it and fits its level.
+
+    Candidates of mutual labelling: every point of every level inside a gt box. A positive keeps its gt; another goes
+    to the smallest gt that contains it and counts as originally ignored (METHOD, "Mutual labelling"). Points in a crowd
+    box that are in no other are ignored.
+
+    Args:
+        strides: pixels per cell of each level.
+        regress_ranges: (low, high) of each level: a point fits if max(l, t, r, b) is in it, ends included.
+        center_sampling_radius: None, or the radius in strides of the square around a gt's centre that its positives
+            must lie in (the later trick; 1.5). Candidates are not limited by it.
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int] = (8, 16, 32, 64, 128),
+        regress_ranges: Sequence[tuple[float, float]] | None = None,
+        center_sampling_radius: float | None = None,
+    ) -> None:
+        self.strides = tuple(strides)
+        if regress_ranges is None:
+            regress_ranges = default_regress_ranges(self.strides)
+        if len(regress_ranges) != len(self.strides):
+            raise ValueError(f"FCOSAssigner: {len(regress_ranges)} regress_ranges for {len(self.strides)} strides")
+        self.regress_ranges = tuple((float(low), float(high)) for low, high in regress_ranges)
+        self.center_sampling_radius = center_sampling_radius
+
+    def __call__(self, points: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]) -> Assignment:
+        """Assigns the points of all levels ([HW_l, 2] each) in every image; ``gt`` runs over the whole batch.
+
+        targets: per image ``boxes`` [G, 4] xyxy and ``crowd`` [C, 4] xyxy.
+        """
+        all_points = torch.cat(list(points))
+        per_point = [
+            all_points.new_tensor((low, high, stride))
+            for (low, high), stride in zip(self.regress_ranges, self.strides, strict=True)
+        ]
+        level = torch.cat([row.expand(len(p), 3) for row, p in zip(per_point, points, strict=True)])
+        parts, offset = [], 0
+        for target in targets:
+            parts.append(self._assign_image(all_points, level, target["boxes"], target["crowd"], offset))
+            offset += target["boxes"].shape[0]
+        labels, candidate_gt, ignored = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Assignment(labels=labels, candidate_gt=candidate_gt, originally_ignored=ignored)
+
+    def _assign_image(
+        self, points: Tensor, level: Tensor, gt_boxes: Tensor, crowd: Tensor, offset: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """-> labels [P] int8, candidate_gt [P] int64, originally_ignored [P] bool."""
+        n = points.shape[0]
+        # running minima of the area over chunks of gts: of those that fit the level, and of all that contain the point
+        best_area = points.new_full((2, n), float("inf"))
+        best_gt = points.new_full((2, n), -1, dtype=torch.int64)
+        for start in range(0, gt_boxes.shape[0], GT_CHUNK):
+            boxes = gt_boxes[start : start + GT_CHUNK]
+            area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+            inside, fits = self._inside_and_fits(points, level, boxes)
+            for rule, allowed in enumerate((fits, inside)):
+                smallest, gt = torch.where(allowed, area, float("inf")).min(dim=1)
+                better = smallest < best_area[rule]
+                best_area[rule] = torch.where(better, smallest, best_area[rule])
+                best_gt[rule] = torch.where(better, gt + start, best_gt[rule])
+        positive = best_gt[0] >= 0
+        candidate_gt = torch.where(positive, best_gt[0], best_gt[1])
+        labels = positive.to(torch.int8)
+        if crowd.shape[0] > 0:
+            on_crowd = _inside(points, crowd).any(dim=1) & (candidate_gt < 0)
+            labels = torch.where(on_crowd, -1, labels)
+        candidate_gt = torch.where(candidate_gt >= 0, candidate_gt + offset, candidate_gt)
+        return labels, candidate_gt, (candidate_gt >= 0) & ~positive
+
+    def _inside_and_fits(self, points: Tensor, level: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """[P, G] bool: the point lies in the gt (strictly); it also satisfies the level's range and the centre rule."""
+        ltrb = _distances(points, boxes)
+        inside = ltrb.amin(-1) > 0
+        longest = ltrb.amax(-1)
+        fits = inside & (longest >= level[:, :1]) & (longest <= level[:, 1:2])
+        if self.center_sampling_radius is not None:
+            centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+            reach = (level[:, 2:] * self.center_sampling_radius)[:, None]
+            low = torch.maximum(centre - reach, boxes[:, :2])
+            high = torch.minimum(centre + reach, boxes[:, 2:])
+            p = points[:, None]
+            fits &= torch.minimum(p - low, high - p).amin(-1) > 0
+        return inside, fits
+
+
+def default_regress_ranges(strides: Sequence[int]) -> list[tuple[float, float]]:
+    """(-1, 8 s_0), (8 s_0, 8 s_1), ..., (8 s_{n-2}, 1e8): FCOS's own for strides 8..128."""
+    edges = [-1.0, *(8.0 * s for s in strides[:-1]), INFINITY]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def _distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """[P, G, 4] l, t, r, b."""
+    p = points[:, None]
+    return torch.cat((p - boxes[:, :2], boxes[:, 2:] - p), dim=-1)
+
+
+def _inside(points: Tensor, boxes: Tensor) -> Tensor:
+    """[P, G] bool, strictly inside."""
+    return _distances(points, boxes).amin(-1) > 0

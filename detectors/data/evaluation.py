@@ -1,0 +1,241 @@
+"""COCO metrics of detections and of proposals, by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+_AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}  # pycocotools' order
+
+
+class _Collector:
+    """Gathers outputs by image and runs pycocotools over them."""
+
+    def __init__(self, ground_truth: Mapping[str, Any], image_ids: Sequence[int] | None):
+        known = {entry["id"] for entry in ground_truth["images"]}
+        self.image_ids = sorted(known) if image_ids is None else sorted(set(image_ids))
+        unknown = set(self.image_ids) - known
+        if unknown:
+            raise ValueError(f"image_ids holds {sorted(unknown)[:3]}, not in the data set")
+        self._ids = set(self.image_ids)
+        self._truth = _as_coco(ground_truth)
+        self._rows: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}  # boxes xyxy, scores, labels
+
+    @property
+    def num_images(self) -> int:
+        """Images seen so far."""
+        return len(self._rows)
+
+    def reset(self) -> None:
+        """Forgets all outputs."""
+        self._rows.clear()
+
+    def update(self, image_ids: Sequence[int], outputs: Sequence[Mapping[str, Tensor]]) -> None:
+        """Takes the outputs of some images; an image that was seen before counts no second time (its first
+        output stays).
+
+        Raises:
+            ValueError: unknown image, shapes that do not agree, an unknown label, or values that are not
+            finite.
+        """
+        if len(image_ids) != len(outputs):
+            raise ValueError(f"update got {len(image_ids)} image ids and {len(outputs)} outputs")
+        for image_id, output in zip(image_ids, outputs, strict=True):
+            image_id = int(image_id)
+            if image_id not in self._ids:
+                raise ValueError(f"image {image_id} is not among the images to evaluate")
+            if image_id not in self._rows:
+                self._rows[image_id] = self._check(image_id, output)
+
+    def synchronize(self) -> None:
+        """Brings the outputs of all ranks together on every rank (nothing to do outside
+        torch.distributed)."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, self._rows)
+        merged: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        for part in parts:
+            for image_id, row in part.items():
+                merged.setdefault(image_id, row)
+        self._rows = merged
+
+    def _check(
+        self, image_id: int, output: Mapping[str, Tensor]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        boxes, scores, labels = (_array(output[key]) for key in ("boxes", "scores", "labels"))
+        if boxes.size == 0:
+            boxes = boxes.reshape(0, 4)
+        if (
+            boxes.ndim != 2
+            or boxes.shape[1] != 4
+            or scores.shape != boxes.shape[:1]
+            or labels.shape != scores.shape
+        ):
+            raise ValueError(
+                f"image {image_id}: boxes {boxes.shape}, scores {scores.shape} and labels {labels.shape} "
+                "should be [n, 4], [n] and [n]"
+            )
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError(f"image {image_id}: boxes or scores are not finite")
+        return boxes, scores, labels
+
+    def _evaluate(self, categories: Mapping[int, int], **parameters: Any) -> COCOeval:
+        rows = []
+        for image_id in self.image_ids:
+            if image_id not in self._rows:
+                continue
+            boxes, scores, labels = self._rows[image_id]
+            xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+            for box, score, label in zip(xywh.tolist(), scores.tolist(), labels.tolist(), strict=True):
+                rows.append(
+                    {
+                        "id": len(rows) + 1,
+                        "image_id": image_id,
+                        "category_id": categories[int(label)],
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        "score": score,
+                        "iscrowd": 0,
+                    }
+                )
+        # Not COCO.loadRes, which cannot take an empty list.
+        detections = _as_coco({**self._truth.dataset, "annotations": rows})
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = COCOeval(self._truth, detections, "bbox")
+            evaluation.params.imgIds = self.image_ids
+            for name, value in parameters.items():
+                setattr(evaluation.params, name, value)
+            evaluation.evaluate()
+            evaluation.accumulate()
+        return evaluation
+
+
+class CocoEvaluator(_Collector):
+    """Average precision and recall as COCO defines them, by pycocotools.
+
+    All images of the data set count, those without any `update` as images without detections; `image_ids`
+    narrows the evaluation to a part of them.
+
+    Args:
+        dataset: a `CocoDetection`, or anything with `ground_truth()` and `label_to_category`.
+        image_ids: the part of the images to evaluate.
+        max_detections: detections per image and class that the three recalls look at; AP uses the last.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        image_ids: Sequence[int] | None = None,
+        max_detections: tuple[int, int, int] = (1, 10, 100),
+    ):
+        super().__init__(dataset.ground_truth(), image_ids)
+        self._categories = dict(dataset.label_to_category)
+        self._names = {entry["id"]: entry["name"] for entry in self._truth.dataset["categories"]}
+        self.max_detections = tuple(max_detections)
+
+    def _check(
+        self, image_id: int, output: Mapping[str, Tensor]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        boxes, scores, labels = super()._check(image_id, output)
+        unknown = set(labels.tolist()) - self._categories.keys()
+        if unknown:
+            raise ValueError(f"image {image_id}: label {min(unknown)} is not in 1..{len(self._categories)}")
+        return boxes, scores, labels
+
+    def summarize(self, *, per_class: bool = False) -> dict[str, Any]:
+        """AP (IoU .5:.95), AP50, AP75, APs, APm, APl and AR1, AR10, AR100 (the counts of `max_detections`),
+        each in 0..1; NaN where there is nothing to find. With `per_class`, also "per_class": {category name:
+        AP}."""
+        evaluation = self._evaluate(self._categories, maxDets=list(self.max_detections))
+        precision, recall = (
+            evaluation.eval["precision"],
+            evaluation.eval["recall"],
+        )  # [T, R, K, A, M], [T, K, A, M]
+        thresholds = evaluation.params.iouThrs
+        result: dict[str, Any] = {
+            "AP": _mean(precision[:, :, :, 0, -1]),
+            "AP50": _mean(precision[np.isclose(thresholds, 0.5), :, :, 0, -1]),
+            "AP75": _mean(precision[np.isclose(thresholds, 0.75), :, :, 0, -1]),
+        }
+        for key, area in (("APs", "small"), ("APm", "medium"), ("APl", "large")):
+            result[key] = _mean(precision[:, :, :, _AREAS[area], -1])
+        for k, count in enumerate(self.max_detections):
+            result[f"AR{count}"] = _mean(recall[:, :, 0, k])
+        if per_class:
+            result["per_class"] = {
+                self._names[category]: _mean(precision[:, :, k, 0, -1])
+                for k, category in enumerate(evaluation.params.catIds)
+            }
+        return result
+
+
+class ProposalEvaluator(_Collector):
+    """Average recall of class-agnostic proposals (the paper's Table 4): AR@100, AR@300 and AR@1000 over IoU
+    .5:.95, the best so many by score, all classes as one; crowd boxes are dropped.
+
+    Outputs need `boxes` and `scores` only. `dataset` and `image_ids` are as for `CocoEvaluator`.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        image_ids: Sequence[int] | None = None,
+        counts: Sequence[int] = (100, 300, 1000),
+    ):
+        truth = dataset.ground_truth()
+        objects = [{**row, "category_id": 1} for row in truth["annotations"] if not row["iscrowd"]]
+        truth = {**truth, "annotations": objects, "categories": [{"id": 1, "name": "object"}]}
+        super().__init__(truth, image_ids)
+        self.counts = sorted(counts)
+
+    def _check(
+        self, image_id: int, output: Mapping[str, Tensor]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ones = torch.ones(len(output["scores"]), dtype=torch.int64)
+        return super()._check(
+            image_id, {"boxes": output["boxes"], "scores": output["scores"], "labels": ones}
+        )
+
+    def summarize(self) -> dict[str, float]:
+        """AR@n for every count, and ARs, ARm, ARl (small, medium, large objects) at the last; in 0..1, NaN
+        without objects."""
+        evaluation = self._evaluate({1: 1}, maxDets=self.counts, useCats=0)
+        recall = evaluation.eval["recall"]  # [T, K, A, M]
+        result = {f"AR@{count}": _mean(recall[:, :, 0, k]) for k, count in enumerate(self.counts)}
+        for key, area in (("ARs", "small"), ("ARm", "medium"), ("ARl", "large")):
+            result[key] = _mean(recall[:, :, _AREAS[area], -1])
+        return result
+
+
+def _array(values: Any) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().to("cpu")
+        values = values.double() if values.is_floating_point() else values
+        return values.numpy()
+    return np.asarray(values)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean over what is defined: pycocotools writes -1 where there is no ground truth."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else float("nan")
+
+
+def _as_coco(content: Mapping[str, Any]) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = dict(content)
+        coco.createIndex()
+    return coco

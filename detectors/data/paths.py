@@ -1,0 +1,88 @@
+"""Where the files of a COCO-format data set lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_LAYOUTS = (
+    {"images": "{split}", "annotations": "annotations/instances_{split}.json"},
+    {"images": "{split}2017", "annotations": "annotations/instances_{split}2017.json"},  # COCO's own
+)
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """Where the images and annotations of a data set lie; None for a split that was not asked for."""
+
+    train_images: Path | None = None
+    train_annotations: Path | None = None
+    val_images: Path | None = None
+    val_annotations: Path | None = None
+
+
+def find_dataset(
+    data_dir: str | os.PathLike | None,
+    *,
+    splits: Sequence[str] = ("train", "val"),
+    train_images: str | os.PathLike | None = None,
+    train_annotations: str | os.PathLike | None = None,
+    val_images: str | os.PathLike | None = None,
+    val_annotations: str | os.PathLike | None = None,
+) -> DatasetPaths:
+    """Finds the files of a COCO-format data set.
+
+    Knows two layouts under `data_dir`: `annotations/instances_{train,val}.json` with `train/` and `val/`, and
+    COCO 2017's own `annotations/instances_{train,val}2017.json` with `train2017/` and `val2017/`. Explicit
+    paths win, each for itself; `data_dir` may be None where they cover the `splits` asked for. The two halves
+    of a split never come from two layouts.
+
+    Raises:
+        FileNotFoundError: lists every place that was looked at.
+    """
+    explicit = {
+        "train": {"images": train_images, "annotations": train_annotations},
+        "val": {"images": val_images, "annotations": val_annotations},
+    }
+    found: dict[str, Path] = {}
+    problems: list[str] = []
+    for split in splits:
+        if split not in explicit:
+            raise ValueError(f'splits must be "train" or "val", got {split!r}')
+        candidates = _candidates(data_dir, split, explicit[split])
+        match = next(
+            (pair for pair in candidates if pair["images"].is_dir() and pair["annotations"].is_file()), None
+        )
+        if match is not None:
+            found |= {f"{split}_{kind}": path for kind, path in match.items()}
+            continue
+        problems += [
+            f"  {split}: {pair['images']} ({_state(pair['images'].is_dir())}) "
+            f"with {pair['annotations']} ({_state(pair['annotations'].is_file())})"
+            for pair in candidates
+        ] or [f"  {split}: nowhere to look, neither a data folder nor both of its paths were given"]
+    if problems:
+        raise FileNotFoundError("data set not found; looked for\n" + "\n".join(problems))
+    return DatasetPaths(**found)
+
+
+def _candidates(
+    data_dir: str | os.PathLike | None, split: str, explicit: dict[str, str | os.PathLike | None]
+) -> list[dict[str, Path]]:
+    """Pairs of image folder and annotation file to try, in order."""
+    given = {kind: Path(path) for kind, path in explicit.items() if path is not None}
+    if len(given) == 2:
+        return [given]
+    if data_dir is None:
+        return []
+    layouts = [
+        {kind: Path(data_dir) / path.format(split=split) for kind, path in layout.items()}
+        for layout in _LAYOUTS
+    ]
+    return [{**layout, **given} for layout in layouts]
+
+
+def _state(exists: bool) -> str:
+    return "there" if exists else "absent"

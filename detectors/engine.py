@@ -1,0 +1,257 @@
+"""Training: the loop, its log, its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .builder import CACHE, build_datasets, build_model
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import Config
+from .data.loader import build_loader
+from .evaluate import evaluate
+from .optim import LearningRate, build_optimizer
+
+_LOG = logging.getLogger("detectors")
+
+REPORTED = (
+    ("AP", "AP"),
+    ("AP50", "AP50"),
+    ("AP75", "AP75"),
+    ("APs", "APs"),
+    ("APm", "APm"),
+    ("APl", "APl"),
+    ("correlation", "corr(gt)"),
+    ("correlation_pooled", "corr(pooled)"),
+)
+"""Metrics as they are printed: key, heading."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss is NaN or infinite; the message holds the losses and the image ids."""
+
+
+def pick_device(name: str) -> torch.device:
+    """`name`, or for "auto" the GPU if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def report(*columns: dict[str, float], names: tuple[str, ...] = ()) -> str:
+    """Metrics as a table: a row a run, AP in percent as COCO prints it."""
+    header = " ".join(f"{heading:>12}" for _, heading in REPORTED)
+    lines = [f"{'':16}{header}" if names else header]
+    for i, metrics in enumerate(columns):
+        cells = []
+        for key, _ in REPORTED:
+            value = metrics.get(key, math.nan)
+            shown = "-" if math.isnan(value) else f"{100 * value:.1f}" if key.startswith("AP") else f"{value:.3f}"
+            cells.append(f"{shown:>12}")
+        lines.append((f"{names[i]:16}" if names else "") + " ".join(cells))
+    return "\n".join(lines)
+
+
+class Trainer:
+    """One run: builds everything from the configuration, trains, evaluates, writes ``config.run.out``.
+
+    Files: ``checkpoint.pt``, ``metrics.json`` (result and history), ``log.txt``, ``config.json``.
+    """
+
+    def __init__(self, config: Config, *, progress: bool = True) -> None:
+        self.config, self.progress = config, progress
+        self.out = Path(config.run.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._open_log()
+        if config.run.threads is not None:
+            torch.set_num_threads(config.run.threads)
+        self.device = pick_device(config.run.device)
+        seed_everything(config.run.seed)
+        self.train_set, self.val_set = build_datasets(config, CACHE)
+        if self.val_set.label_to_category != self.train_set.label_to_category:
+            raise ValueError(
+                f"the categories of {self.val_set.annotation_file} are not those of {self.train_set.annotation_file}"
+            )
+        self.loader = build_loader(
+            self.train_set,
+            config.schedule.batch_size,
+            shuffle=True,
+            num_workers=config.data.workers,
+            seed=config.run.seed,
+        )
+        self.model = build_model(config, self.train_set.num_classes).to(self.device)
+        self.optimizer = build_optimizer(self.model, config)
+        self.rate = LearningRate(config, len(self.loader))
+        self.iteration = 0
+        self.history: list[dict] = []
+        config.save(self.out / "config.json")
+
+    def _open_log(self) -> None:
+        for handler in list(_LOG.handlers):
+            _LOG.removeHandler(handler)
+            handler.close()
+        handler = logging.FileHandler(self.out / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        _LOG.addHandler(handler)
+        _LOG.setLevel(logging.INFO)
+
+    @property
+    def total_iterations(self) -> int:
+        return self.config.schedule.epochs * len(self.loader)
+
+    def resume(self, path: Path) -> None:
+        """Goes on from a checkpoint of a run with the same data and model."""
+        state = load_checkpoint(path)
+        if state["num_classes"] != self.train_set.num_classes:
+            raise ValueError(f"{path} was trained on {state['num_classes']} classes, the data have "
+                             f"{self.train_set.num_classes}")
+        if "optimizer" not in state:
+            raise ValueError(f"{path} holds no optimiser state to resume from")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration, self.history = state["iteration"], state["history"]
+        self.loader.load_state_dict(state["loader"])
+        torch.set_rng_state(state["rng"])
+
+    def save(self) -> Path:
+        """Writes checkpoint.pt."""
+        path = self.out / "checkpoint.pt"
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "config": self.config.to_dict(),
+            "num_classes": self.train_set.num_classes,
+            "categories": self.train_set.category_names,
+            "iteration": self.iteration,
+            "history": self.history,
+            "loader": self.loader.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+        save_checkpoint(path, state)
+        return path
+
+    def run(self) -> dict[str, float]:
+        """Trains to the end, evaluates and returns the metrics. Ctrl-C saves a checkpoint and re-raises."""
+        _LOG.info("%s", self.train_set.summary())
+        parameters = sum(p.numel() for p in self.model.parameters())
+        _LOG.info("%d parameters, %d iterations on %s", parameters, self.total_iterations, self.device)
+        bar = tqdm(total=self.total_iterations, initial=self.iteration, disable=not self.progress, unit="it",
+                   dynamic_ncols=True, mininterval=0.5)
+        # SIGTERM (a scheduler's end of time) is treated as Ctrl-C is
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler) if _in_main_thread() else None
+        try:
+            while self.iteration < self.total_iterations:
+                self._epoch(bar)
+                epoch = self.iteration // len(self.loader)
+                every = self.config.run.eval_every
+                if every and epoch % every == 0 and self.iteration < self.total_iterations:
+                    self._evaluate()
+                    self.save()
+        except KeyboardInterrupt:
+            bar.close()
+            path = self.save()
+            _LOG.info("interrupted at iteration %d", self.iteration)
+            print(f"interrupted: {path} holds iteration {self.iteration} of {self.total_iterations}", file=sys.stderr)
+            raise
+        finally:
+            bar.close()
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+        metrics = self._evaluate()
+        self.save()
+        return metrics
+
+    def _epoch(self, bar: tqdm) -> None:
+        """The rest of the current epoch."""
+        epoch = self.iteration // len(self.loader)
+        self.loader.set_epoch(epoch)
+        self.model.train()
+        began, seen, sums = time.perf_counter(), 0, {}
+        for images, targets in self.loader:
+            losses = self.step(images, targets)
+            seen += len(images)
+            for name, value in losses.items():
+                sums.setdefault(name, []).append(value)
+            bar.update()
+            if self.iteration % self.config.run.log_every == 0 or self.iteration % len(self.loader) == 0:
+                self._log(bar, sums, seen / (time.perf_counter() - began))
+                began, seen, sums = time.perf_counter(), 0, {}
+
+    def step(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
+        """One iteration; the losses are left on the device, so nothing waits for it."""
+        self.rate.apply(self.optimizer, self.iteration)
+        self.model.set_epoch(self.iteration / len(self.loader))
+        images = [image.to(self.device, non_blocking=True) for image in images]
+        losses = self.model(images, targets)
+        total = sum(losses.values())
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        clip = self.config.schedule.clip_grad
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        self.iteration += 1
+        self._last_ids = [target["image_id"] for target in targets]
+        return {name: value.detach() for name, value in (losses | {"loss": total}).items()}
+
+    def _log(self, bar: tqdm, sums: dict[str, list[Tensor]], images_per_second: float) -> None:
+        """Writes the means since the last entry; here, and only here, the losses are fetched."""
+        means = {name: torch.stack(values).mean().item() for name, values in sums.items()}
+        if not all(math.isfinite(value) for value in means.values()):
+            message = f"loss is not finite at iteration {self.iteration}: {means}; last images {self._last_ids}"
+            _LOG.error("%s", message)
+            raise NonFiniteLoss(message)
+        entry = {
+            "iteration": self.iteration,
+            "epoch": self.iteration / len(self.loader),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "mutual": self.model.mutual,
+            "images_per_second": images_per_second,
+            **means,
+        }
+        self.history.append(entry)
+        shown = {name.split("_")[0][:6]: f"{value:.3f}" for name, value in means.items()}
+        bar.set_description(f"epoch {entry['epoch']:.1f}{' ML' if entry['mutual'] else ''}")
+        bar.set_postfix(**shown, ips=f"{images_per_second:.1f}")
+        text = " ".join(f"{name} {value:.4g}" for name, value in entry.items())
+        _LOG.info("%s", text)
+
+    def _evaluate(self) -> dict[str, float]:
+        run = self.config.run
+        metrics = evaluate(
+            self.model,
+            self.val_set,
+            batch_size=self.config.schedule.batch_size,
+            device=self.device,
+            workers=self.config.data.workers,
+            correlation=run.correlation,
+            progress=self.progress,
+        )
+        self.history.append({"iteration": self.iteration, "metrics": metrics})
+        _LOG.info("evaluation at iteration %d: %s", self.iteration, metrics)
+        result = {"iteration": self.iteration, "metrics": metrics, "history": self.history}
+        (self.out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+        return metrics
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()

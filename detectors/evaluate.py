@@ -1,0 +1,111 @@
+"""A trained detector on a validation set: COCO AP and the score-IoU correlations.
+
+    python detectors/evaluate.py runs/demo/checkpoint.pt [--data DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from detectors.data.coco import CocoDetection
+from detectors.data.evaluation import CocoEvaluator
+from detectors.data.loader import build_loader
+from detectors.dense import DenseDetector
+from mlc_ext.divergence import Divergence
+
+
+def to_original(detections: dict[str, Tensor], size: tuple[int, int], original: tuple[int, int]) -> dict[str, Tensor]:
+    """Detections on a resized image (H, W) as boxes in pixels of the original (H, W), on the CPU."""
+    scale = [original[1] / size[1], original[0] / size[0]] * 2
+    boxes = detections["boxes"].cpu() * torch.tensor(scale)
+    return {"boxes": boxes, "labels": detections["labels"].cpu(), "scores": detections["scores"].cpu()}
+
+
+@torch.no_grad()
+def evaluate(
+    model: DenseDetector,
+    dataset: CocoDetection,
+    *,
+    batch_size: int,
+    device: torch.device,
+    workers: int = 0,
+    correlation: bool = True,
+    progress: bool = True,
+) -> dict[str, float]:
+    """AP, AP50, AP75, APs, APm, APl (0..1) on ``dataset``, and with ``correlation`` the divergence metric.
+
+    ``correlation`` is protocol (a), the mean over gts of the rank correlation of their 50 best predictions;
+    ``correlation_pooled`` is protocol (b) (mlc_ext.divergence).
+    """
+    was_training = model.training
+    model.eval()
+    evaluator, divergence = CocoEvaluator(dataset), Divergence()
+    loader: Iterable = build_loader(dataset, batch_size, shuffle=False, num_workers=workers)
+    for images, targets in tqdm(loader, desc="evaluating", leave=False, disable=not progress):
+        images = [image.to(device, non_blocking=True) for image in images]
+        detections, predictions = model.detect(images, with_predictions=correlation)
+        originals = [
+            to_original(found, tuple(image.shape[-2:]), target["orig_size"])
+            for found, image, target in zip(detections, images, targets, strict=True)
+        ]
+        evaluator.update([target["image_id"] for target in targets], originals)
+        for prediction, target in zip(predictions, targets, strict=False):  # none without correlation
+            divergence.update(prediction, {key: target[key].to(device) for key in ("boxes", "labels", "iscrowd")})
+    model.train(was_training)
+    metrics = evaluator.summarize()
+    if correlation:
+        found = divergence.compute()
+        metrics |= {
+            "correlation": found["per_gt"],
+            "correlation_pooled": found["pooled"],
+            "correlation_gts": found["per_gt_count"],
+            "correlation_skipped": found["per_gt_skipped"],
+        }
+    return metrics
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a run")
+    parser.add_argument("--data", help="COCO-format folder; default: the one the run was trained on")
+    parser.add_argument("--batch-size", type=int, help="images at a time; default: the run's")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from detectors.builder import CACHE, build_datasets, build_model
+    from detectors.checkpoint import load_checkpoint
+    from detectors.config import from_dict, override
+    from detectors.engine import pick_device, report
+
+    options = parse(arguments)
+    state = load_checkpoint(options.checkpoint)
+    config = from_dict(state["config"])
+    if options.data:
+        config = override(config, "data.data", options.data)
+    device = pick_device(options.device)
+    _, dataset = build_datasets(config, CACHE)
+    if dataset.num_classes != state["num_classes"]:
+        raise SystemExit(f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
+                         f"{state['num_classes']}")
+    model = build_model(config, dataset.num_classes)
+    model.load_state_dict(state["model"])
+    model.to(device)
+    batch_size = options.batch_size or config.schedule.batch_size
+    print(report(evaluate(model, dataset, batch_size=batch_size, device=device, workers=config.data.workers)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,71 @@
+"""Optimiser and learning-rate schedule of a configuration."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .config import Config
+
+
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """SGD or AdamW; biases and norms without decay where the configuration says so (FCOS: biases at twice the rate)."""
+    schedule = config.schedule
+    weights, biases, norms = [], [], []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if name == "bias" and isinstance(module, nn.Conv2d):
+                biases.append(parameter)
+            elif isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)) or parameter.dim() < 2:
+                norms.append(parameter)
+            else:
+                weights.append(parameter)
+    decay = schedule.weight_decay
+    # MMDetection decays the norms as the weights under SGD; AdamW's custom is not to
+    groups = [
+        {"params": weights, "lr": schedule.lr, "weight_decay": decay},
+        {"params": norms, "lr": schedule.lr, "weight_decay": decay if schedule.optimizer == "sgd" else 0.0},
+        {"params": biases, "lr": schedule.lr * schedule.bias_lr_factor, "weight_decay": schedule.bias_weight_decay},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum)
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=schedule.lr)
+    raise ValueError(f"schedule.optimizer must be 'sgd' or 'adamw', got {schedule.optimizer!r}")
+
+
+class LearningRate:
+    """The factor on every group's rate at an iteration: warm-up, then a tenth at each milestone.
+
+    A function of the iteration alone, so resuming cannot get it wrong.
+    """
+
+    def __init__(self, config: Config, iterations_per_epoch: int) -> None:
+        schedule = config.schedule
+        if schedule.warmup not in ("constant", "linear"):
+            raise ValueError(f"schedule.warmup must be 'constant' or 'linear', got {schedule.warmup!r}")
+        self.schedule = schedule
+        # ceil: a milestone inside an epoch falls on the first iteration past it
+        self.milestones = [math.ceil(epoch * iterations_per_epoch - 1e-9) for epoch in config.milestones()]
+
+    def factor(self, iteration: int) -> float:
+        """The factor of iteration 0, 1, ..."""
+        factor = 0.1 ** sum(iteration >= milestone for milestone in self.milestones)
+        if iteration < self.schedule.warmup_iterations:
+            start = self.schedule.warmup_factor
+            if self.schedule.warmup == "linear":
+                start += (1 - start) * iteration / self.schedule.warmup_iterations
+            factor *= start
+        return factor
+
+    def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
+        """Sets the groups' rates for ``iteration`` and returns the first one's."""
+        factor = self.factor(iteration)
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        return optimizer.param_groups[0]["lr"]

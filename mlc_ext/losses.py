@@ -1,0 +1,360 @@
+"""Losses of dense detectors and of the method, as sums: the caller divides by its :func:`normaliser`.
+
+Rules that hold for every loss here:
+
+- Half inputs are computed and returned in float32; float64 stays float64.
+- ``weights`` (or a bool mask) are constants, one per prior. An entry of weight 0 adds nothing to the loss and to
+  the gradient, whatever its values. Nothing is indexed by a mask: no host synchronisation.
+- No priors, or none selected: 0, still connected to the predictions, so that every parameter gets a gradient
+  on every rank of a distributed run.
+- Shapes that disagree, options out of their range: ValueError; a wrong dtype: TypeError.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._errors import choice
+from .ops import paired_box_iou
+
+__all__ = [
+    "binary_cross_entropy_loss",
+    "centerness_loss",
+    "centerness_target",
+    "iou_loss",
+    "iou_rescoring_loss",
+    "l1_loss",
+    "normaliser",
+    "prediction_alignment_loss",
+    "reduce_mean",
+    "sigmoid_focal_loss",
+    "smooth_l1",
+]
+
+
+def sigmoid_focal_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Sum of the focal losses of C one-against-all classifiers.
+
+    With p = sigmoid(logit) the loss of an entry is ``-alpha (1 - p)^gamma log p`` in the column of its class and
+    ``-(1 - alpha) p^gamma log(1 - p)`` in every other one. Of the [N, C] tensors only ``logits`` is kept for the
+    backward pass, and no target of that size is ever made.
+
+    Args:
+        logits: [N, C] floating point.
+        labels: [N] int64: 0 background, 1..C the class, -1 ignored (no loss).
+        weights: [N] weights or mask of the priors, None for 1.
+        alpha: weight of positives in [0, 1].
+        gamma: focusing exponent, >= 0; alpha = 0.5 and gamma = 0 give half the binary cross-entropy.
+
+    Returns:
+        Scalar sum over N and C. Differentiable once.
+
+    Raises:
+        ValueError: also for a label outside -1..C, except on CUDA and under torch.compile, where no
+        synchronisation is spent on it.
+
+    Source: Lin et al. 2017, Eq. 5.
+    """
+    if logits.dim() != 2:
+        raise ValueError(f"sigmoid_focal_loss: logits must have shape [N, C], got {list(logits.shape)}")
+    _check_floating("sigmoid_focal_loss", "logits", logits)
+    if labels.dtype != torch.int64:
+        raise TypeError(f"sigmoid_focal_loss: labels must be int64, got {labels.dtype}")
+    _check_shape("sigmoid_focal_loss", "labels", labels, logits.shape[:1])
+    _check_weights("sigmoid_focal_loss", weights, logits.shape[0])
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"sigmoid_focal_loss: alpha must be in [0, 1], got {alpha}")
+    if not gamma >= 0:
+        raise ValueError(f"sigmoid_focal_loss: gamma must not be negative, got {gamma}")
+    if labels.device.type == "cpu" and labels.numel() > 0 and not torch.compiler.is_compiling():
+        low, high = labels.min().item(), labels.max().item()
+        if low < -1 or high > logits.shape[1]:
+            wrong = low if low < -1 else high
+            raise ValueError(f"sigmoid_focal_loss: labels must be in -1..{logits.shape[1]}, got {wrong}")
+    return _SigmoidFocalLoss.apply(logits, labels, weights, alpha, gamma)
+
+
+class _SigmoidFocalLoss(torch.autograd.Function):
+    """With h(x) = sigmoid(x)^gamma softplus(x) a negative costs (1 - alpha) h(x) and a positive alpha h(-x).
+
+    All entries are written as negatives, then one of each positive row is overwritten: no [N, C] target.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, labels, weights, alpha, gamma):
+        ctx.save_for_backward(logits, labels, weights)
+        ctx.alpha, ctx.gamma = alpha, gamma
+        x = _upcast(logits)
+        if x.numel() == 0:
+            return x.new_zeros(())
+        loss = _focal(x, gamma).mul_(1 - alpha)
+        column = (labels - 1).clamp(min=0)[:, None]  # background rows rewrite what column 0 holds
+        positive = alpha * _focal(-x.gather(1, column), gamma)
+        loss.scatter_(1, column, torch.where((labels > 0)[:, None], positive, loss.gather(1, column)))
+        rows, weights = loss.sum(1), _row_weights(labels, weights, x.dtype)
+        return torch.where(weights != 0, rows * weights, 0).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        logits, labels, weights = ctx.saved_tensors
+        x = _upcast(logits)
+        if x.numel() == 0:
+            return torch.zeros_like(logits), None, None, None, None
+        slope = _focal_slope(x, ctx.gamma).mul_(1 - ctx.alpha)
+        column = (labels - 1).clamp(min=0)[:, None]
+        positive = -ctx.alpha * _focal_slope(-x.gather(1, column), ctx.gamma)
+        slope.scatter_(1, column, torch.where((labels > 0)[:, None], positive, slope.gather(1, column)))
+        weights = _row_weights(labels, weights, x.dtype)[:, None]
+        slope.mul_(weights * grad).masked_fill_(weights == 0, 0)
+        return slope.to(logits.dtype), None, None, None, None
+
+
+def _focal(x: Tensor, gamma: float) -> Tensor:
+    """sigmoid(x)^gamma * softplus(x) = -p^gamma log(1 - p), a new tensor."""
+    return F.softplus(x, threshold=_SOFTPLUS_LINEAR).mul_(x.sigmoid().pow_(gamma))
+
+
+def _focal_slope(x: Tensor, gamma: float) -> Tensor:
+    """The derivative of :func:`_focal`: p^gamma (gamma (1 - p) softplus(x) + p), a new tensor."""
+    p = x.sigmoid()
+    slope = F.softplus(x, threshold=_SOFTPLUS_LINEAR).mul_(1 - p).mul_(gamma).add_(p)
+    return slope.mul_(p.pow_(gamma))
+
+
+# Where softplus(x) = x to the last bit of a double; torch's default of 20 leaves 2e-9.
+_SOFTPLUS_LINEAR = 40
+
+
+def _row_weights(labels: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Tensor:
+    counted = labels >= 0
+    return counted.to(dtype) if weights is None else torch.where(counted, weights.to(dtype), 0)
+
+
+def iou_loss(
+    boxes: Tensor, targets: Tensor, weights: Tensor | None = None, kind: str = "iou", eps: float = 1e-6
+) -> Tensor:
+    """Sum of the IoU losses of matched boxes.
+
+    Args:
+        boxes: [N, 4] decoded predictions, xyxy.
+        targets: [N, 4] their gt boxes, xyxy. Constants.
+        weights: [N] weights or mask, None for 1.
+        kind: "iou": -log(IoU) (UnitBox, FCOS); "linear_iou": 1 - IoU; "giou": 1 - GIoU (Rezatofighi 2019).
+        eps: lower bound of the IoU for "iou" and "linear_iou", in (0, 1]: boxes that overlap less get no
+            gradient, as in MMDetection. Only "giou" draws disjoint boxes together.
+
+    Returns:
+        Scalar sum.
+    """
+    choice("iou_loss", "kind", kind, ("iou", "giou", "linear_iou"))
+    _check_pair("iou_loss", "boxes", boxes, "targets", targets)
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"iou_loss: boxes must have shape [N, 4], got {list(boxes.shape)}")
+    _check_weights("iou_loss", weights, boxes.shape[0])
+    if not 0 < eps <= 1:
+        raise ValueError(f"iou_loss: eps must be in (0, 1], got {eps}")
+    boxes, targets = _aligned(boxes, targets.detach())
+    boxes, targets = _select(boxes, weights), _select(targets, weights)
+    iou = paired_box_iou(boxes, targets, kind="giou" if kind == "giou" else "iou")
+    if kind != "giou":
+        iou = iou.clamp(min=eps)
+    return _weighted_sum(-iou.log() if kind == "iou" else 1 - iou, weights)
+
+
+def smooth_l1(predictions: Tensor, targets: Tensor, weights: Tensor | None = None, *, beta: float) -> Tensor:
+    """Sum of the smooth L1 losses: d^2 / (2 beta) for |d| < beta, else |d| - beta / 2; L1 for beta = 0.
+
+    Args:
+        predictions: [N, D] floating point, of any unit (RetinaNet: box deltas, D = 4).
+        targets: [N, D]. Constants.
+        weights: [N] weights or mask of the rows, None for 1.
+        beta: >= 0, in the predictions' unit.
+
+    Returns:
+        Scalar sum over N and D.
+
+    Source: Girshick 2015, Eq. 3, with the scale that MMDetection and torch call beta.
+    """
+    _check_pair("smooth_l1", "predictions", predictions, "targets", targets)
+    if predictions.dim() != 2:
+        raise ValueError(f"smooth_l1: predictions must have shape [N, D], got {list(predictions.shape)}")
+    _check_weights("smooth_l1", weights, predictions.shape[0])
+    if not beta >= 0:
+        raise ValueError(f"smooth_l1: beta must not be negative, got {beta}")
+    predictions, targets = _aligned(predictions, targets.detach())
+    difference = _select(predictions - targets, weights)
+    losses = F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none", beta=beta)
+    return _weighted_sum(losses, weights)
+
+
+def l1_loss(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of |predictions - targets|: :func:`smooth_l1` with beta = 0."""
+    return smooth_l1(predictions, targets, weights, beta=0.0)
+
+
+def binary_cross_entropy_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of the binary cross-entropies of sigmoid(logits), e.g. RPN's objectness.
+
+    Args:
+        logits: [N] floating point.
+        targets: [N] in [0, 1], floating point. Constants.
+        weights: [N] weights or mask (0 for ignored priors), None for 1.
+
+    Returns:
+        Scalar sum.
+    """
+    _check_vectors("binary_cross_entropy_loss", "logits", logits, "targets", targets, weights)
+    logits, targets = _aligned(logits, targets.detach())
+    logits, targets = _select(logits, weights), _select(targets, weights)
+    return _weighted_sum(F.binary_cross_entropy_with_logits(logits, targets, reduction="none"), weights)
+
+
+@torch.no_grad()
+def centerness_target(ltrb: Tensor) -> Tensor:
+    """FCOS's centerness of points: sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)).
+
+    Args:
+        ltrb: [..., 4] distances to the left, top, right and bottom side of the gt box, in any one unit.
+
+    Returns:
+        [...] in [0, 1], at least float32: 1 at the centre, 0 on a side and outside the box.
+
+    Source: Tian et al. 2019, Eq. 3.
+    """
+    if ltrb.dim() == 0 or ltrb.shape[-1] != 4:
+        raise ValueError(f"centerness_target: ltrb must have shape [..., 4], got {list(ltrb.shape)}")
+    _check_floating("centerness_target", "ltrb", ltrb)
+    ltrb = _upcast(ltrb)
+    low = torch.minimum(ltrb[..., :2], ltrb[..., 2:])
+    high = torch.maximum(ltrb[..., :2], ltrb[..., 2:])
+    inside = low > 0  # per axis: two negative ratios must not make a positive product
+    return torch.where(inside, low / torch.where(inside, high, 1), 0).prod(-1).sqrt()
+
+
+def centerness_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of the binary cross-entropies of the centerness branch.
+
+    Args:
+        logits: [N] centerness logits.
+        targets: [N] of :func:`centerness_target`.
+        weights: [N] weights or mask of the positives, None for 1.
+    """
+    return binary_cross_entropy_loss(logits, targets, weights)
+
+
+def iou_rescoring_loss(
+    iou_logits: Tensor, target_ious: Tensor, weights: Tensor | None = None, *, detach_target: bool = True
+) -> Tensor:
+    """Sum of (P_j - I_j)^2 with P = sigmoid(iou_logits) (Eq. 10).
+
+    Args:
+        iou_logits: [N] logits of the predicted IoU.
+        target_ious: [N] I_j in [0, 1], the IoU of the decoded box with its gt.
+        weights: [N] weights or the mask of A+cls u A+loc, None for 1.
+        detach_target: whether I_j is a constant; otherwise the boxes are drawn towards the predicted IoU too.
+
+    Returns:
+        Scalar sum.
+    """
+    _check_vectors("iou_rescoring_loss", "iou_logits", iou_logits, "target_ious", target_ious, weights)
+    if detach_target:
+        target_ious = target_ious.detach()
+    iou_logits, target_ious = _aligned(iou_logits, target_ious)
+    predicted = _select(iou_logits, weights).sigmoid()
+    return _weighted_sum((predicted - _select(target_ious, weights)) ** 2, weights)
+
+
+def prediction_alignment_loss(scores: Tensor, ious: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of (S_j - I_j)^2 with a gradient through both branches: the paper's comparison (Table 1).
+
+    Args:
+        scores: [N] S_j in [0, 1], the sigmoid score of the class of the prior's gt.
+        ious: [N] I_j in [0, 1], the IoU of the decoded box with its gt.
+        weights: [N] weights or the mask of the baseline positives, None for 1.
+
+    Returns:
+        Scalar sum.
+    """
+    _check_vectors("prediction_alignment_loss", "scores", scores, "ious", ious, weights)
+    scores, ious = _aligned(scores, ious)
+    return _weighted_sum((_select(scores, weights) - _select(ious, weights)) ** 2, weights)
+
+
+def reduce_mean(value: Tensor) -> Tensor:
+    """The mean of a tensor over the ranks of torch.distributed, as a constant of at least float32.
+
+    Without an initialised process group the value itself. Every rank must call it; the host does not wait.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"reduce_mean: value must be a tensor on the rank's device, got {value!r}")
+    value = _upcast(value.detach())
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value
+
+
+def normaliser(count: Tensor) -> Tensor:
+    """What a sum of losses is divided by: the count of positives averaged over ranks, at least 1."""
+    return reduce_mean(count).clamp(min=1)
+
+
+def _upcast(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one dtype of at least float32: autocast leaves a branch in half while its target is float32."""
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    return a.to(dtype), b.to(dtype)
+
+
+def _select(x: Tensor, weights: Tensor | None) -> Tensor:
+    """[N, ...] with zeros where the weight is 0: an infinity there reaches neither loss nor gradient."""
+    if weights is None:
+        return x
+    return torch.where((weights != 0).view(-1, *(1,) * (x.dim() - 1)), x, 0)
+
+
+def _weighted_sum(losses: Tensor, weights: Tensor | None) -> Tensor:
+    if losses.dim() == 2:
+        losses = losses.sum(1)
+    return losses.sum() if weights is None else (losses * weights.detach().to(losses.dtype)).sum()
+
+
+def _check_floating(op: str, name: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"{op}: {name} must be floating point, got {x.dtype}")
+
+
+def _check_shape(op: str, name: str, x: Tensor, shape: torch.Size) -> None:
+    if x.shape != shape:
+        raise ValueError(f"{op}: {name} must have shape {list(shape)}, got {list(x.shape)}")
+
+
+def _check_weights(op: str, weights: Tensor | None, n: int) -> None:
+    if weights is not None:
+        _check_shape(op, "weights", weights, torch.Size([n]))
+
+
+def _check_pair(op: str, name: str, x: Tensor, target_name: str, target: Tensor) -> None:
+    _check_floating(op, name, x)
+    _check_floating(op, target_name, target)
+    _check_shape(op, target_name, target, x.shape)
+
+
+def _check_vectors(
+    op: str, name: str, x: Tensor, target_name: str, target: Tensor, weights: Tensor | None
+) -> None:
+    """Broadcasting [N, 1] against [N] would sum N^2 terms in silence."""
+    if x.dim() != 1:
+        raise ValueError(f"{op}: {name} must have shape [N], got {list(x.shape)}")
+    _check_pair(op, name, x, target_name, target)
+    _check_weights(op, weights, x.shape[0])
