@@ -2,25 +2,36 @@
 
 Environment:
   MLC_EXT_CPU_ONLY=1      never build the CUDA module
-  FORCE_CUDA=1            build it even if no GPU is visible (fails if torch or nvcc cannot)
-  TORCH_CUDA_ARCH_LIST    GPU architectures, as torch reads them ("9.0" or "8.0;9.0+PTX")
+  FORCE_CUDA=1            fail if the CUDA module cannot be built
+  TORCH_CUDA_ARCH_LIST    GPU architectures, as torch reads them ("9.0" or "8.0;9.0+PTX"); default: the visible GPUs'
   MAX_JOBS                compilers at a time
+  MLC_EXT_SANITIZE        "address,undefined" or "thread": see tools/sanitize.sh
 """
 
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import Command, find_packages, setup
-from torch.utils import cpp_extension
+from setuptools.command.build_py import build_py
+
+try:
+    import torch
+    from torch.utils import cpp_extension
+except ImportError as error:
+    raise SystemExit(
+        f"mlc-ext: setup.py needs torch >= 2.11 in this environment ({error}).\n"
+        "Install it first (`pip install torch==2.13.0 ninja 'setuptools>=77'`), then run this again; with pip, add "
+        "--no-build-isolation so that the build sees it."
+    ) from None
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "mlc_ext"))
 import _build_flags as flags  # noqa: E402  (shared with the JIT loader; must not import mlc_ext itself)
 
 
-class DevelopCommand(Command):
+class Develop(Command):
     """`setup.py develop` as an editable install in this very environment: setuptools' own would build in an
     isolated one and download a second torch for it."""
 
@@ -35,8 +46,31 @@ class DevelopCommand(Command):
         pass
 
     def run(self):
-        command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-e", str(ROOT)]
-        raise SystemExit(subprocess.call(command))
+        pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-e", str(ROOT)]
+        if status := subprocess.call(pip):
+            raise SystemExit(status)
+
+
+class BuildPy(build_py):
+    """Carries csrc/ into the wheel, so that MLC_EXT_JIT=1 works from there too."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "mlc_ext" / "csrc"
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(ROOT / "csrc", target)
+
+
+class BuildExt(cpp_extension.BuildExtension):
+    """Keeps the objects in one place: an editable install, which would use a temporary one, and a wheel share them."""
+
+    def finalize_options(self):
+        asked = self.build_temp
+        super().finalize_options()
+        if asked is None:
+            key = [sys.implementation.cache_tag, f"torch{torch.__version__}", *(flags.sanitizer() or "").split(",")]
+            self.build_temp = str(Path("build") / "-".join(["objects", *filter(None, key)]))
 
 
 def extensions():
@@ -44,12 +78,14 @@ def extensions():
     def relative(paths):
         return [str(path.relative_to(ROOT)) for path in paths]
 
+    macros = flags.macros(ROOT / "mlc_ext")
     modules = [
         cpp_extension.CppExtension(
             "mlc_ext._C",
             relative(flags.cpu_sources(ROOT / "csrc")),
-            define_macros=flags.macros(ROOT / "mlc_ext"),
-            extra_compile_args={"cxx": flags.CXX_FLAGS},
+            define_macros=macros,
+            extra_compile_args={"cxx": flags.cxx_flags()},
+            extra_link_args=flags.link_flags(),
         )
     ]
     if flags.wants_cuda(cpp_extension.CUDA_HOME):
@@ -57,8 +93,9 @@ def extensions():
             cpp_extension.CUDAExtension(
                 "mlc_ext._C_cuda",
                 relative(flags.cuda_sources(ROOT / "csrc")),
-                define_macros=[*flags.macros(ROOT / "mlc_ext"), ("USE_CUDA", None)],
-                extra_compile_args={"cxx": flags.CXX_FLAGS, "nvcc": flags.NVCC_FLAGS},
+                    define_macros=[*macros, ("USE_CUDA", None)],
+                extra_compile_args={"cxx": flags.cxx_flags(), "nvcc": flags.NVCC_FLAGS},
+                extra_link_args=flags.link_flags(),
             )
         )
     return modules
@@ -67,8 +104,5 @@ def extensions():
 setup(
     packages=find_packages(include=["mlc_ext*", "detectors*"]),
     ext_modules=extensions(),
-    cmdclass={
-        "build_ext": cpp_extension.BuildExtension.with_options(use_ninja=os.environ.get("MLC_EXT_NO_NINJA") != "1"),
-        "develop": DevelopCommand,
-    },
+    cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "develop": Develop},
 )

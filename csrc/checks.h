@@ -112,6 +112,32 @@ inline void check_paired_box_iou(const char* op, const Tensor& boxes1, const Ten
   check_like(op, "boxes2", boxes2, "boxes1", boxes1, true);
 }
 
+inline void check_match_boxes(const char* op, const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_offsets,
+                              const std::optional<Tensor>& crowd, double high, double low, double min_forced_iou,
+                              double crowd_iof) {
+  check_boxes(op, "priors", priors);
+  check_boxes(op, "gt_boxes", gt_boxes);
+  MLC_CHECK_TYPE(gt_boxes.scalar_type() == priors.scalar_type(), op, "gt_boxes must have the dtype of priors (",
+                 dtype_name(priors.scalar_type()), "), got ", dtype_name(gt_boxes.scalar_type()));
+  check_same_device(op, "gt_boxes", gt_boxes, "priors", priors);
+  check_dtype(op, "gt_offsets", gt_offsets, ScalarType::Long);
+  MLC_CHECK_VALUE(gt_offsets.dim() == 1 && gt_offsets.size(0) >= 1, op, "gt_offsets must have shape [B + 1], got ",
+                  shape_of(gt_offsets));
+  check_same_device(op, "gt_offsets", gt_offsets, "priors", priors);
+  MLC_CHECK_VALUE(gt_boxes.size(0) < (int64_t{1} << 31), op, "at most 2^31 - 1 gts, got ", gt_boxes.size(0));
+  if (crowd.has_value()) {
+    check_dtype(op, "crowd", *crowd, ScalarType::Bool);
+    MLC_CHECK_VALUE(crowd->dim() == 1 && crowd->size(0) == gt_boxes.size(0), op, "crowd must have shape [",
+                    gt_boxes.size(0), "], got ", shape_of(*crowd));
+    check_same_device(op, "crowd", *crowd, "priors", priors);
+  }
+  MLC_CHECK_VALUE(0 <= low && low <= high && high <= 1, op, "thresholds must satisfy 0 <= low <= high <= 1, got low ",
+                  low, ", high ", high);
+  MLC_CHECK_VALUE(min_forced_iou >= 0 && min_forced_iou <= 1, op, "min_forced_iou must be in [0, 1], got ",
+                  min_forced_iou);
+  MLC_CHECK_VALUE(crowd_iof > 0 && crowd_iof <= 1, op, "crowd_iof must be in (0, 1], got ", crowd_iof);
+}
+
 // boxes [B, N, 4]; scores [B, N]; quality and labels [B, N] or absent.
 inline void check_rescored_nms(const char* op, const Tensor& boxes, const Tensor& scores,
                                const std::optional<Tensor>& quality, const std::optional<Tensor>& labels,

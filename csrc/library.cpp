@@ -1,16 +1,6 @@
-// Module init and every operator's schema. Importing mlc_ext._C defines torch.ops.mlc_ext.* and registers the CPU
-// kernels; mlc_ext._C_cuda, a module of its own, adds the CUDA kernels.
-#include <pybind11/pybind11.h>
-#include <torch/headeronly/version.h>
-
+// Every operator's schema. Loading the library defines torch.ops.mlc_ext.* and registers the CPU kernels; the CUDA
+// kernels come from a library of their own. No Python here: python_module.cpp makes it mlc_ext._C.
 #include "stable.h"
-
-#ifndef MLC_EXT_VERSION
-#error "the build must define MLC_EXT_VERSION"
-#endif
-#ifndef MLC_EXT_FLAGS
-#define MLC_EXT_FLAGS ""
-#endif
 
 STABLE_TORCH_LIBRARY(mlc_ext, m) {
   m.def("segmented_otsu(Tensor values, Tensor segment_ids, SymInt num_segments, int? bins=None) -> Tensor");
@@ -22,28 +12,12 @@ STABLE_TORCH_LIBRARY(mlc_ext, m) {
   m.def("paired_box_iou(Tensor boxes1, Tensor boxes2, bool generalized) -> Tensor");
   m.def(
       "paired_box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2, bool generalized) -> (Tensor, Tensor)");
+  m.def(
+      "match_boxes(Tensor priors, Tensor gt_boxes, Tensor gt_offsets, Tensor? crowd, float high, float low, "
+      "bool low_quality, float min_forced_iou, float crowd_iof) -> (Tensor labels, Tensor matched_gt, Tensor ious)");
   m.def("rescored_nms(Tensor boxes, Tensor scores, Tensor? quality, Tensor? labels, float iou_threshold) -> Tensor");
   m.def(
       "batched_rescored_nms(Tensor boxes, Tensor scores, Tensor? quality, Tensor? labels, float iou_threshold, "
       "float score_threshold, SymInt pre_nms_top_k, SymInt max_detections) -> (Tensor keep, Tensor scores, "
       "Tensor counts)");
-}
-
-#define MLC_STRINGIZE_(x) #x
-#define MLC_STRINGIZE(x) MLC_STRINGIZE_(x)
-
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  m.doc() = "CPU operators of mlc_ext; importing it registers torch.ops.mlc_ext.*";
-  m.attr("version") = MLC_EXT_VERSION;
-  m.attr("flags") = MLC_EXT_FLAGS;
-  m.attr("torch_version") = TORCH_VERSION;
-  m.attr("torch_target_version") = MLC_STRINGIZE(TORCH_TARGET_VERSION);
-#if defined(__clang__)
-  m.attr("compiler") = "clang " __clang_version__;
-#elif defined(__GNUC__)
-  m.attr("compiler") = "gcc " __VERSION__;
-#else
-  m.attr("compiler") = "unknown";
-#endif
-  m.attr("cxx_standard") = static_cast<long>(__cplusplus);
 }

@@ -43,8 +43,8 @@ MLC_HOST_DEVICE double power_of_two(int exponent) {
 
 // The grid of one group. Built once from the group's extremes and size.
 struct OtsuGrid {
-  double origin;    // the smallest value
-  double prescale;  // 1, or 0.5 where max - min would overflow, or 2^200 where it is denormal
+  double origin;    // the smallest value; with bins times prescale
+  double prescale;  // 1, or 0.5 where max - min would overflow, or (no bins) 2^200 where it is denormal
   double scale;     // a power of two: |(v - origin) * prescale * scale| < 2^bits
   double width;     // of a bin; only with bins
   double extent;    // max - min; only with bins
@@ -54,7 +54,10 @@ struct OtsuGrid {
   MLC_HOST_DEVICE OtsuGrid(double smallest, double largest, int64_t n, int num_bins)
       : origin(smallest), prescale(1.0), scale(1.0), width(0.0), extent(0.0), bins(num_bins), top_bit(0) {
     if (bins > 0) {
-      extent = largest - smallest;
+      constexpr double limit = 4.49423283715579e307;  // 2^1022: no range and no sum of two edges overflows
+      if (!(smallest >= -limit && largest <= limit)) prescale = 0.5;
+      origin *= prescale;
+      extent = largest * prescale - origin;
       width = extent / bins;
       top_bit = ceil_log2(bins);
       return;
@@ -86,6 +89,7 @@ struct OtsuGrid {
   MLC_HOST_DEVICE double bin_edge(int index) const { return origin + index * width; }
 
   MLC_HOST_DEVICE int64_t bin_index(double value) const {
+    value *= prescale;
     int index = static_cast<int>((value - origin) / extent * bins);
     if (index >= bins) index = bins - 1;
     if (value < bin_edge(index)) {
@@ -106,7 +110,7 @@ struct OtsuGrid {
   MLC_HOST_DEVICE double threshold(double largest_below) const {
     if (bins <= 0) return largest_below + 0.0;  // -0 becomes 0
     int index = static_cast<int>(bin_index(largest_below));
-    return 0.5 * (bin_edge(index) + bin_edge(index + 1));
+    return 0.5 / prescale * (bin_edge(index) + bin_edge(index + 1));
   }
 };
 

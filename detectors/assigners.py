@@ -3,11 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+import mlc_ext
 from mlc_ext.mutual_labeling import Assignment
+
+@dataclass(frozen=True)
+class MaxIoUAssigner:
+    """RetinaNet's and RPN's rule: the gt of the largest IoU, and for every gt its best anchors.
+
+    Candidates of mutual labelling: anchors whose best IoU is at least ``low`` and above 0, to that gt; forced ones to
+    theirs. Originally ignored: those below ``high`` that are not forced (METHOD, "Mutual labelling").
+
+    Args:
+        high, low, min_forced_iou, crowd_iof: thresholds of :func:`mlc_ext.match_boxes`.
+    """
+
+    high: float = 0.5
+    low: float = 0.4
+    min_forced_iou: float = 0.0
+    crowd_iof: float = 0.5
+
+    def __call__(self, anchors: Tensor, targets: Sequence[dict[str, Tensor]]) -> Assignment:
+        """Assigns [A, 4] anchors in every image; ``gt`` runs over the batch's ``boxes``.
+
+        targets: per image ``boxes`` [G, 4] xyxy and ``crowd`` [C, 4] xyxy.
+        """
+        counts = [(len(t["boxes"]), len(t["crowd"])) for t in targets]
+        offsets, crowds_before = [0], []
+        for objects, crowd in counts:
+            crowds_before.append(offsets[-1] - sum(o for o, _ in counts[: len(crowds_before)]))
+            offsets.append(offsets[-1] + objects + crowd)
+        device = anchors.device
+        is_crowd = [flag for objects, crowd in counts for flag in [False] * objects + [True] * crowd]
+        matched = mlc_ext.match_boxes(
+            anchors,
+            torch.cat([boxes for t in targets for boxes in (t["boxes"], t["crowd"])]).to(anchors.dtype),
+            torch.tensor(offsets, dtype=torch.int64).to(device, non_blocking=True),
+            high=self.high,
+            low=self.low,
+            min_forced_iou=self.min_forced_iou,
+            crowd=torch.tensor(is_crowd, dtype=torch.bool).to(device, non_blocking=True) if any(is_crowd) else None,
+            crowd_iof=self.crowd_iof,
+        )
+        gt = matched.matched_gt
+        if any(is_crowd):  # the op counts crowd boxes, an Assignment does not
+            before = torch.tensor(crowds_before).to(device, non_blocking=True)[:, None]
+            gt = torch.where(gt >= 0, gt - before, gt)
+        labels, gt = matched.labels.flatten(), gt.flatten()
+        return Assignment(labels=labels, candidate_gt=gt, originally_ignored=(labels == -1) & (gt >= 0))
+
 
 INFINITY = 1e8
 """The last level's upper end, as MMDetection writes it."""

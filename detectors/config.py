@@ -160,9 +160,9 @@ def _parse(name: str, value: object, kind: object) -> object:
             if option is int and isinstance(value, float) and value != int(value):
                 raise ValueError
             return option(value)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
-    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    wanted = " or ".join("None" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
     raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 

@@ -110,7 +110,7 @@ class FCOS(DenseDetector):
         }
         losses |= self._box_losses(outputs, torch.cat(points), boxes, task)
         iou_logits = outputs["iou_logits"].flatten() if "iou_logits" in outputs else None
-        return losses | mlc_losses(task, iou_logits, self.mlc, normaliser)
+        return losses | mlc_losses(task, iou_logits, self.mlc)
 
     def _box_losses(
         self, outputs: dict[str, Tensor], points: Tensor, boxes: Tensor, task: TaskTargets

@@ -22,12 +22,16 @@ class Postprocessor:
         pre_nms_top_k: (prior, class) pairs of a level that go on, by score x quality; None for all.
         iou_threshold: of the NMS, within a class.
         max_detections: of an image.
+        min_size: boxes not wider and higher than this after clipping are dropped, in pixels.
+        per_level: suppress within a level instead of within a class (RPN).
     """
 
     score_threshold: float = 0.05
     pre_nms_top_k: int | None = 1000
     iou_threshold: float = 0.5
     max_detections: int = 100
+    min_size: float = 0.0
+    per_level: bool = False
 
     def __call__(
         self,
@@ -58,11 +62,15 @@ class Postprocessor:
             columns.append(self._select(cls_logits[:, level], boxes[:, level], level_quality))
             start += size
         scores, picked_quality, labels, picked_boxes = (torch.cat(c, dim=1) for c in zip(*columns, strict=True))
+        groups = labels
+        if self.per_level:
+            groups = torch.cat([torch.full_like(c[2], i) for i, c in enumerate(columns)], dim=1)
+        large_enough = (picked_boxes[..., 2:] - picked_boxes[..., :2] > self.min_size).all(-1)
         keep, kept_scores, counts = mlc_ext.batched_rescored_nms(
             picked_boxes,
-            scores,
+            torch.where(large_enough, scores, float("-inf")),
             picked_quality,
-            labels,
+            groups,
             self.iou_threshold,
             score_threshold=self.score_threshold,
             max_detections=self.max_detections,

@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
             results[name] = trainer.run()
     except KeyboardInterrupt:
         return 130
-    except (ValueError, TypeError, FileNotFoundError, NonFiniteLoss) as error:
+    except (ValueError, FileNotFoundError, NonFiniteLoss) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     print(report(*results.values(), names=tuple(results)))

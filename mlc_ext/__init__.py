@@ -10,10 +10,12 @@ from ._version import __version__
 _C, _C_cuda = _load.load()
 
 from .ops import (  # noqa: E402  (the operators must be registered first)
+    MatchedBoxes,
     MutualLabels,
     NmsResult,
     batched_rescored_nms,
     box_iou,
+    match_boxes,
     mutual_labels,
     paired_box_iou,
     rescored_nms,
@@ -21,12 +23,14 @@ from .ops import (  # noqa: E402  (the operators must be registered first)
 )
 
 __all__ = [
+    "MatchedBoxes",
     "MutualLabels",
     "NmsResult",
     "__version__",
     "batched_rescored_nms",
     "box_iou",
     "build_info",
+    "match_boxes",
     "mutual_labels",
     "paired_box_iou",
     "rescored_nms",

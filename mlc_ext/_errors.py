@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 import torch
+from torch import Tensor
 
 _CHECK_FAILED = re.compile(r"mlc_ext\.(ValueError|TypeError): ([^\n]*)")
 _SCHEMA_REFUSED = re.compile(r"mlc_ext::(\w+)\(\) (Expected a value of type[^\n]*)")
@@ -28,6 +29,24 @@ def call(op, *args):
         if found := _SCHEMA_REFUSED.search(text):
             raise TypeError(f"{found.group(1)}: {found.group(2)}") from None
         raise
+
+
+def detached(op: str, name: str, tensor: Tensor) -> Tensor:
+    """`tensor` as a constant, or a TypeError where it is none."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
+    return tensor.detach()
+
+
+def limit(op: str, name: str, value: int | None) -> int:
+    """`value`, or -1 for None; a ValueError where it is negative."""
+    if value is None:
+        return -1
+    if not isinstance(value, int | torch.SymInt):
+        raise TypeError(f"{op}: {name} must be an int or None, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{op}: {name} must not be negative, got {value}")
+    return value
 
 
 def choice(op: str, name: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -1,18 +1,22 @@
-"""Compiles the operators on first import (MLC_EXT_JIT=1), through torch.utils.cpp_extension.load.
+"""Compiles the operators on first import (MLC_EXT_JIT=1), through torch.utils.cpp_extension.load. Linux and macOS.
 
-The cache is keyed by everything that changes the result: sources, flags, torch, Python, compiler, GPU architectures. It lies in
-$MLC_EXT_CACHE, else in $XDG_CACHE_HOME/mlc_ext, else in ~/.cache/mlc_ext. torch's loader waits for ever on the lock of a build that
-was killed; here a build is guarded by a kernel lock (flock), which dies with its owner, so a torch lock found while
-holding it is stale and is removed.
+A build is cached in a folder keyed by everything that changes it: sources, flags, torch, Python, compiler, GPU
+architectures. The folders lie in $MLC_EXT_CACHE, else $XDG_CACHE_HOME/mlc_ext, else ~/.cache/mlc_ext. A finished build
+is imported without ninja or a compiler.
+
+torch's loader waits for ever on the lock file of a build that was killed. Here a build is guarded by a kernel lock,
+which dies with its owner: a torch lock file that is found while holding it is stale and is removed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -25,75 +29,101 @@ PACKAGE = Path(__file__).resolve().parent
 
 def source_dir() -> Path:
     """csrc/ of the source tree, or the copy a wheel carries."""
-    for candidate in (PACKAGE.parent / "csrc", PACKAGE / "csrc"):
+    candidates = (PACKAGE.parent / "csrc", PACKAGE / "csrc")
+    for candidate in candidates:
         if (candidate / "library.cpp").is_file():
             return candidate
-    raise ImportError(f"MLC_EXT_JIT=1 needs the C++ sources; looked in {PACKAGE.parent / 'csrc'} and {PACKAGE / 'csrc'}")
+    raise ImportError(f"MLC_EXT_JIT=1 needs the C++ sources; looked in {candidates[0]} and {candidates[1]}")
 
 
 def cache_dir(csrc: Path) -> Path:
     """Where the build for these sources, flags and versions lies."""
     digest = hashlib.sha256()
     for path in sorted(p for p in csrc.rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"}):
-        digest.update(str(path.relative_to(csrc)).encode())
-        digest.update(path.read_bytes())
+        digest.update(str(path.relative_to(csrc)).encode() + b"\0" + path.read_bytes())
     key = (
-        flags.CXX_FLAGS,
+        flags.cxx_flags(),
         flags.NVCC_FLAGS,
         flags.macros(PACKAGE),
         torch.__version__,
         sys.version,
         platform.machine(),
-        os.environ.get("CXX", ""),
-        os.environ.get("TORCH_CUDA_ARCH_LIST", ""),
+        [os.environ.get(name, "") for name in ("CXX", "CFLAGS", "LDFLAGS", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME")],
     )
     digest.update(repr(key).encode())
     root = os.environ.get("MLC_EXT_CACHE")
-    if root is None:
-        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mlc_ext"
+    if not root:
+        root = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mlc_ext")
     return Path(root) / digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager
-def build_lock(folder: Path):
+def build_lock(folder: Path) -> Iterator[None]:
     """Holds `folder` for one process; torch's own lock file, if one was left there, is removed."""
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "build.flock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"mlc_ext: another process compiles in {folder}; waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         (folder / "lock").unlink(missing_ok=True)
         yield
 
 
-def load() -> tuple[ModuleType, ModuleType | None]:
-    """Builds (or finds) and imports the modules -> (CPU module, CUDA module or None)."""
-    from torch.utils import cpp_extension
+def _import_file(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    csrc = source_dir()
-    verbose = os.environ.get("MLC_EXT_JIT_VERBOSE") == "1"
-    macros = [f"-D{name}" if value is None else f"-D{name}={value}" for name, value in _quoted(flags.macros(PACKAGE))]
 
-    def build(name: str, sources: list[Path], cuda: bool) -> ModuleType:
-        folder = cache_dir(csrc) / name
-        with build_lock(folder):
-            return cpp_extension.load(
+def build(name: str, sources: list[Path], folder: Path, cuda: bool) -> ModuleType:
+    """The module compiled from `sources`, or the one that an earlier call left in `folder`."""
+    library, finished = folder / f"{name}.so", folder / "finished"
+    macros = [f"-D{key}" if value is None else f"-D{key}={_quoted(value)}" for key, value in flags.macros(PACKAGE)]
+    with build_lock(folder):
+        if finished.is_file() and library.is_file():
+            return _import_file(name, library)
+        from torch.utils import cpp_extension
+
+        print(f"mlc_ext: compiling {name} in {folder} (once; about a minute)", file=sys.stderr, flush=True)
+        try:
+            module = cpp_extension.load(
                 name=name,
                 sources=[str(path) for path in sources],
-                extra_cflags=[*flags.CXX_FLAGS, *macros, *(["-DUSE_CUDA"] if cuda else [])],
+                extra_cflags=[*flags.cxx_flags(), *macros, *(["-DUSE_CUDA"] if cuda else [])],
                 extra_cuda_cflags=[*flags.NVCC_FLAGS, *macros, "-DUSE_CUDA"] if cuda else None,
+                extra_ldflags=flags.link_flags(),
                 build_directory=str(folder),
                 with_cuda=cuda,
-                verbose=verbose,
+                verbose=os.environ.get("MLC_EXT_JIT_VERBOSE") == "1",
             )
+        except (RuntimeError, OSError) as error:
+            raise ImportError(
+                f"MLC_EXT_JIT=1: compiling {name} in {folder} failed. It needs ninja (`pip install ninja`) and a C++17 "
+                f"compiler ($CXX, default c++); MLC_EXT_JIT_VERBOSE=1 shows the commands.\n{error}"
+            ) from error
+        finished.touch()
+        return module
 
-    cpu = build("mlc_ext_C", flags.cpu_sources(csrc), cuda=False)
-    cuda = None
-    if flags.wants_cuda(cpp_extension.CUDA_HOME):
-        cuda = build("mlc_ext_C_cuda", flags.cuda_sources(csrc), cuda=True)
+
+def _quoted(value: str) -> str:
+    """A string macro as a shell must see it: cpp_extension.load hands its flags to ninja as they are."""
+    return f"'{value}'" if value.startswith('"') else value
+
+
+def load() -> tuple[ModuleType, ModuleType | None]:
+    """Builds (or finds) and imports the modules -> (CPU module, CUDA module or None)."""
+    csrc = source_dir()
+    wants_cuda = False
+    if torch.version.cuda is not None or os.environ.get("FORCE_CUDA") == "1":
+        from torch.utils import cpp_extension
+
+        wants_cuda = flags.wants_cuda(cpp_extension.CUDA_HOME)
+    folder = cache_dir(csrc)
+    cpu = build("mlc_ext_C", flags.cpu_sources(csrc), folder / "cpu", cuda=False)
+    cuda = build("mlc_ext_C_cuda", flags.cuda_sources(csrc), folder / "cuda", cuda=True) if wants_cuda else None
     return cpu, cuda
-
-
-def _quoted(macros: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
-    """String macros as a shell must see them: cpp_extension.load hands its flags to ninja unquoted."""
-    return [(name, f"'{value}'" if value and value.startswith('"') else value) for name, value in macros]

@@ -1,7 +1,7 @@
 """Loads the compiled operators, once, when mlc_ext is imported.
 
-Order: the installed mlc_ext._C; with MLC_EXT_JIT=1 a build made on the spot; else one error that says what to run.
-The CUDA module is a separate one and optional.
+Order: with MLC_EXT_JIT=1 a build made on the spot (or its cache); else the installed mlc_ext._C; else one error that
+says what to run. The CUDA module is a separate one and optional, but one that is there must load.
 """
 
 from __future__ import annotations
@@ -12,21 +12,30 @@ from types import ModuleType
 
 import torch  # noqa: F401  (its libraries must be loaded before the extension's)
 
+from ._version import __version__
+
 _HOW_TO_BUILD = (
-    "mlc_ext is not built: its compiled operators (mlc_ext._C) cannot be imported ({reason}).\n"
+    "mlc_ext is not built: its compiled operators ({name}) cannot be used ({reason}).\n"
     "Build them with `python setup.py develop` (or `pip install -e . --no-build-isolation`) in the source tree, "
     "or set MLC_EXT_JIT=1 to compile on first import."
 )
 
 
 def _import(name: str) -> ModuleType | None:
-    """The module, or None if there is none. A module that exists but fails to load raises."""
+    """The module, or None if there is none. One that fails to load or belongs to another version is an error."""
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        return None
+        if error.name == name:
+            return None
+        raise
+    except ImportError as error:  # built for another Python or torch
+        raise ImportError(_HOW_TO_BUILD.format(name=name, reason=error), name=name) from error
+    built = getattr(module, "version", __version__)
+    if built != __version__:
+        reason = f"built from version {built}, but the Python files are {__version__}"
+        raise ImportError(_HOW_TO_BUILD.format(name=name, reason=reason), name=name)
+    return module
 
 
 def load() -> tuple[ModuleType, ModuleType | None]:
@@ -35,10 +44,7 @@ def load() -> tuple[ModuleType, ModuleType | None]:
         from . import _jit
 
         return _jit.load()
-    try:
-        cpu = _import("mlc_ext._C")
-    except ImportError as error:  # built for another Python or torch
-        raise ImportError(_HOW_TO_BUILD.format(reason=error)) from error
+    cpu = _import("mlc_ext._C")
     if cpu is None:
-        raise ImportError(_HOW_TO_BUILD.format(reason="no such module"))
+        raise ImportError(_HOW_TO_BUILD.format(name="mlc_ext._C", reason="no such module"), name="mlc_ext._C")
     return cpu, _import("mlc_ext._C_cuda")

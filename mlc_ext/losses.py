@@ -3,7 +3,7 @@
 Rules that hold for every loss here:
 
 - Half inputs are computed and returned in float32; float64 stays float64.
-- ``weights`` (or a bool mask) are constants, one per prior. An entry of weight 0 adds nothing to the loss and to
+- ``weights`` (or a bool mask) are constants, one per prior. An entry of weight 0 adds nothing to the loss and
   the gradient, whatever its values. Nothing is indexed by a mask: no host synchronisation.
 - No priors, or none selected: 0, still connected to the predictions, so that every parameter gets a gradient
   on every rank of a distributed run.
@@ -24,6 +24,7 @@ __all__ = [
     "binary_cross_entropy_loss",
     "centerness_loss",
     "centerness_target",
+    "count_per_image",
     "iou_loss",
     "iou_rescoring_loss",
     "l1_loss",
@@ -40,9 +41,9 @@ def sigmoid_focal_loss(
 ) -> Tensor:
     """Sum of the focal losses of C one-against-all classifiers.
 
-    With p = sigmoid(logit) the loss of an entry is ``-alpha (1 - p)^gamma log p`` in the column of its class and
-    ``-(1 - alpha) p^gamma log(1 - p)`` in every other one. Of the [N, C] tensors only ``logits`` is kept for the
-    backward pass, and no target of that size is ever made.
+    With p = sigmoid(logit) an entry costs ``-alpha (1 - p)^gamma log p`` in the column of the prior's class
+    and ``-(1 - alpha) p^gamma log(1 - p)`` in every other one. Of the [N, C] tensors only ``logits`` is kept
+    for the backward pass, and no target of that size is ever made.
 
     Args:
         logits: [N, C] floating point.
@@ -299,6 +300,14 @@ def reduce_mean(value: Tensor) -> Tensor:
         dist.all_reduce(value)
         value /= dist.get_world_size()
     return value
+
+
+def count_per_image(mask: Tensor, num_images: int) -> Tensor:
+    """The Trues of an [N] mask over a batch, with at least one counted for every image, as MMDetection's anchor heads do.
+
+    For FCOS, which counts over the whole batch, ``mask.sum()`` is right.
+    """
+    return mask.view(num_images, -1).sum(1).clamp(min=1).sum()
 
 
 def normaliser(count: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .losses import iou_rescoring_loss, prediction_alignment_loss
+from .losses import iou_rescoring_loss, normaliser, prediction_alignment_loss
 from .ops import mutual_labels, paired_box_iou
 from .ops.mutual_labels import IGNORED, POSITIVE
 
@@ -168,13 +168,12 @@ def task_targets(
     )
 
 
-def mlc_losses(targets: TaskTargets, iou_logits: Tensor | None, config: MLCConfig, normaliser) -> dict[str, Tensor]:
+def mlc_losses(targets: TaskTargets, iou_logits: Tensor | None, config: MLCConfig) -> dict[str, Tensor]:
     """What the method adds to the detector's own losses, weighted and normalised.
 
     Args:
         targets: of :func:`task_targets`.
         iou_logits: [N] logits of the predicted IoU, or None without an IoU layer.
-        normaliser: callable from a count (scalar tensor) to the divisor: at least 1, averaged over ranks.
 
     Returns:
         ``iou_rescoring`` = gamma * sum (P_j - I_j)^2 / |A+cls u A+loc| (Eq. 10, 11) with ``config.iur``;

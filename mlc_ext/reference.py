@@ -7,13 +7,21 @@ import math
 import torch
 from torch import Tensor
 
+from .ops.match_boxes import MatchedBoxes
 from .ops.mutual_labels import IGNORED, NEGATIVE, POSITIVE, MutualLabels
+
+
+def _bin_scale(low: float, high: float) -> float:
+    """1, or 0.5 where the range or the sum of two bin edges could overflow."""
+    return 1.0 if max(abs(low), abs(high)) <= 2.0**1022 else 0.5
 
 
 def otsu_grid(values: Tensor, bins: int | None = None) -> Tensor:
     """[n] float64 values, not all equal -> [n] int64 q, their places on the group's grid (csrc/otsu.h)."""
     low, high, n = values.min().item(), values.max().item(), values.numel()
     if bins is not None:
+        scale = _bin_scale(low, high)
+        values, low, high = values * scale, low * scale, high * scale
         edges = low + torch.arange(bins + 1, dtype=torch.float64) * ((high - low) / bins)
         q = ((values - low) / (high - low) * bins).long().clamp(max=bins - 1)
         below = values < edges[q]
@@ -45,12 +53,14 @@ def otsu_threshold(values: Tensor, bins: int | None = None) -> Tensor:
     centred = (q.cumsum(0)[:-1] - below * mean).double() - below.double() * (remainder / n)
     objective = centred * centred / (below.double() * (n - below).double())
     objective[q[:-1] == q[1:]] = -1.0  # no cut between equals
-    best = int(objective.argmax())  # the first of equals: see the test that pins it
+    best = int(torch.nonzero(objective == objective.max())[0])  # the first of equals
     if bins is None:
         return (ordered[best] + 0.0).to(values.dtype)
-    low, width = ordered[0].item(), (ordered[-1] - ordered[0]).item() / bins
-    index = int(q[best])
-    return values.new_tensor(0.5 * ((low + index * width) + (low + (index + 1) * width)), dtype=values.dtype)
+    scale = _bin_scale(ordered[0].item(), ordered[-1].item())
+    low, high = ordered[0].item() * scale, ordered[-1].item() * scale
+    width, index = (high - low) / bins, int(q[best])
+    centre = (0.5 / scale) * ((low + index * width) + (low + (index + 1) * width))
+    return values.new_tensor(centre, dtype=values.dtype)
 
 
 def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bins: int | None = None) -> Tensor:
@@ -129,6 +139,56 @@ def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tens
     return _iou(boxes1, boxes2, generalized=kind == "giou")
 
 
+def match_boxes(
+    priors: Tensor,
+    gt_boxes: Tensor,
+    gt_offsets: Tensor,
+    *,
+    high: float,
+    low: float,
+    low_quality: bool = True,
+    min_forced_iou: float = 0.0,
+    crowd: Tensor | None = None,
+    crowd_iof: float = 0.5,
+) -> MatchedBoxes:
+    """See :func:`mlc_ext.match_boxes`; stores the matrix."""
+    batch, num_priors = gt_offsets.numel() - 1, priors.shape[0]
+    compute = torch.promote_types(priors.dtype, torch.float32)
+    priors, gt_boxes = priors.to(compute), gt_boxes.to(compute)
+    high, low, min_forced_iou, crowd_iof = (
+        torch.tensor(value, dtype=compute) for value in (high, low, min_forced_iou, crowd_iof)
+    )
+    labels = torch.zeros(batch, num_priors, dtype=torch.int8)
+    matched = torch.full((batch, num_priors), -1)
+    ious = torch.zeros(batch, num_priors, dtype=compute)
+    for b in range(batch):
+        gts = torch.arange(int(gt_offsets[b]), int(gt_offsets[b + 1]))
+        is_crowd = torch.zeros(len(gts), dtype=torch.bool) if crowd is None else crowd[gts]
+        objects, crowds = gts[~is_crowd], gts[is_crowd]
+        forced = torch.full((num_priors,), -1)
+        if len(objects) > 0 and num_priors > 0:
+            matrix = box_iou(priors, gt_boxes[objects])
+            ious[b] = matrix.amax(1)
+            first = (matrix == ious[b][:, None]).int().argmax(1)  # the first of equals
+            candidate = (ious[b] > 0) & (ious[b] >= low)
+            matched[b, candidate] = objects[first[candidate]]
+            for g, best in enumerate(matrix.amax(0)):
+                if low_quality and best > 0 and best >= min_forced_iou:
+                    forced[matrix[:, g] == best] = objects[g]
+        positive = (forced >= 0) | ((ious[b] >= high) & (ious[b] > 0))
+        on_crowd = torch.zeros(num_priors, dtype=torch.bool)
+        area = _extent(priors[:, :2], priors[:, 2:])
+        for k in crowds.tolist():
+            inter = _extent(
+                torch.maximum(priors[:, :2], gt_boxes[k, :2]), torch.minimum(priors[:, 2:], gt_boxes[k, 2:])
+            )
+            on_crowd |= (area > 0) & (inter >= crowd_iof * area)
+        labels[b, (matched[b] >= 0) | on_crowd] = -1
+        labels[b, positive] = 1
+        matched[b] = torch.where(forced >= 0, forced, matched[b])
+    return MatchedBoxes(labels, matched, ious)
+
+
 def rescored_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -143,7 +203,7 @@ def rescored_nms(
     """One image of :func:`mlc_ext.batched_rescored_nms` without padding -> (keep [n] int64, scores [n])."""
     compute = torch.promote_types(boxes.dtype, torch.float32)
     product = scores.to(compute) * (1 if quality is None else quality.to(compute))
-    candidates = torch.nonzero(scores > score_threshold).flatten()
+    candidates = torch.nonzero(scores.to(compute) > torch.tensor(score_threshold, dtype=compute)).flatten()
     order = candidates[product[candidates].argsort(descending=True, stable=True)][:pre_nms_top_k]
     low, high = boxes.to(compute)[:, :2], boxes.to(compute)[:, 2:]
     area = _extent(low, high)

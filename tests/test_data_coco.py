@@ -87,6 +87,18 @@ def test_images_without_boxes(tmp_path):
     assert filtered.image_ids == [1] and filtered.dropped["images without boxes"] == 2
 
 
+def test_limit_takes_the_first_images_after_filtering(tmp_path):
+    paths = write_coco(tmp_path, [box(2), box(3), box(3, (1, 1, 5, 5))])
+    assert CocoDetection(*paths, limit=2).image_ids == [1, 2]
+    filtered = CocoDetection(*paths, keep_empty=False, limit=1)
+    assert filtered.image_ids == [2] and [a["image_id"] for a in filtered.ground_truth()["annotations"]] == [
+        2
+    ]
+    assert CocoDetection(*paths, limit=99).image_ids == [1, 2, 3]
+    with pytest.raises(ValueError, match="limit must be at least 1 or None, got 0"):
+        CocoDetection(*paths, limit=0)
+
+
 @pytest.mark.parametrize(
     ("annotation", "reason"),
     [
@@ -244,6 +256,15 @@ def test_cache_and_pickle(tmp_path):
         (tmp_path / f"{k}.png").unlink()
     copy = pickle.loads(pickle.dumps(dataset))  # how a spawned worker gets it
     assert (copy[2][0] == 30).all() and not copy.broken
+
+
+def test_limit(tmp_path):
+    paths = write_coco(tmp_path, [box(1), box(3), box(3)])
+    dataset = CocoDetection(*paths, keep_empty=False, limit=1)
+    assert dataset.image_ids == [1] and len(dataset.ground_truth()["annotations"]) == 1
+    assert CocoDetection(*paths, limit=9).image_ids == [1, 2, 3]
+    with pytest.raises(ValueError, match="got 0"):
+        CocoDetection(*paths, limit=0)
 
 
 def test_indices(tmp_path):

@@ -6,11 +6,13 @@ import contextlib
 import io
 import json
 import math
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -142,12 +144,12 @@ def test_perfect_detections(tmp_path):
     result = evaluator.summarize(per_class=True)
     assert [result[key] for key in KEYS] == pytest.approx([1.0] * 9)
     per_class = result["per_class"]
-    assert per_class["c2"] == per_class["c11"] == pytest.approx(1) and math.isnan(per_class["c5"])
+    assert [per_class["c2"], per_class["c11"]] == pytest.approx([1, 1]) and math.isnan(per_class["c5"])
 
 
 def test_hand_case(tmp_path):
-    """Two objects; the best detection is a false alarm, the second finds one object with IoU 0.8, the other is missed: the
-    precision is 1/2 up to recall 1/2, at IoU thresholds to .75 (AP counts recall 0, .01, ... .5: 51 of 101 points)."""
+    """Two objects; the best detection is a false alarm, the second finds one object with IoU 0.8, the other
+    object is missed: precision 1/2 up to recall 1/2 (51 of the 101 points), as far as the IoU counts."""
     dataset = make_dataset(tmp_path, [(0, 5, (0, 0, 100, 100), 0), (1, 5, (0, 0, 100, 100), 0)])
     evaluator = CocoEvaluator(dataset)
     evaluator.update([0], [outputs_of([[200, 200, 300, 300], [0, 0, 100, 80]], [0.9, 0.5], [2, 2])])
@@ -200,6 +202,34 @@ def test_no_image_counts_twice(tmp_path):
     assert evaluator.num_images == 1 and evaluator.summarize()["AP"] == pytest.approx(1)
 
 
+def _rank(rank: int, dataset: CocoDetection, rendezvous: Path, results) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    evaluator = CocoEvaluator(dataset)
+    share = [0, 1] if rank == 0 else [2, 3, 0]  # image 0 twice: the padding of a sampler
+    evaluator.update(share, [perfect(dataset, k) for k in share])
+    alone = evaluator.summarize()["AR100"]
+    evaluator.synchronize()
+    results.put((rank, evaluator.num_images, alone, evaluator.summarize()["AR100"]))
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="this PyTorch has no torch.distributed")
+def test_ranks_come_together(tmp_path):
+    dataset = make_dataset(tmp_path, [(i, 2, (0, 0, 50, 50), 0) for i in range(4)])
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    ranks = [context.Process(target=_rank, args=(r, dataset, tmp_path / "meet", results)) for r in range(2)]
+    for process in ranks:
+        process.start()
+    found = sorted(results.get(timeout=60) for _ in ranks)
+    for process in ranks:
+        process.join()
+    assert found == [
+        (0, 4, pytest.approx(0.5), pytest.approx(1)),
+        (1, 4, pytest.approx(0.75), pytest.approx(1)),
+    ]
+
+
 def test_part_of_the_images(tmp_path):
     dataset = make_dataset(tmp_path, [(0, 2, (0, 0, 50, 50), 0), (1, 2, (0, 0, 50, 50), 0)])
     whole, part = CocoEvaluator(dataset), CocoEvaluator(dataset, image_ids=[1])
@@ -244,7 +274,7 @@ def test_counts_must_agree(tmp_path):
 
 
 def test_proposal_recall_by_brute_force(tmp_path):
-    """With objects far apart, each object's recall at a threshold is whether a proposal in the top n reaches that IoU."""
+    """With objects far apart, an object is found at a threshold if one of the top n reaches that IoU."""
     rng = np.random.default_rng(3)
     rows = [
         (i, int(rng.choice([2, 5, 11])), (100.0 * k, 100.0 * j, 60.0, 40.0), 0)

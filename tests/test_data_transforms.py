@@ -1,4 +1,4 @@
-"""Resize, flip and Compose: sizes by MMDetection's rule, boxes that follow the pixels, draws that can be repeated."""
+"""Resize, flip and Compose: MMDetection's sizes, boxes that follow the pixels, draws that can be repeated."""
 
 from __future__ import annotations
 
@@ -67,6 +67,18 @@ def test_resize_keeps_boxes_in_proportion(height, width, short, long):
     torch.testing.assert_close(
         resized["area"], (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), rtol=1e-4, atol=1e-3
     )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 80))
+def test_pixels_equal_float_interpolation(height, width, short, long):
+    """Thin images too, where PyTorch's uint8 kernel fails."""
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    resized, _ = Resize(short, long)(image, make_target([]))
+    expected = torch.nn.functional.interpolate(
+        image[None].double(), size=resized.shape[1:], mode="bilinear", antialias=True
+    )[0]
+    assert (resized.double() - expected).abs().max() <= 2.0
 
 
 @pytest.mark.parametrize("short", [30, 90, 240])

@@ -197,6 +197,10 @@ def test_focal_of_extreme_logits():
             (slope,) = torch.autograd.grad(got, single)
             (want_slope,) = torch.autograd.grad(want, double)
             torch.testing.assert_close(slope.double(), want_slope, rtol=1e-5, atol=1e-37)
+    exact = 0.5 * (25 + math.log1p(math.exp(-25)))  # torch's softplus is linear from 20 on
+    x = torch.tensor([[25.0]], dtype=torch.float64)
+    got = losses.sigmoid_focal_loss(x, torch.tensor([0]), alpha=0.5, gamma=0.0)
+    assert got.item() == pytest.approx(exact, rel=1e-15, abs=0)
     labels = torch.ones(column.shape[0], dtype=torch.int64)
     for dtype in (torch.float16, torch.bfloat16):
         half = column.to(dtype).requires_grad_()
@@ -366,7 +370,7 @@ def test_normaliser_of_one_process():
 
 def _one_rank(rank, port, results):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    count = torch.tensor(5 * rank)  # one rank without a positive
+    count = torch.tensor(5.0 * rank)  # one rank without a positive
     results[rank, 0] = losses.normaliser(count)
     results[rank, 1] = losses.normaliser(torch.tensor(rank))  # mean 1/2
     results[rank, 2] = count

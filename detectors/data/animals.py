@@ -1,5 +1,4 @@
-"""Draws the actors of the generated scenes: animals whose class shows only in a badge on the head, and
-clutter.
+"""Draws the actors of the generated scenes: clutter, and animals whose class is only in a badge on the head.
 
 Lengths are in drawing pixels (the scene draws larger than it shows, see `detectors.data.scenes`).
 """
@@ -8,6 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +49,7 @@ class Sprite:
 
 def muted_colour(rng: np.random.Generator) -> tuple[int, int, int]:
     """A natural colour: any hue, little saturation, so that no body looks like a badge."""
-    r, g, b = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.05, 0.42), rng.uniform(0.2, 0.95))
+    r, g, b = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.0, 0.28), rng.uniform(0.2, 0.9))
     return int(255 * r), int(255 * g), int(255 * b)
 
 
@@ -73,7 +73,7 @@ def _ribbon(path: np.ndarray, widths: np.ndarray) -> np.ndarray:
 
 def _draw_badge(
     draw: ImageDraw.ImageDraw,
-    to_canvas,
+    to_canvas: Callable[[np.ndarray], list[tuple[float, float]]],
     centre: tuple[float, float],
     radius: float,
     pattern: str,
@@ -88,31 +88,18 @@ def _draw_badge(
     fill(_ellipse(cx, cy, radius, radius), colour)
     r = radius
     if pattern == "spot":
-        fill(_ellipse(cx, cy, 0.45 * r, 0.45 * r), ink)
+        fill(_ellipse(cx, cy, 0.38 * r, 0.38 * r), ink)
     elif pattern == "ring":
-        fill(_ellipse(cx, cy, 0.8 * r, 0.8 * r), ink)
-        fill(_ellipse(cx, cy, 0.5 * r, 0.5 * r), colour)
+        fill(_ellipse(cx, cy, 0.72 * r, 0.72 * r), ink)
+        fill(_ellipse(cx, cy, 0.48 * r, 0.48 * r), colour)
     elif pattern == "wedge":
-        fill(np.array([[cx + 0.8 * r, cy], [cx - 0.5 * r, cy + 0.7 * r], [cx - 0.5 * r, cy - 0.7 * r]]), ink)
+        fill(np.array([[cx + 0.6 * r, cy], [cx - 0.4 * r, cy + 0.5 * r], [cx - 0.4 * r, cy - 0.5 * r]]), ink)
     else:  # a cross is two bars at right angles, bars are two side by side
-        bars = (
-            [(0.0, 0.0, 0.8, 0.2), (0.0, 0.0, 0.2, 0.8)]
-            if pattern == "cross"
-            else [(-0.35, 0.0, 0.16, 0.72), (0.35, 0.0, 0.16, 0.72)]
-        )
-        for dx, dy, hx, hy in bars:
-            x, y = cx + dx * r, cy + dy * r
-            fill(
-                np.array(
-                    [
-                        [x - hx * r, y - hy * r],
-                        [x + hx * r, y - hy * r],
-                        [x + hx * r, y + hy * r],
-                        [x - hx * r, y + hy * r],
-                    ]
-                ),
-                ink,
-            )
+        cross, pair = [(0, 0, 0.7, 0.15), (0, 0, 0.15, 0.7)], [(-0.35, 0, 0.13, 0.7), (0.35, 0, 0.13, 0.7)]
+        bars = cross if pattern == "cross" else pair
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        for dx, dy, hx, hy in bars:  # centre and half sides, in radii
+            fill(np.array(centre) + r * (np.array([dx, dy]) + corners * (hx, hy)), ink)
 
 
 def draw_animal(rng: np.random.Generator, length: float, badge: tuple[str, str] | None) -> Sprite:
@@ -123,7 +110,7 @@ def draw_animal(rng: np.random.Generator, length: float, badge: tuple[str, str] 
     body_colour = muted_colour(rng)
     coat = _shade(body_colour, rng.choice([0.6, 0.75, 1.3]))
     limb_colour = _shade(body_colour, rng.uniform(0.55, 0.85))
-    head_r, body_rx, body_ry = rng.uniform(0.12, 0.15), rng.uniform(0.17, 0.22), rng.uniform(0.11, 0.17)
+    head_r, body_rx, body_ry = rng.uniform(0.15, 0.18), rng.uniform(0.17, 0.21), rng.uniform(0.12, 0.17)
     bend, tail_end = rng.uniform(0.0, 0.22), rng.uniform(0.0, 0.25)
     head = (0.5 - head_r, side * bend)
     body_x = head[0] - head_r - body_rx + 0.07
@@ -144,7 +131,7 @@ def draw_animal(rng: np.random.Generator, length: float, badge: tuple[str, str] 
     if rng.uniform() < 0.6:  # a fan at the tip
         parts.append((_ellipse(-0.45, tail[-1, 1], 0.055, rng.uniform(0.05, 0.11)), coat))
     for hip in body_x + np.linspace(-0.6, 0.6, rng.integers(1, 3)) * body_rx:
-        spread = rng.uniform(0.16, 0.36)
+        spread = rng.uniform(0.18, 0.32)
         for way in (-1.0, 1.0):
             sweep = rng.uniform(-0.16, 0.08)
             limb = np.stack([hip + sweep * along, way * spread * along], axis=1)

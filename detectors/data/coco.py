@@ -40,11 +40,11 @@ class CocoDetection(Dataset):
         annotation_file: the JSON.
         transforms: called as `transforms(image, target)`, returns both.
         keep_empty: keep images without a non-crowd box (they train as pure background).
-        strict: raise on a missing or broken image. Otherwise missing images are left out at the start, and an
-        image found
-            broken at load is replaced by the next readable one (its id with it): warned of once, counted in
-            `broken` (in each worker process for itself), never the end of a run.
+        strict: raise on a missing or broken image. Otherwise missing images are left out at the start, and
+            one found broken at load is replaced by the next readable one (its id with it): warned of once,
+            counted in `broken` (in each worker process for itself), never the end of a run.
         cache: read all files into memory at the start (encoded, as they are on disk).
+        limit: use only the first so many images by id, after all filtering; None for all.
 
     Attributes:
         num_classes: count of categories.
@@ -55,8 +55,9 @@ class CocoDetection(Dataset):
         broken: {file name: why} of images found unreadable so far.
 
     Raises:
-        ValueError: the JSON is not COCO detection data (says what is missing), or a file name leads out of
-        `image_dir`. FileNotFoundError: no such file or folder; no image at all; in `strict` mode, any image.
+        ValueError: the JSON is not COCO detection data (says what is missing), a file name leads out of
+            `image_dir`, or `limit` is below 1.
+        FileNotFoundError: no such file or folder; no image at all; in `strict` mode, any image.
     """
 
     def __init__(
@@ -68,7 +69,10 @@ class CocoDetection(Dataset):
         keep_empty: bool = True,
         strict: bool = False,
         cache: bool = False,
+        limit: int | None = None,
     ):
+        if limit is not None and limit < 1:
+            raise ValueError(f"CocoDetection: limit must be at least 1 or None, got {limit}")
         self.image_dir, self.annotation_file = Path(image_dir), Path(annotation_file)
         self.transforms, self.keep_empty, self.strict = transforms, keep_empty, strict
         if not self.image_dir.is_dir():
@@ -96,7 +100,7 @@ class CocoDetection(Dataset):
             images = {key: entry for key, entry in images.items() if key in with_objects}
         if not images:
             raise ValueError(f"{self.annotation_file}: no image left to use ({dict(self.dropped)})")
-        self._store(images, rows)
+        self._store(dict(list(images.items())[:limit]), rows)
         self._cache: list[bytes | None] | None = None
         if cache:
             self._cache = [self._read_quietly(index) for index in range(len(self))]

@@ -44,8 +44,7 @@ class _Collector:
         output stays).
 
         Raises:
-            ValueError: unknown image, shapes that do not agree, an unknown label, or values that are not
-            finite.
+            ValueError: unknown image or label, shapes that do not agree, or a value that is not finite.
         """
         if len(image_ids) != len(outputs):
             raise ValueError(f"update got {len(image_ids)} image ids and {len(outputs)} outputs")

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 from .animals import MAX_CLASSES, class_badge
 from .scenes import Scene, draw_scene
 
-GENERATOR_VERSION = 1  # raise it whenever a pixel or a box of any scene changes
+GENERATOR_VERSION = 2  # raise it whenever a pixel or a box of any scene changes
 MARKER = "generated.json"
 _NAME = "mlc generated animals"
 _SPLITS = ("train", "val")

@@ -250,8 +250,8 @@ def build_loader(
 
     Args:
         dataset: map-style; `aspect_ratios()` of `CocoDetection` is needed for grouping only.
-        group_by_aspect: keep portrait and landscape apart; by default when shuffling, if the data set can
-        tell. rank, world_size: this process's share. Without `drop_last`, ranks may see a few images twice.
+        group_by_aspect: keep portrait and landscape apart; by default when shuffling, if the set can tell.
+        rank, world_size: this process's share. Without `drop_last`, ranks may see a few images twice.
     """
     if num_workers < 0:
         raise ValueError(f"num_workers must not be negative, got {num_workers}")

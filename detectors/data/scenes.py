@@ -21,9 +21,9 @@ from PIL import Image
 from .animals import Sprite, class_badge, draw_animal, draw_clutter, muted_colour
 
 SUPERSAMPLE = 4
-MIN_VISIBLE = 0.5  # of an animal's area, or it is not placed; nothing placed later may hide more
+MIN_VISIBLE = 0.6  # of an animal's area, or it is not placed; nothing placed later may hide more
 MIN_BADGE_VISIBLE = 0.8  # the class must be there to see
-MIN_LENGTH = 20.0  # pixels, tail to head
+MIN_LENGTH = 24.0  # pixels, tail to head
 MAX_LENGTH_FRACTION = 0.9  # of the image's side
 
 
@@ -141,7 +141,7 @@ def _background(rng: np.random.Generator, size: int) -> Image.Image:
     tint = 0.25 * np.stack([noise(3) + noise(9) for _ in range(3)], axis=-1)
     low, high = (np.array(muted_colour(rng), dtype=np.float32) for _ in range(2))
     blend = 1 / (1 + np.exp(-rng.uniform(1.0, 3.5) * texture))[..., None]
-    picture = low + (high - low) * blend + 30 * tint
+    picture = low + 0.7 * (high - low) * blend + 20 * tint
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
 
 
@@ -175,7 +175,7 @@ def draw_scene(rng: np.random.Generator, size: int, num_classes: int) -> Scene:
     shortest, longest = MIN_LENGTH * SUPERSAMPLE, max(MIN_LENGTH, MAX_LENGTH_FRACTION * size) * SUPERSAMPLE
 
     def length() -> float:
-        return shortest + (longest - shortest) * rng.uniform() ** 1.25
+        return shortest + (longest - shortest) * rng.uniform() ** 1.1
 
     def anywhere(extent: float) -> tuple[int, int]:
         x, y = rng.uniform(0, full, 2) - extent / 2
@@ -185,7 +185,7 @@ def draw_scene(rng: np.random.Generator, size: int, num_classes: int) -> Scene:
         colour, mask = draw_clutter(rng, rng.uniform(smallest, 0.4) * full)
         canvas.cover(colour, mask, anywhere(mask.width))
 
-    for _ in range(rng.integers(3, 9)):
+    for _ in range(rng.integers(2, 7)):
         add_clutter(0.06)
     if rng.uniform() < 0.25:
         plain = draw_animal(rng, length(), None)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._errors import call, choice
+from .._errors import call, choice, detached
 from ._register import float32_under_autocast
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
@@ -73,8 +73,8 @@ def mutual_labels(
     return MutualLabels(
         *call(
             torch.ops.mlc_ext.mutual_labels,
-            scores.detach(),
-            ious.detach(),
+            detached("mutual_labels", "scores", scores),
+            detached("mutual_labels", "ious", ious),
             segment_ids,
             baseline_labels.to(torch.int8),
             num_segments,

@@ -48,5 +48,10 @@ def _backward(ctx, grad):
     return *torch.ops.mlc_ext.paired_box_iou_backward(grad, boxes1, boxes2, ctx.generalized), None
 
 
+def _double_backward(ctx, *grads):
+    raise NotImplementedError("paired_box_iou: double backward is not provided")
+
+
 torch.library.register_autograd("mlc_ext::paired_box_iou", _backward, setup_context=_setup_context)
+torch.library.register_autograd("mlc_ext::paired_box_iou_backward", _double_backward)
 float32_under_autocast("paired_box_iou")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._errors import call
+from .._errors import call, detached, limit
 from ._register import float32_under_autocast
 
 
@@ -44,11 +44,12 @@ def rescored_nms(
 
     Source: paper section 3.2 (IoU rescoring at test).
     """
+    op = "rescored_nms"
     return call(
         torch.ops.mlc_ext.rescored_nms,
-        boxes.detach(),
-        scores.detach(),
-        None if quality is None else quality.detach(),
+        detached(op, "boxes", boxes),
+        detached(op, "scores", scores),
+        None if quality is None else detached(op, "quality", quality),
         labels,
         iou_threshold,
     )
@@ -81,20 +82,18 @@ def batched_rescored_nms(
     Raises:
         As :func:`rescored_nms`.
     """
-    for name, value in (("pre_nms_top_k", pre_nms_top_k), ("max_detections", max_detections)):
-        if value is not None and value < 0:
-            raise ValueError(f"batched_rescored_nms: {name} must not be negative, got {value}")
+    op = "batched_rescored_nms"
     return NmsResult(
         *call(
             torch.ops.mlc_ext.batched_rescored_nms,
-            boxes.detach(),
-            scores.detach(),
-            None if quality is None else quality.detach(),
+            detached(op, "boxes", boxes),
+            detached(op, "scores", scores),
+            None if quality is None else detached(op, "quality", quality),
             labels,
             iou_threshold,
             score_threshold,
-            -1 if pre_nms_top_k is None else pre_nms_top_k,
-            -1 if max_detections is None else max_detections,
+            limit(op, "pre_nms_top_k", pre_nms_top_k),
+            limit(op, "max_detections", max_detections),
         )
     )
 

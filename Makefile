@@ -1,0 +1,85 @@
+# Everything from a bare machine with Python >= 3.10 and a C++ compiler: `make demo` or `make test`. The first call makes
+# .venv and builds; later ones reuse it. No other torch than $(TORCH) is installed: others bring several GB.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+JOBS ?= 2
+DEMO_ARGS ?= --compare
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+CMAKE := $(or $(shell command -v cmake),$(VENV)/bin/cmake)
+SOURCES := setup.py pyproject.toml mlc_ext/_build_flags.py mlc_ext/_version.py \
+  $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+# Workers share the cores: one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
+
+.PHONY: help venv build demo test test-slow lint bench cuda-compile cmake wheel develop sanitize clean distclean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.torch  ## make .venv with the one torch
+
+build: $(VENV)/.built  ## compile the operators and install the package in .venv, editable
+
+demo: build  ## train and compare the detectors on small images (DEMO_ARGS=...)
+	$(PY) detectors/train.py $(DEMO_ARGS)
+
+test: build  ## the fast tests (TEST_ARGS=...)
+	$(PYTEST) -n $(JOBS) -m "not slow" $(TEST_ARGS)
+
+test-slow: build  ## the slow tests
+	$(PYTEST) -n $(JOBS) -m slow $(TEST_ARGS)
+
+lint: build  ## ruff
+	$(PY) -m ruff check .
+
+bench: build  ## operators against their peers (BENCH_ARGS=...)
+	$(PY) benchmarks/run.py $(BENCH_ARGS)
+
+cuda-compile: build  ## compile every .cu with nvcc, warnings are errors; no GPU needed
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash tools/compile_cuda.sh
+
+cmake: build $(CMAKE)  ## configure, build and ctest the operators without Python, in build/cmake
+	$(CMAKE) -S . -B build/cmake -DPython3_EXECUTABLE="$(CURDIR)/$(PY)" -DCMAKE_BUILD_TYPE=Release
+	env -u MAKEFLAGS -u MAKELEVEL $(CMAKE) --build build/cmake --parallel $(JOBS)
+	$(dir $(CMAKE))ctest --test-dir build/cmake --output-on-failure
+
+wheel: build  ## build a wheel and try it, and an sdist's contents, in a clean environment
+	bash tools/check_wheel.sh $(PY)
+
+develop: build  ## `python setup.py develop`, and that it brings no second torch
+	bash tools/check_develop.sh $(PY)
+
+sanitize: build  ## the operators' tests under ASan + UBSan, then TSan
+	bash tools/sanitize.sh $(PY)
+
+clean:  ## remove what was built, keep .venv
+	rm -rf build dist *.egg-info mlc_ext/*.so $(VENV)/.built
+
+distclean: clean  ## remove .venv too
+	rm -rf $(VENV)
+
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python >= 3.10 is needed, $(PYTHON) is " + sys.version.split()[0] + ": use make PYTHON=python3.x")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo 'The Python has no venv module: on Debian, apt-get install python3-venv' >&2; exit 1; }
+	@command -v "$${CXX:-c++}" > /dev/null || { echo "No C++ compiler ($${CXX:-c++}): on Debian, apt-get install g++, or set CXX" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -qq $(TORCH) 'setuptools>=77' ninja
+	@touch $@
+
+# Named again beside the dependencies, torch stays as it is.
+$(VENV)/.built: $(VENV)/.torch $(SOURCES)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) install -qq --no-build-isolation $(TORCH) -e '.[test,pretrained]'
+	@touch $@
+
+$(VENV)/bin/cmake: | $(VENV)/.torch
+	$(PIP) install -qq 'cmake>=3.25'

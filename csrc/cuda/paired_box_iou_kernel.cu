@@ -1,0 +1,58 @@
+#include "paired_box_iou.cuh"
+
+#include "launch.h"
+
+namespace mlc::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+Tensor paired_box_iou(const Tensor& boxes1, const Tensor& boxes2, bool generalized) {
+  check_paired_box_iou("paired_box_iou", boxes1, boxes2);
+  const DeviceGuard guard(boxes1.get_device_index());
+  const Tensor a = vector_aligned(boxes1), b = vector_aligned(boxes2);
+  const int64_t n = a.size(0);
+  Tensor out = new_empty(boxes1, {n}, boxes1.scalar_type());
+  if (n == 0) return out;
+  dispatch_floating(boxes1.scalar_type(), [&](auto tag) {
+    using scalar_t = decltype(tag);
+    paired_box_iou_kernel<compute_t<scalar_t>><<<strided_blocks(n, kThreads), kThreads, 0, current_stream(boxes1)>>>(
+        a.const_data_ptr<scalar_t>(), b.const_data_ptr<scalar_t>(), n, generalized, out.mutable_data_ptr<scalar_t>());
+  });
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+std::tuple<Tensor, Tensor> paired_box_iou_backward(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2,
+                                                   bool generalized) {
+  constexpr const char* op = "paired_box_iou_backward";
+  check_paired_box_iou(op, boxes1, boxes2);
+  check_dim(op, "grad", grad, 1);
+  MLC_CHECK_VALUE(grad.size(0) == boxes1.size(0), op, "grad must have shape [", boxes1.size(0), "], got ",
+                  shape_of(grad));
+  check_dtype(op, "grad", grad, boxes1.scalar_type());
+  check_same_device(op, "grad", grad, "boxes1", boxes1);
+  const DeviceGuard guard(boxes1.get_device_index());
+  const Tensor g = torch::stable::contiguous(grad), a = vector_aligned(boxes1), b = vector_aligned(boxes2);
+  const int64_t n = a.size(0);
+  Tensor grad1 = new_empty(boxes1, {n, 4}, boxes1.scalar_type());
+  Tensor grad2 = new_empty(boxes1, {n, 4}, boxes1.scalar_type());
+  if (n == 0) return {grad1, grad2};
+  dispatch_floating(boxes1.scalar_type(), [&](auto tag) {
+    using scalar_t = decltype(tag);
+    paired_box_iou_backward_kernel<compute_t<scalar_t>>
+        <<<strided_blocks(n, kThreads), kThreads, 0, current_stream(boxes1)>>>(
+            g.const_data_ptr<scalar_t>(), a.const_data_ptr<scalar_t>(), b.const_data_ptr<scalar_t>(), n, generalized,
+            grad1.mutable_data_ptr<scalar_t>(), grad2.mutable_data_ptr<scalar_t>());
+  });
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return {grad1, grad2};
+}
+
+}  // namespace
+}  // namespace mlc::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(mlc_ext, CUDA, m) {
+  m.impl("paired_box_iou", TORCH_BOX(&mlc::cuda::paired_box_iou));
+  m.impl("paired_box_iou_backward", TORCH_BOX(&mlc::cuda::paired_box_iou_backward));
+}

@@ -1,0 +1,296 @@
+"""The divergence metric: does the score that a detector ranks by rise with the IoU of its boxes?
+
+Spearman's rank correlation between both (the paper's Tables 1 and 2, Sect. 4.2), over the predictions
+before NMS. The paper leaves the protocol open; :class:`Divergence` reports two readings of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from .ops import box_iou
+
+__all__ = ["Divergence", "segmented_spearman", "spearman"]
+
+# Entries of the largest IoU matrix held at a time: 64 MiB of float32.
+_MATRIX_ENTRIES = 2**24
+
+
+def spearman(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
+    """Spearman's rank correlation of two [N] samples: :func:`segmented_spearman` of a single group."""
+    x, y = (v if isinstance(v, Tensor) else torch.from_numpy(np.array(v, dtype=np.float64)) for v in (x, y))
+    rho, _ = segmented_spearman(x, y, torch.zeros(len(x), dtype=torch.int64, device=x.device), 1)
+    return rho.item()
+
+
+@torch.no_grad()
+def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
+    """Spearman's rank correlation of every group of pairs; equal values share the average of their ranks.
+
+    Ranks are multiples of 1/2, so the sums are exact, in any order, for groups of up to 2^18 pairs.
+
+    Args:
+        x: [N] real numbers. Compared as float64.
+        y: [N] the same.
+        segment_ids: [N] int64, the group of each pair in [0, num_segments), -1 for none. In any order.
+        num_segments: K, the number of groups.
+
+    Returns:
+        rho: [K] float64 in [-1, 1]; NaN where undefined: fewer than 2 pairs, x or y constant, or a NaN.
+        n: [K] int64, the number of pairs of each group.
+
+    Raises:
+        TypeError: segment_ids are not int64. ValueError: shapes disagree or an id is out of range.
+
+    Source: Spearman 1904; agrees with ``scipy.stats.spearmanr``.
+    """
+    if x.dim() != 1 or x.shape != y.shape or x.shape != segment_ids.shape:
+        shapes = ", ".join(str(list(t.shape)) for t in (x, y, segment_ids))
+        raise ValueError(f"segmented_spearman: x, y and segment_ids must have one shape [N], got {shapes}")
+    if segment_ids.dtype != torch.int64:
+        raise TypeError(f"segmented_spearman: segment_ids must be int64, got {segment_ids.dtype}")
+    if num_segments < 0:
+        raise ValueError(f"segmented_spearman: num_segments must not be negative, got {num_segments}")
+    wrong = segment_ids[(segment_ids < -1) | (segment_ids >= num_segments)]
+    if wrong.numel() > 0:
+        raise ValueError(f"segmented_spearman: segment_ids must be in -1..{num_segments - 1}, got {wrong[0]}")
+    member = segment_ids >= 0
+    x, y, segments = x[member], y[member], segment_ids[member]
+    n = torch.bincount(segments, minlength=num_segments)
+    a, b = (_centred_ranks(v.double(), segments, n) for v in (x, y))
+    sums = torch.zeros(3, num_segments, dtype=torch.float64, device=x.device)
+    covariance, variance_x, variance_y = sums.index_add_(1, segments, torch.stack((a * b, a * a, b * b)))
+    return (covariance / (variance_x * variance_y).sqrt()).clamp(-1, 1), n  # undefined: 0 / 0
+
+
+def _centred_ranks(values: Tensor, segments: Tensor, n: Tensor) -> Tensor:
+    """[N] twice (average rank within the segment - mean rank): whole numbers in float64; NaN for a NaN.
+
+    n: [K] sizes of the segments.
+    """
+    order = _order(values, segments)
+    ordered, group = values[order], segments[order]
+    starts_run = torch.ones_like(group, dtype=torch.bool)
+    starts_run[1:] = (ordered[1:] != ordered[:-1]) | (group[1:] != group[:-1])
+    run = starts_run.cumsum(0) - 1
+    length = torch.bincount(run)
+    first = length.cumsum(0) - length  # place of a run's first value among all
+    rank_of_run = 2 * first + length - 1  # twice the average of first .. first + length - 1
+    offset = 2 * (n.cumsum(0) - n) + n - 1  # twice the mean place of a segment
+    ranks = torch.empty_like(values)
+    ranks[order] = (rank_of_run[run] - offset[group]).double()
+    return ranks.masked_fill_(values.isnan(), math.nan)
+
+
+def _order(values: Tensor, segments: Tensor, *, descending: bool = False) -> Tensor:
+    """[N] indices that sort by (segment, value, index)."""
+    order = values.argsort(descending=descending, stable=True)
+    return order[segments[order].argsort(stable=True)]
+
+
+class Divergence:
+    """Rank correlation of score and IoU over a data set, in two protocols.
+
+    A prediction before NMS is a box with a score for each class. For every class c it is matched to the gt
+    of class c that its box overlaps most, the first of equals. IoU 0 with all of them is no match: such a
+    box says nothing about how well a gt is located. Crowd boxes take no part.
+
+    - per gt: rho of each gt's ``top_k`` matched predictions of highest score (of equal scores those of
+      lower index), without any threshold; then the mean over gts. A gt where rho is undefined (fewer than
+      2 matches, or all scores or all IoUs equal) is skipped and counted as such.
+    - pooled: one rho over all matched pairs (prediction, class) of the data set with score >
+      ``score_threshold`` and IoU >= ``iou_threshold``.
+
+    Example (distributed: every rank updates with its own images)::
+
+        divergence = Divergence()
+        for predictions, targets in images:
+            divergence.update(predictions, targets)
+        states = [None] * world_size
+        torch.distributed.all_gather_object(states, divergence.state_dict())
+        total = Divergence()
+        for state in states:
+            total.merge(Divergence.from_state_dict(state))
+        total.compute()
+
+    Args:
+        top_k: predictions of a gt in the first protocol, >= 2.
+        score_threshold: of the second protocol, exclusive; applies to ``raw_scores`` where they are given.
+        iou_threshold: of the second protocol, inclusive.
+    """
+
+    def __init__(self, *, top_k: int = 50, score_threshold: float = 0.05, iou_threshold: float = 0.5) -> None:
+        if top_k < 2:
+            raise ValueError(f"Divergence: top_k must be at least 2, got {top_k}")
+        self.top_k = top_k
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every image."""
+        self._rhos: list[Tensor] = []  # [K_i] float64 of an image's gts, NaN for skipped
+        self._scores: list[Tensor] = []  # [M_i] float64, pooled pairs
+        self._ious: list[Tensor] = []
+
+    @torch.no_grad()
+    def update(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+        """Adds one image.
+
+        Args:
+            predictions: before NMS. ``boxes`` [P, 4] xyxy; ``scores`` [P, C], what the detector ranks by:
+                the class score, times predicted IoU or centerness where it has them; optional
+                ``raw_scores`` [P, C], the class scores that the detector thresholds, if they are not the
+                ones it ranks by.
+            targets: ``boxes`` [K, 4] in the coordinates of the predictions; ``labels`` [K] int64 in 1..C;
+                optional ``iscrowd`` [K]. On any device.
+
+        Raises:
+            TypeError: labels are not int64. ValueError: shapes disagree, a label is out of range, or a
+            prediction is NaN or infinite.
+        """
+        boxes, scores = _float32(predictions["boxes"]), _float32(predictions["scores"])
+        raw_scores = predictions.get("raw_scores")
+        raw_scores = scores if raw_scores is None else _float32(raw_scores)
+        _check_predictions(boxes, scores, raw_scores)
+        gt_boxes, gt_labels = _countable_gts(targets, boxes, num_classes=scores.shape[1])
+        if gt_labels.numel() == 0:
+            return
+        pairs = [
+            self._pairs_of_class(label, boxes, scores, raw_scores, gt_boxes, gt_labels)
+            for label in gt_labels.unique().tolist()
+        ]
+        gts, pair_scores, ious, pooled = (torch.cat(column) for column in zip(*pairs, strict=True))
+        order = _order(pair_scores, gts, descending=True)
+        count = torch.bincount(gts, minlength=gt_labels.numel())
+        place = torch.arange(order.numel(), device=order.device) - (count.cumsum(0) - count)[gts[order]]
+        top = order[place < self.top_k]
+        rho, _ = segmented_spearman(pair_scores[top], ious[top], gts[top], gt_labels.numel())
+        self._rhos.append(rho.cpu())
+        self._scores.append(pair_scores[pooled].double().cpu())
+        self._ious.append(ious[pooled].double().cpu())
+
+    def _pairs_of_class(
+        self,
+        label: int,
+        boxes: Tensor,
+        scores: Tensor,
+        raw_scores: Tensor,
+        gt_boxes: Tensor,
+        gt_labels: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Matched predictions of one class -> (gt index, score, IoU, whether it is pooled), [M] each."""
+        of_class = torch.nonzero(gt_labels == label).flatten()
+        ious, gts = _best_gt(boxes, gt_boxes[of_class])
+        matched = torch.nonzero(ious > 0).flatten()
+        ious, gts = ious[matched], of_class[gts[matched]]
+        pooled = (raw_scores[matched, label - 1] > self.score_threshold) & (ious >= self.iou_threshold)
+        return gts, scores[matched, label - 1], ious, pooled
+
+    def compute(self) -> dict[str, float | int]:
+        """Both protocols over all images so far.
+
+        Returns:
+            ``per_gt``: mean rho over gts, NaN without any; ``per_gt_count``: gts in that mean;
+            ``per_gt_skipped``: gts where rho is undefined; ``pooled``: rho of the pooled pairs, NaN where
+            undefined; ``pooled_count``: their number.
+        """
+        state = self.state_dict()
+        rhos = state["rhos"]
+        defined = rhos[~rhos.isnan()]
+        return {
+            "per_gt": defined.mean().item(),
+            "per_gt_count": defined.numel(),
+            "per_gt_skipped": rhos.numel() - defined.numel(),
+            "pooled": spearman(state["scores"], state["ious"]),
+            "pooled_count": state["scores"].numel(),
+        }
+
+    def merge(self, other: Divergence) -> Divergence:
+        """Adds the images of another accumulator of the same settings, which is left as it is -> self."""
+        if self._settings() != other._settings():
+            raise ValueError(f"Divergence.merge: settings differ: {self._settings()} and {other._settings()}")
+        rhos, scores, ious = list(other._rhos), list(other._scores), list(other._ious)  # other may be self
+        self._rhos += rhos
+        self._scores += scores
+        self._ious += ious
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings and CPU tensors: all that :meth:`from_state_dict` needs, on another process or later."""
+        empty = torch.zeros(0, dtype=torch.float64)
+        return {
+            "settings": self._settings(),
+            "rhos": torch.cat([empty, *self._rhos]),
+            "scores": torch.cat([empty, *self._scores]),
+            "ious": torch.cat([empty, *self._ious]),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Divergence:
+        """The accumulator that ``state`` was taken from."""
+        divergence = cls(**state["settings"])
+        divergence._rhos, divergence._scores, divergence._ious = (
+            [state[name].clone()] for name in ("rhos", "scores", "ious")
+        )
+        return divergence
+
+    def _settings(self) -> dict[str, float | int]:
+        return {
+            "top_k": self.top_k,
+            "score_threshold": self.score_threshold,
+            "iou_threshold": self.iou_threshold,
+        }
+
+
+def _best_gt(boxes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """[P, 4], [K, 4] -> (largest IoU [P], the first gt that has it [P]), holding a slice of the matrix."""
+    rows = max(1, _MATRIX_ENTRIES // len(gt_boxes))
+    best = [box_iou(part, gt_boxes).max(1) for part in boxes.split(rows)]
+    return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
+
+
+def _float32(x: Tensor) -> Tensor:
+    """At least float32: IoUs and scores in half would tie."""
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check_predictions(boxes: Tensor, scores: Tensor, raw_scores: Tensor) -> None:
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"Divergence: predicted boxes must have shape [P, 4], got {list(boxes.shape)}")
+    if scores.dim() != 2 or len(scores) != len(boxes):
+        raise ValueError(f"Divergence: scores must have shape [{len(boxes)}, C], got {list(scores.shape)}")
+    if raw_scores.shape != scores.shape:
+        raise ValueError(
+            f"Divergence: raw_scores must have shape {list(scores.shape)}, got {list(raw_scores.shape)}"
+        )
+    for name, x in (("predicted boxes", boxes), ("scores", scores), ("raw_scores", raw_scores)):
+        wrong = x[~x.isfinite()]
+        if wrong.numel() > 0:
+            raise ValueError(f"Divergence: {name} must be finite, got {wrong[0]} ({wrong.numel()} in all)")
+
+
+def _countable_gts(targets: Mapping[str, Tensor], like: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Boxes [K, 4], as ``like`` in dtype and device, and labels [K] of the gts that are not crowd."""
+    boxes, labels = targets["boxes"].detach().to(like), targets["labels"].to(like.device)
+    if labels.dim() != 1 or boxes.shape != (len(labels), 4):
+        shapes = f"{list(boxes.shape)} and {list(labels.shape)}"
+        raise ValueError(f"Divergence: gt boxes must have shape [K, 4] and labels [K], got {shapes}")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"Divergence: labels must be int64, got {labels.dtype}")
+    wrong = labels[(labels < 1) | (labels > num_classes)]
+    if wrong.numel() > 0:
+        raise ValueError(f"Divergence: labels must be in 1..{num_classes}, got {wrong[0]}")
+    if (iscrowd := targets.get("iscrowd")) is None:
+        return boxes, labels
+    if iscrowd.shape != labels.shape:
+        raise ValueError(f"Divergence: iscrowd must have shape [{len(labels)}], got {list(iscrowd.shape)}")
+    keep = ~iscrowd.to(like.device).bool()
+    return boxes[keep], labels[keep]

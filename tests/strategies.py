@@ -1,0 +1,88 @@
+"""Inputs of the operator tests: hypothesis strategies, and comparisons that count every bit."""
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+dtypes = st.sampled_from(DTYPES)
+seeds = st.integers(0, 2**31 - 1)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def same_bits(actual: Tensor, expected: Tensor) -> None:
+    """Equal in shape, type and every bit (so -0 is not 0); a NaN equals a NaN."""
+    actual, expected = actual.cpu(), expected.cpu()
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+    if not expected.dtype.is_floating_point:
+        assert torch.equal(actual, expected), (actual, expected)
+        return
+    assert torch.equal(actual.isnan(), expected.isnan()), (actual, expected)
+    bits = BITS[expected.element_size()]
+    unlike = (actual.view(bits) != expected.view(bits)) & ~expected.isnan()
+    assert not unlike.any(), (unlike.nonzero().flatten()[:8], actual[unlike][:8], expected[unlike][:8])
+
+
+def on(device: str, *tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.to(device) for t in tensors]
+
+
+# Values from pools where ties, near-ties and extremes are common, not rare.
+value_pools = st.sampled_from(
+    [
+        st.integers(0, 4).map(lambda i: i / 4),
+        st.integers(0, 1024).map(lambda i: i / 1024),
+        st.floats(0, 1, width=16),
+        st.floats(0, 1, width=32),
+        st.floats(-60000, 60000, width=16),
+        st.sampled_from([0.0, -0.0, 1.0, 1.0 - 2.0**-11, 2.0**-14, 5.9604644775390625e-08, -3.5, 60000.0]),
+    ]
+)
+
+
+@st.composite
+def segments(draw, max_size: int = 48, max_groups: int = 5) -> tuple[list[float], list[int], int]:
+    """Values, their groups (-1: none) in any order, and how many groups there are."""
+    num_groups = draw(st.integers(0, max_groups))
+    member = st.tuples(draw(value_pools), st.integers(-1, num_groups - 1))
+    members = draw(st.lists(member, max_size=max_size))
+    return [v for v, _ in members], [k for _, k in members], num_groups
+
+
+def as_tensors(values: list[float], ids: list[int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    return torch.tensor(values, dtype=torch.float64).to(dtype), torch.tensor(ids, dtype=torch.int64)
+
+
+coordinates = st.sampled_from(
+    [
+        st.integers(0, 12).map(float),
+        st.integers(-100, 900).map(float),
+        st.floats(-50, 1000, width=16),
+        st.floats(-50, 1000, width=32),
+    ]
+)
+
+
+@st.composite
+def box_lists(draw, min_size: int = 0, max_size: int = 12, inverted: bool = True) -> list[list[float]]:
+    """xyxy boxes; some repeat, touch, are empty and (unless told otherwise) inverted."""
+    coordinate = draw(coordinates)
+    corners = draw(st.lists(st.tuples(*[coordinate] * 4), min_size=min_size, max_size=max_size))
+    if inverted:
+        return [list(box) for box in corners]
+    return [[min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)] for x1, y1, x2, y2 in corners]
+
+
+def as_boxes(boxes: list[list[float]], dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4).to(dtype)
+
+
+def random_boxes(n: int, generator: torch.Generator, *, extent: float = 100, size: float = 30) -> Tensor:
+    """[n, 4] float64 proper boxes."""
+    corner = torch.rand(n, 2, generator=generator, dtype=torch.float64) * extent
+    return torch.cat([corner, corner + 1 + torch.rand(n, 2, generator=generator, dtype=torch.float64) * size], 1)
