@@ -46,7 +46,7 @@ bench: build  ## operators against their peers (BENCH_ARGS=...)
 	$(PY) benchmarks/run.py $(BENCH_ARGS)
 
 cuda-compile: build  ## compile every .cu with nvcc, warnings are errors; no GPU needed
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash tools/compile_cuda.sh
+	$(PY) tools/compile_cuda.py --jobs $(JOBS)
 
 cmake: build $(CMAKE)  ## configure, build and ctest the operators without Python, in build/cmake
 	$(CMAKE) -S . -B build/cmake -DPython3_EXECUTABLE="$(CURDIR)/$(PY)" -DCMAKE_BUILD_TYPE=Release

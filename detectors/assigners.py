@@ -11,6 +11,7 @@ from torch import Tensor
 import mlc_ext
 from mlc_ext.mutual_labeling import Assignment
 
+
 @dataclass(frozen=True)
 class MaxIoUAssigner:
     """RetinaNet's and RPN's rule: the gt of the largest IoU, and for every gt its best anchors.

@@ -21,7 +21,8 @@ class ModelConfig:
     weights: str | None = None
     """Path of ImageNet weights (torchvision's files); "imagenet": efficientnet_lite0's own package."""
     frozen_stages: int | None = None
-    """Stages of the backbone that are not trained: 0 none, 1 the stem, 2 the first stage too; None: 2 with weights, else 0."""
+    """Stages of the backbone that are not trained: 0 none, 1 the stem, 2 the first stage too; None: 2 with weights,
+    else 0."""
     norm: str | None = None
     """Batch norm of the backbone: "bn" trained, "frozen_bn" with fixed statistics, "fixed"; None: "frozen_bn" with
     weights, else "bn"."""
@@ -77,6 +78,11 @@ class ScheduleConfig:
     warmup_factor: float = 1 / 3
     milestones: tuple[float, ...] | None = None
     """Epochs at which the rate falls to a tenth; None: the paper's, in proportion to its 19 or 24 epochs."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"schedule.{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass

@@ -32,6 +32,9 @@ class DenseDetector(nn.Module):
         size_divisor: images are padded to multiples of this.
     """
 
+    num_classes: int | None = None
+    """Real classes, C; the targets' labels are checked against it."""
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -62,7 +65,7 @@ class DenseDetector(nn.Module):
         outputs, feature_sizes, image_sizes = self._run(images)
         if self.training:
             device = outputs["cls_logits"].device
-            return self.losses(outputs, feature_sizes, prepare_targets(targets, len(images), device))
+            return self.losses(outputs, feature_sizes, prepare_targets(targets, len(images), device, self.num_classes))
         return self.detections(outputs, feature_sizes, image_sizes)
 
     def _run(self, images: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int, int]], list[tuple[int, int]]]:
@@ -113,7 +116,8 @@ class DenseDetector(nn.Module):
         """Detections, and with ``with_predictions`` every prior's prediction before NMS, in one forward pass.
 
         The latter, for the divergence metric and for analyses, is per image: ``boxes`` [HWA, 4] clipped to the image,
-        ``scores`` [HWA, C] what the detector ranks by (class score x quality), ``raw_scores`` [HWA, C] the class scores.
+        ``scores`` [HWA, C] what the detector ranks by (class score x quality), ``raw_scores`` [HWA, C] the class
+        scores.
         """
         outputs, feature_sizes, sizes = self._run(images)
         detections = self.detections(outputs, feature_sizes, sizes)
@@ -132,10 +136,13 @@ class DenseDetector(nn.Module):
         ]
 
 
-def prepare_targets(targets: Sequence[Target], num_images: int, device: torch.device) -> list[Target]:
+def prepare_targets(
+    targets: Sequence[Target], num_images: int, device: torch.device, num_classes: int | None = None
+) -> list[Target]:
     """Checked targets on the device, crowd boxes apart: dicts of ``boxes``, ``labels``, ``crowd`` [C, 4].
 
-    Raises ValueError or TypeError naming the image for what cannot be trained on.
+    Raises ValueError or TypeError naming the image for what cannot be trained on. The values are looked at where that
+    costs no synchronisation, that is on the CPU, where a data loader leaves them.
     """
     if len(targets) != num_images:
         raise ValueError(f"targets: {len(targets)} for {num_images} images")
@@ -148,7 +155,8 @@ def prepare_targets(targets: Sequence[Target], num_images: int, device: torch.de
             raise ValueError(f"targets[{i}]: {tuple(labels.shape)} labels for {boxes.shape[0]} boxes")
         if labels.dtype != torch.int64:
             raise TypeError(f"targets[{i}]: labels must be int64, got {labels.dtype}")
-        boxes, labels = boxes.float(), labels
+        _check_values(i, boxes, labels, num_classes)
+        boxes = boxes.float()
         crowd = boxes[:0]
         iscrowd = target.get("iscrowd")
         if iscrowd is not None:
@@ -157,3 +165,15 @@ def prepare_targets(targets: Sequence[Target], num_images: int, device: torch.de
         prepared.append({key: value.to(device) for key, value in
                          (("boxes", boxes), ("labels", labels), ("crowd", crowd))})
     return prepared
+
+
+def _check_values(i: int, boxes: Tensor, labels: Tensor, num_classes: int | None) -> None:
+    if boxes.device.type == "cpu":
+        wrong = ~boxes.isfinite().all(1) | (boxes[:, 2:] < boxes[:, :2]).any(1)
+        if wrong.any():
+            shown = boxes[wrong][0].tolist()
+            raise ValueError(f"targets[{i}]: boxes must be finite, with x1 <= x2 and y1 <= y2, got {shown}")
+    if labels.device.type == "cpu" and num_classes is not None:
+        wrong = labels[(labels < 1) | (labels > num_classes)]
+        if wrong.numel() > 0:
+            raise ValueError(f"targets[{i}]: labels must be in 1..{num_classes}, got {wrong[0].item()}")

@@ -8,6 +8,7 @@ import math
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -43,10 +44,16 @@ class NonFiniteLoss(RuntimeError):
 
 
 def pick_device(name: str) -> torch.device:
-    """`name`, or for "auto" the GPU if there is one."""
+    """`name`, or for "auto" the GPU if there is one. ValueError for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs")
+    return device
 
 
 def seed_everything(seed: int) -> None:
@@ -124,8 +131,11 @@ class Trainer:
                              f"{self.train_set.num_classes}")
         if "optimizer" not in state:
             raise ValueError(f"{path} holds no optimiser state to resume from")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} does not fit this configuration's model: {error}") from error
         self.iteration, self.history = state["iteration"], state["history"]
         self.loader.load_state_dict(state["loader"])
         torch.set_rng_state(state["rng"])
@@ -148,34 +158,38 @@ class Trainer:
         return path
 
     def run(self) -> dict[str, float]:
-        """Trains to the end, evaluates and returns the metrics. Ctrl-C saves a checkpoint and re-raises."""
+        """Trains to the end, evaluates and returns the metrics.
+
+        Ctrl-C and SIGTERM (a scheduler's end of time) end the step in progress, save a checkpoint and raise
+        KeyboardInterrupt; a second one raises it at once and saves nothing, as half a step may have been taken.
+        """
         _LOG.info("%s", self.train_set.summary())
         parameters = sum(p.numel() for p in self.model.parameters())
         _LOG.info("%d parameters, %d iterations on %s", parameters, self.total_iterations, self.device)
         bar = tqdm(total=self.total_iterations, initial=self.iteration, disable=not self.progress, unit="it",
                    dynamic_ncols=True, mininterval=0.5)
-        # SIGTERM (a scheduler's end of time) is treated as Ctrl-C is
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler) if _in_main_thread() else None
-        try:
-            while self.iteration < self.total_iterations:
-                self._epoch(bar)
-                epoch = self.iteration // len(self.loader)
-                every = self.config.run.eval_every
-                if every and epoch % every == 0 and self.iteration < self.total_iterations:
-                    self._evaluate()
-                    self.save()
-        except KeyboardInterrupt:
-            bar.close()
-            path = self.save()
-            _LOG.info("interrupted at iteration %d", self.iteration)
-            print(f"interrupted: {path} holds iteration {self.iteration} of {self.total_iterations}", file=sys.stderr)
-            raise
-        finally:
-            bar.close()
-            if previous is not None:
-                signal.signal(signal.SIGTERM, previous)
-        metrics = self._evaluate()
-        self.save()
+        with _Interruption() as self._interruption:
+            try:
+                while self.iteration < self.total_iterations:
+                    self._epoch(bar)
+                    epoch = self.iteration // len(self.loader)
+                    every = self.config.run.eval_every
+                    if every and epoch % every == 0 and self.iteration < self.total_iterations:
+                        self._evaluate()
+                        self.save()
+                self.save()
+                metrics = self._evaluate()
+            except KeyboardInterrupt:
+                bar.close()
+                _LOG.info("interrupted at iteration %d", self.iteration)
+                if not self._interruption.deferring:
+                    path = self.save()
+                    place = f"iteration {self.iteration} of {self.total_iterations}"
+                    print(f"interrupted: {path} holds {place}", file=sys.stderr)
+                raise
+            finally:
+                bar.close()
+            self.save()
         return metrics
 
     def _epoch(self, bar: tqdm) -> None:
@@ -184,6 +198,7 @@ class Trainer:
         self.loader.set_epoch(epoch)
         self.model.train()
         began, seen, sums = time.perf_counter(), 0, {}
+        self._interruption.deferring = True  # from a batch's loading to its step: one place in data and weights
         for images, targets in self.loader:
             losses = self.step(images, targets)
             seen += len(images)
@@ -193,6 +208,8 @@ class Trainer:
             if self.iteration % self.config.run.log_every == 0 or self.iteration % len(self.loader) == 0:
                 self._log(bar, sums, seen / (time.perf_counter() - began))
                 began, seen, sums = time.perf_counter(), 0, {}
+            self._interruption.check()
+        self._interruption.deferring = False
 
     def step(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         """One iteration; the losses are left on the device, so nothing waits for it."""
@@ -251,7 +268,29 @@ class Trainer:
         return metrics
 
 
-def _in_main_thread() -> bool:
-    import threading
+class _Interruption:
+    """SIGINT and SIGTERM as KeyboardInterrupt, the first of them put off to :meth:`check` while ``deferring``."""
 
-    return threading.current_thread() is threading.main_thread()
+    def __init__(self) -> None:
+        self.deferring = self._pending = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> _Interruption:
+        if threading.current_thread() is threading.main_thread():  # only there does Python allow handlers
+            self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if not self.deferring or self._pending:
+            raise KeyboardInterrupt
+        self._pending = True
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt, no longer ``deferring``, if one was put off."""
+        if self._pending:
+            self.deferring = self._pending = False
+            raise KeyboardInterrupt

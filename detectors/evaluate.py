@@ -84,27 +84,51 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        metrics = evaluate_checkpoint(options.checkpoint, options.data, options.batch_size, options.device)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    from detectors.engine import report
+
+    print(report(metrics))
+    return 0
+
+
+def evaluate_checkpoint(
+    path: Path, data: str | None = None, batch_size: int | None = None, device: str = "auto"
+) -> dict[str, float]:
+    """:func:`evaluate` of a run's checkpoint on the validation set of ``data``, or of the run.
+
+    Raises ValueError or FileNotFoundError for a checkpoint or data that cannot be used.
+    """
     from detectors.builder import CACHE, build_datasets, build_model
     from detectors.checkpoint import load_checkpoint
     from detectors.config import from_dict, override
-    from detectors.engine import pick_device, report
+    from detectors.engine import pick_device
 
-    options = parse(arguments)
-    state = load_checkpoint(options.checkpoint)
-    config = from_dict(state["config"])
-    if options.data:
-        config = override(config, "data.data", options.data)
-    device = pick_device(options.device)
+    state = load_checkpoint(path)
+    config = override(from_dict(state["config"]), "model.weights", None)  # the checkpoint brings its own
+    if data:
+        config = override(config, "data.data", data)
+    target = pick_device(device)
     _, dataset = build_datasets(config, CACHE)
     if dataset.num_classes != state["num_classes"]:
-        raise SystemExit(f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
-                         f"{state['num_classes']}")
+        raise ValueError(
+            f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
+            f"{state['num_classes']}"
+        )
     model = build_model(config, dataset.num_classes)
     model.load_state_dict(state["model"])
-    model.to(device)
-    batch_size = options.batch_size or config.schedule.batch_size
-    print(report(evaluate(model, dataset, batch_size=batch_size, device=device, workers=config.data.workers)))
-    return 0
+    model.to(target)
+    return evaluate(
+        model,
+        dataset,
+        batch_size=batch_size or config.schedule.batch_size,
+        device=target,
+        workers=config.data.workers,
+    )
 
 
 if __name__ == "__main__":

@@ -52,7 +52,11 @@ class DenseHead(nn.Module):
 
     def _add_output(self, key: str, tower: str, in_channels: int, width: int, kernel_size: int = 3) -> None:
         """A layer, named as its output, of ``width`` values per anchor."""
-        layer = nn.Conv2d(in_channels, self.num_anchors * width, kernel_size, padding=kernel_size // 2)
+        # Without PyTorch's own initialisation, whose draws would give heads with and without a last layer (the IoU)
+        # other weights everywhere: a comparison of both starts from the same ones.
+        layer = nn.utils.skip_init(
+            nn.Conv2d, in_channels, self.num_anchors * width, kernel_size, padding=kernel_size // 2
+        )
         setattr(self, key, layer)
         self._tower_of[key] = tower
 

@@ -33,8 +33,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-ml", action="store_true", help="without mutual labelling")
     parser.add_argument("--no-iur", action="store_true", help="without IoU rescoring")
     parser.add_argument("--epochs", type=int, metavar="N", help="length; the schedule's fractions are kept")
-    parser.add_argument("--batch-size", type=int, metavar="N")
-    parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step; default: the preset's")
+    parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and flips; default: the preset's")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--out", metavar="DIR", help="where checkpoint, metrics and log go; default: runs/PRESET")
     parser.add_argument("--resume", metavar="FILE", type=Path, help="go on from a checkpoint")
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
             results[name] = trainer.run()
     except KeyboardInterrupt:
         return 130
-    except (ValueError, FileNotFoundError, NonFiniteLoss) as error:
+    except (ValueError, OSError, ImportError, NonFiniteLoss) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     print(report(*results.values(), names=tuple(results)))
@@ -108,7 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _name(config: Config) -> str:
     parts = [name for name, on in (("ML", config.mlc.ml), ("IUR", config.mlc.iur)) if on]
-    return {"ML IUR": "MLC", "": config.model.detector}.get(" ".join(parts), f"{config.model.detector} + {''.join(parts)}")
+    detector = config.model.detector
+    return {"ML IUR": "MLC", "": detector}.get(" ".join(parts), f"{detector} + {''.join(parts)}")
 
 
 if __name__ == "__main__":

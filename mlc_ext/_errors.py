@@ -31,11 +31,11 @@ def call(op, *args):
         raise
 
 
-def detached(op: str, name: str, tensor: Tensor) -> Tensor:
-    """`tensor` as a constant, or a TypeError where it is none."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
-    return tensor.detach()
+def check_tensors(op: str, **arguments: Tensor) -> None:
+    """A TypeError for what is no tensor: torch takes None for one and fails obscurely."""
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
 
 
 def limit(op: str, name: str, value: int | None) -> int:

@@ -112,8 +112,8 @@ def mutual_labels(
 
 
 def _extent(low: Tensor, high: Tensor) -> Tensor:
-    """Areas of [..., 2] corners; inverted boxes are empty."""
-    return (high - low).clamp(min=0).prod(-1)
+    """Areas of [..., 2] corners; inverted boxes are empty. relu: a length of 0 passes no gradient, as in the kernels."""
+    return (high - low).relu().prod(-1)
 
 
 def _iou(boxes1: Tensor, boxes2: Tensor, generalized: bool) -> Tensor:

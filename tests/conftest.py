@@ -14,7 +14,11 @@ import mlc_ext
 
 _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(
-    "fast", max_examples=60, deadline=None, derandomize="CI" in os.environ, suppress_health_check=_SLOW_MACHINES
+    "fast",
+    max_examples=60,
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=_SLOW_MACHINES,
 )
 settings.register_profile("long", max_examples=10_000, deadline=None, suppress_health_check=_SLOW_MACHINES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))

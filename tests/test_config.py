@@ -12,6 +12,8 @@ from detectors.optim import LearningRate, build_optimizer
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_build(name):
     config = preset(name)
+    if config.model.backbone.startswith("efficientnet"):
+        pytest.importorskip("efficientnet_lite_pytorch")
     # pretrained weights are files or packages of their own, and not what is tested
     model = build_model(override(config, "model.weights", None), num_classes=5)
     assert model.mlc is config.mlc and model.head.cls_logits.out_channels == 5

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ _spec = importlib.util.spec_from_file_location("cuda_shim_build", SHIM / "build.
 shim_build = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(shim_build)
 
-pytestmark = pytest.mark.skipif(shim_build.compiler() is None, reason="needs a C++20 compiler")
+pytestmark = pytest.mark.skipif(
+    shim_build.compiler() is None, reason="needs a C++20 compiler with std::barrier"
+)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +75,9 @@ def generator(seed):
 # --- boxes
 
 
-@pytest.mark.parametrize(("n", "m", "grid"), [(13, 256, (3, 2)), (7, 131, (2, 1)), (1, 1, (1, 1)), (12, 5, (2, 1))])
+@pytest.mark.parametrize(
+    ("n", "m", "grid"), [(13, 256, (3, 2)), (7, 131, (2, 1)), (1, 1, (1, 1)), (12, 5, (2, 1))]
+)
 def test_box_iou(library, n, m, grid):
     boxes1, boxes2 = random_boxes(n, generator(n)), random_boxes(m, generator(m))
     boxes2[0] = boxes1[0]
@@ -94,8 +99,17 @@ def test_paired_box_iou_and_its_gradients(library, kind):
     expected = mlc_ext.paired_box_iou(boxes1, boxes2, kind=kind)
     weights = torch.rand(n, generator=g, dtype=torch.float64)
     expected.backward(weights)
-    out, grad1, grad2 = torch.zeros(n, dtype=torch.float64), torch.zeros_like(boxes1), torch.zeros_like(boxes2)
-    functions, a, b, generalized = library("driver_boxes"), boxes1.detach(), boxes2.detach(), int(kind == "giou")
+    out, grad1, grad2 = (
+        torch.zeros(n, dtype=torch.float64),
+        torch.zeros_like(boxes1),
+        torch.zeros_like(boxes2),
+    )
+    functions, a, b, generalized = (
+        library("driver_boxes"),
+        boxes1.detach(),
+        boxes2.detach(),
+        int(kind == "giou"),
+    )
     call(functions.shim_paired_box_iou, a, b, n, generalized, out)
     call(functions.shim_paired_box_iou_backward, weights, a, b, n, generalized, grad1, grad2)
     same_bits(out, expected.detach())
@@ -103,12 +117,14 @@ def test_paired_box_iou_and_its_gradients(library, kind):
     same_bits(grad2, boxes2.grad)
 
 
-# --- Otsu and mutual labels. In the driver a block sorts up to 64 values and counts into 16 levels.
+# --- Otsu and mutual labels. In the driver a block sorts up to 128 values and counts into 16 levels.
 
 
 def shim_otsu(library, values, ids, num_segments, bins=None, path=1, groups=1):
     thresholds = values.new_full((num_segments,), -7.0)
-    name = {torch.float32: "shim_segmented_otsu_float", torch.float64: "shim_segmented_otsu_double"}[values.dtype]
+    name = {torch.float32: "shim_segmented_otsu_float", torch.float64: "shim_segmented_otsu_double"}[
+        values.dtype
+    ]
     function = getattr(library("driver_otsu"), name)
     call(function, values, ids, values.numel(), num_segments, bins or 0, path, groups, thresholds)
     return thresholds
@@ -129,12 +145,14 @@ def group_values(kind, n, g):
     return uniform
 
 
-@pytest.mark.parametrize("kind", ["uniform", "bimodal", "ties", "heavy tail", "symmetric", "levels of one value"])
+@pytest.mark.parametrize(
+    "kind", ["uniform", "bimodal", "ties", "heavy tail", "symmetric", "levels of one value"]
+)
 @pytest.mark.parametrize("bins", [None, 7, 256])
 def test_otsu_of_every_size_class(library, kind, bins):
     """A warp's group, a sorted one, one by levels, an empty one."""
     g = generator(11)
-    sizes = [0, 1, 2, 32, 33, 64, 65, 450, 0]
+    sizes = [0, 1, 2, 32, 33, 128, 129, 450, 0]
     values = torch.cat([group_values(kind, n, g) for n in sizes])
     ids = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     order = torch.randperm(values.numel(), generator=g)
@@ -192,7 +210,9 @@ def test_otsu_survives_values_that_are_not_finite_and_foreign_ids(library):
 
 
 @pytest.mark.parametrize("path", [0, 1])
-@pytest.mark.parametrize(("alpha", "literal", "bins"), [(0.5, False, None), (2.0, True, None), (0.0, False, 16)])
+@pytest.mark.parametrize(
+    ("alpha", "literal", "bins"), [(0.5, False, None), (2.0, True, None), (0.0, False, 16)]
+)
 def test_mutual_labels(library, path, alpha, literal, bins):
     g = generator(21)
     n, segments = 420, 6
@@ -210,3 +230,123 @@ def test_mutual_labels(library, path, alpha, literal, bins):
     call(function, scores, ious, ids, baseline, n, segments, alpha, int(literal), bins or 0, path, *actual)
     for got, want in zip(actual, expected, strict=True):
         assert torch.equal(got, want) if want.dtype == torch.int8 else same_bits(got, want) is None
+
+
+# --- NMS. In the driver tiles of 128 are sorted and merged, and a block has 64 threads.
+
+
+def shim_nms(
+    library, boxes, scores, quality, labels, iou_threshold, score_threshold=None, top_k=None, limit=None
+):
+    batch, n = scores.shape
+    m = n if limit is None else min(limit, n)
+    keep, kept_scores = torch.full((batch, m), -9), scores.new_full((batch, m), -9)
+    counts = torch.full((batch,), -9)
+    name = {torch.float32: "shim_nms_float", torch.float64: "shim_nms_double"}[boxes.dtype]
+    threshold = float("-inf") if score_threshold is None else score_threshold
+    sizes = (n if top_k is None else min(top_k, n), m)
+    function = getattr(library("driver_nms"), name)
+    given = (boxes, scores, quality, labels, batch, n, iou_threshold, threshold, *sizes)
+    call(function, *given, keep, kept_scores, counts)
+    return keep, kept_scores, counts
+
+
+def nms_case(batch, n, g, dtype=torch.float32, classes=4):
+    boxes = random_boxes(batch * n, g, size=30.0, dtype=dtype).view(batch, n, 4)
+    scores = (torch.rand(batch, n, generator=g, dtype=torch.float64) * 50).floor().div(50).to(dtype)  # ties
+    quality = torch.rand(batch, n, generator=g, dtype=torch.float64).to(dtype).round(decimals=1)
+    labels = torch.randint(0, classes, (batch, n), generator=g)
+    return boxes, scores, quality, labels
+
+
+def check_nms(library, boxes, scores, quality, labels, iou_threshold, **limits):
+    keep, kept_scores, counts = shim_nms(library, boxes, scores, quality, labels, iou_threshold, **limits)
+    given = {
+        "score_threshold": limits.get("score_threshold", float("-inf")),
+        "pre_nms_top_k": limits.get("top_k"),
+        "max_detections": limits.get("limit"),
+    }
+    expected = mlc_ext.batched_rescored_nms(boxes, scores, quality, labels, iou_threshold, **given)
+    assert torch.equal(counts, expected.counts), (counts, expected.counts)
+    assert torch.equal(keep, expected.keep)
+    same_bits(kept_scores, expected.scores)
+    specified = reference.batched_rescored_nms(boxes, scores, quality, labels, iou_threshold, **given)
+    assert torch.equal(keep, specified[0])
+    return expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [None, 1, 4, 60])
+@pytest.mark.parametrize("n", [1, 63, 64, 300])
+def test_nms_of_short_and_long_runs(library, dtype, classes, n):
+    """Up to 64 candidates of a class go to a warp, more to a block; beyond 128 in all, sorts merge tiles."""
+    boxes, scores, quality, labels = nms_case(2, n, generator(n), dtype, classes or 1)
+    expected = check_nms(library, boxes, scores, quality, None if classes is None else labels, 0.4)
+    assert n < 63 or classes == 60 or 0 < int(expected.counts.min()) < n
+
+
+def test_nms_limits_are_honoured(library):
+    boxes, scores, quality, labels = nms_case(3, 200, generator(1))
+    scores[1] = float("-inf")  # an image of padding
+    scores[2, 5:] = float("-inf")
+    for top_k in (None, 0, 1, 70, 500):
+        for limit in (None, 1, 40):
+            check_nms(
+                library, boxes, scores, quality, labels, 0.5, score_threshold=0.3, top_k=top_k, limit=limit
+            )
+    check_nms(library, boxes, scores, None, None, 0.5, top_k=150, limit=20)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 1.0])
+def test_nms_at_the_ends_of_the_threshold(library, overlap):
+    boxes, scores, quality, labels = nms_case(1, 150, generator(9))
+    boxes[0, 75:] = boxes[0, :75]  # IoU 1: kept at a threshold of 1
+    check_nms(library, boxes, scores, quality, None, overlap)
+
+
+def test_nms_of_a_long_chain_of_overlaps(library):
+    """Each box overlaps the next only: every other one stays, and each decision waits for the one before."""
+    n = 200
+    x = torch.arange(n, dtype=torch.float32) * 6
+    boxes = torch.stack([x, torch.zeros(n), x + 10, torch.full((n,), 10.0)], 1)[None].contiguous()
+    scores = torch.linspace(1, 0.1, n)[None].contiguous()
+    for labels in (None, torch.zeros(1, n, dtype=torch.int64)):
+        expected = check_nms(library, boxes, scores, None, labels, 0.2)
+        assert expected.keep[0, : n // 2].tolist() == list(range(0, n, 2))
+
+
+def test_nms_of_far_flung_labels_and_negative_products(library):
+    boxes, scores, quality, labels = nms_case(2, 130, generator(6), classes=3)
+    labels = torch.tensor([-(2**63), -1, 2**63 - 1])[labels]
+    quality = quality - 0.5
+    quality[:, ::7] = 0.0  # products of 0 and -0 are equal
+    scores[:, ::14] *= -1
+    check_nms(library, boxes, scores, quality, labels, 0.3)
+
+
+def test_nms_ranks_a_nan_product_last(library):
+    boxes, scores, quality, labels = nms_case(1, 100, generator(7))
+    boxes = torch.arange(400, dtype=torch.float32).view(1, 100, 4).mul(10)
+    boxes[..., 2:] = boxes[..., :2] + 1  # apart: all are kept
+    quality[0, 17], scores[0, 18] = float("nan"), float("nan")
+    keep, _, counts = shim_nms(library, boxes, scores, quality, labels, 0.5)
+    assert counts.item() == 99  # a NaN score is above no threshold
+    assert keep[0, 98].item() == 17 and keep[0, 99].item() == -1 and 18 not in keep
+
+
+# --- the shim itself
+
+THREAD_SANITIZER = ["-fsanitize=thread", "-g"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [False, True])
+def test_thread_sanitizer_finds_a_missing_barrier(tmp_path, broken):
+    """The kernels are free of races between barriers, and without __syncthreads they would not be."""
+    flags = [*THREAD_SANITIZER, *(["-DMLC_SHIM_WITHOUT_BARRIERS"] if broken else [])]
+    program = shim_build.build("driver_races", tmp_path / "races", *flags)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("ThreadSanitizer does not run on this kernel")
+    assert ("WARNING: ThreadSanitizer: data race" in done.stderr) == broken, done.stderr[:4000]
+    assert (done.returncode == 0) == (not broken)

@@ -51,7 +51,7 @@ def test_warmup(warmup, iteration, factor):
         (24, 100, (1800, 2200)),
         (19, 7, (16 * 7, 18 * 7)),
         (12, 10, (102, 114)),  # 12 * 16 / 19 = 10.105.. epochs, 11.368..: the first iteration past them
-        (38, 1, (32, 36)),
+        (38, 1, (29, 35)),  # 38 * 18 / 24 and 38 * 22 / 24: from 24 epochs on the longer schedule's fractions
     ],
 )
 def test_a_tenth_at_each_milestone(epochs, per_epoch, drops):

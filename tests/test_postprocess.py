@@ -22,31 +22,35 @@ def random_outputs(seed, num_classes=3, batch=2, levels=LEVELS):
     return logits, torch.cat((centre - half, centre + half), dim=-1), torch.rand(batch, n, generator=g)
 
 
-def detect_slowly(logits, boxes, quality, levels, sizes, score=0.05, top_k=1000, iou=0.5, limit=100):
-    """Image by image, level by level, class by class; greedy suppression with a matrix of IoUs."""
+def detect_slowly(logits, boxes, quality, levels, sizes, score=0.05, top_k=1000, iou=0.5, limit=100,
+                  min_size=0.0, per_level=False):  # fmt: skip
+    """Image by image, level by level, group by group; greedy suppression with a matrix of IoUs."""
     results = []
     for i, (height, width) in enumerate(sizes):
         image_boxes = boxes[i].clone()
         image_boxes[:, 0::2] = image_boxes[:, 0::2].clamp(0, width)
         image_boxes[:, 1::2] = image_boxes[:, 1::2].clamp(0, height)
         pairs, start = [], 0
-        for size in levels:
+        for level, size in enumerate(levels):
             of_level = []
             for prior in range(start, start + size):
                 for c in range(logits.shape[2]):
                     raw = torch.sigmoid(logits[i, prior, c]).item()
                     if raw > score:
-                        of_level.append((raw * (1.0 if quality is None else quality[i, prior].item()), prior, c))
+                        of_level.append((raw * (1.0 if quality is None else quality[i, prior].item()), prior, c, level))
             of_level.sort(key=lambda pair: -pair[0])
             pairs += of_level[:top_k]
             start += size
+        extent = image_boxes[:, 2:] - image_boxes[:, :2]
+        pairs = [p for p in pairs if min(extent[p[1]].tolist()) > min_size]  # after the top-k, which they took part in
         overlaps, kept = box_iou(image_boxes, image_boxes), []
-        for c in range(logits.shape[2]):
-            of_class: list[tuple[float, int, int]] = []
-            for pair in sorted((p for p in pairs if p[2] == c), key=lambda p: -p[0]):
-                if all(overlaps[pair[1], other[1]] <= iou for other in of_class):
-                    of_class.append(pair)
-            kept += of_class
+        by = 3 if per_level else 2
+        for group in {p[by] for p in pairs}:
+            of_group: list[tuple[float, int, int, int]] = []
+            for pair in sorted((p for p in pairs if p[by] == group), key=lambda p: -p[0]):
+                if all(overlaps[pair[1], other[1]] <= iou for other in of_group):
+                    of_group.append(pair)
+            kept += of_group
         kept = sorted(kept, key=lambda p: -p[0])[:limit]
         priors = [p[1] for p in kept]
         results.append((image_boxes[priors], [p[2] + 1 for p in kept], [p[0] for p in kept]))
@@ -88,6 +92,26 @@ def test_thresholds_and_limit(score, iou, limit):
     found = processor(logits, boxes, quality, LEVELS, SIZES)
     check(found, detect_slowly(logits, boxes, quality, LEVELS, SIZES, score=score, iou=iou, limit=limit))
     assert all(len(d["boxes"]) <= limit and d["boxes"].shape[1] == 4 for d in found)
+
+
+@pytest.mark.parametrize("min_size", [0.0, 25.0])
+def test_small_boxes_are_dropped_after_the_top_k(min_size):
+    outputs = random_outputs(6)
+    found = Postprocessor(min_size=min_size, pre_nms_top_k=30)(*outputs, LEVELS, SIZES)
+    check(found, detect_slowly(*outputs, LEVELS, SIZES, min_size=min_size, top_k=30))
+    sides = torch.cat([d["boxes"][:, 2:] - d["boxes"][:, :2] for d in found])
+    assert len(sides) > 10 and (sides > min_size).all()
+    outside = torch.tensor([[200.0, 5, 210, 20], [5, 5, 5, 20], [5, 5, 9, 20]])  # two of no area once clipped
+    assert Postprocessor()(torch.zeros(1, 3, 1), outside[None], None, [3], [(50, 50)])[0]["boxes"].shape == (1, 4)
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_suppression_per_level(num_classes):
+    logits, boxes, quality = random_outputs(8, num_classes)
+    found = Postprocessor(per_level=True)(logits, boxes, quality, LEVELS, SIZES)
+    check(found, detect_slowly(logits, boxes, quality, LEVELS, SIZES, per_level=True))
+    across = Postprocessor()(logits, boxes, quality, LEVELS, SIZES)
+    assert any(len(a["scores"]) != len(b["scores"]) for a, b in zip(found, across, strict=True))
 
 
 def one_image(scores, quality, boxes=None, **options):

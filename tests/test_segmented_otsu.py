@@ -1,4 +1,4 @@
-"""segmented_otsu against its reference (every bit), exact rational arithmetic, scikit-image and its symmetries."""
+"""segmented_otsu against its reference (every bit), exact rational arithmetic, scikit-image, symmetries."""
 
 import math
 from fractions import Fraction
@@ -28,7 +28,7 @@ def one_group(device, values, dtype=torch.float64, **options):
 
 
 def exact_cuts(values: list[float]) -> list[tuple[Fraction, float]]:
-    """(between-class variance up to n^2, largest value below) of every cut, ascending, in rational arithmetic."""
+    """(between-class variance up to n^2, largest value below) of every cut, ascending, exactly."""
     ordered = sorted(values)
     exact = [Fraction(v) for v in ordered]
     n, total, below, cuts = len(ordered), sum(exact), Fraction(0), []
@@ -58,7 +58,9 @@ def test_exact_arithmetic(device, values):
     assert chosen and chosen[0] >= best * (1 - Fraction(1, 10**12))
 
 
-@given(st.sampled_from([2, 4, 8, 16, 32]).flatmap(lambda n: st.lists(st.integers(0, 40), min_size=n, max_size=n)))
+@given(
+    st.sampled_from([2, 4, 8, 16, 32]).flatmap(lambda n: st.lists(st.integers(0, 40), min_size=n, max_size=n))
+)
 @example([0, 2, 3, 5])
 def test_first_of_equal_cuts(device, steps):
     """With n a power of two and multiples of 1/1024, no step of the objective rounds: exact ties are ties."""
@@ -89,7 +91,7 @@ def test_symmetric_group_takes_the_first_cut(device, values, tau, dtype):
 @pytest.mark.parametrize("n", [95, 96, 97, 98, 511, 1001, 4096])
 @pytest.mark.parametrize("seed", range(3))
 def test_large_symmetric_group_takes_the_first_cut(device, n, seed):
-    """A group and its mirror image have the same best variance; the lower of the two cuts must win, to the bit."""
+    """A group and its mirror image have the same best variance; the lower of the two cuts must win."""
     half = torch.randint(0, 512, (n // 2,), generator=rng(seed)).double() / 1024
     values = torch.cat([half, 1 - half, torch.full((n % 2,), 0.5, dtype=torch.float64)])
     ordered = values.sort().values
@@ -177,7 +179,9 @@ def test_group_sizes_around_the_counting_path(device, shape, n):
     for dtype in DTYPES:
         typed = values.clamp(max=60000).to(dtype) if dtype == torch.float16 else values.to(dtype)
         for bins in (None, 256):
-            same_bits(otsu(device, typed, ids, 1, bins=bins), reference.segmented_otsu(typed, ids, 1, bins=bins))
+            same_bits(
+                otsu(device, typed, ids, 1, bins=bins), reference.segmented_otsu(typed, ids, 1, bins=bins)
+            )
 
 
 @given(seeds, st.integers(97, 3000), st.sampled_from(sorted(SHAPES)), st.integers(-3, 3))

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Compiles every CUDA source for several GPU architectures with warnings as errors; needs nvcc, but no GPU.
 
-The headers of any torch build do, a CPU-only one as well. Nothing is kept: this tells whether the sources compile,
-setup.py builds the module. Without nvcc it says so and succeeds.
+The headers of any torch build do, a CPU-only one as well. Nothing is kept: this tells whether the sources
+compile, setup.py builds the module. Without nvcc it says so and succeeds.
 """
 
 from __future__ import annotations
@@ -43,25 +43,26 @@ def compile_one(nvcc: str, source: Path, architectures: list[str], folder: Path)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", nargs="+", default=["75", "80", "90", "100"], help="compute capabilities (sm_)")
+    parser.add_argument("--arch", default="75,80,90,100", help="compute capabilities (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("sources", nargs="*", type=Path, help="default: all of csrc/cuda")
     args = parser.parse_args()
-    nvcc = shutil.which("nvcc") or (cpp_extension.CUDA_HOME and shutil.which(f"{cpp_extension.CUDA_HOME}/bin/nvcc"))
+    architectures = args.arch.split(",")
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=f"{cpp_extension.CUDA_HOME}/bin")
     if not nvcc:
         print("compile_cuda: skipped, there is no nvcc")
         return 0
     sources = args.sources or flags.cuda_sources(ROOT / "csrc")
     failures = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
-        jobs = [pool.submit(compile_one, nvcc, source, args.arch, Path(folder)) for source in sources]
+        jobs = [pool.submit(compile_one, nvcc, source, architectures, Path(folder)) for source in sources]
         for job in jobs:
             source, seconds, message = job.result()
             failures += bool(message)
             print(f"{'FAILED' if message else 'ok':6} {seconds:5.1f} s  {source.name}", flush=True)
             if message:
                 print(message)
-    print(f"compile_cuda: {len(sources)} sources for sm_{', sm_'.join(args.arch)}: {failures or 'no'} failures")
+    print(f"compile_cuda: {len(sources)} sources for sm_{', sm_'.join(architectures)}, {failures} failed")
     return 1 if failures else 0
 
 

@@ -2,6 +2,8 @@
 #include <cuda.h>
 #include <pybind11/pybind11.h>
 
+#include "build_info.h"
+
 #ifndef MLC_EXT_VERSION
 #error "the build must define MLC_EXT_VERSION"
 #endif
@@ -10,4 +12,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "CUDA kernels of mlc_ext; import mlc_ext instead, which loads the schemas first";
   m.attr("version") = MLC_EXT_VERSION;
   m.attr("cuda_version") = CUDA_VERSION;  // of the toolkit it was built with: 1000 * major + 10 * minor
+  m.attr("architectures") = mlc::cuda::architectures();
 }

@@ -143,7 +143,7 @@ class BlockOtsu {
     judge_run(static_cast<unsigned>(n_), {0, 0});
   }
 
-  // Sorts s_.run and offers every cut inside it, given what lies below it.
+  // Sorts s_.run and offers every cut inside it, given what lies below it. A barrier must come before s_.run changes.
   __device__ void judge_run(unsigned size, OtsuSum below) {
     const unsigned padded = next_power_of_two(size);
     for (unsigned i = size + threadIdx.x; i < padded; i += kThreads) s_.run[i] = INT64_MAX;
@@ -159,7 +159,6 @@ class BlockOtsu {
       below += OtsuSum{1, q};
       if (i + 1 < size && s_.run[i + 1] != q) best_.offer(otsu_objective(below.count, below.sum, n_, mean), q);
     }
-    __syncthreads();  // the run may be overwritten now
   }
 
   // A window is a range of q divided into levels of 2^shift. `cursor` moves from its begin to its end and further to
@@ -303,7 +302,6 @@ class BlockOtsu {
         const int64_t q = place(grid, i);
         if (q >= low && q < high) s_.run[atomicAdd(&s_.collected, 1u)] = q;
       }
-      __syncthreads();
       OtsuSum base = below;
       base += at(from);
       judge_run(s_.count[to] - s_.count[from], base);

@@ -26,49 +26,40 @@ __device__ __forceinline__ void store_threshold(const OtsuTask<scalar_t>& task, 
   if (task.splittable) task.splittable[k] = result.largest > static_cast<T>(threshold) ? 1 : 0;
 }
 
-template <typename T, int kThreads, int kCapacity, int kLevelBits, typename scalar_t>
-__device__ void group_otsu(OtsuScratch<kCapacity, kLevelBits>& scratch, const OtsuTask<scalar_t>& task, int64_t k,
-                           int64_t begin, int64_t size, int bins) {
-  const auto result =
-      BlockOtsu<T, scalar_t, kThreads, kCapacity, kLevelBits>(scratch, task.gathered + begin, size)(bins);
-  if (threadIdx.x == 0) store_threshold(task, k, result);
-}
+// Where the members are: gathered already, group k from offsets[k] on; or, with ids, gathered here by every block.
+struct GroupMembers {
+  const int64_t* offsets;  // [K + 1]
+  const int64_t* ids;      // [n] or null
+  int64_t n;
+};
 
-// Groups are gathered already. A block has `groups` of them, blockIdx.y is the task: first each of its warps takes
+// A block has `groups` groups (one, if it gathers them itself), blockIdx.y is the task: first each of its warps takes
 // small groups, then all of it the others.
 template <typename T, int kThreads, int kCapacity, int kLevelBits, typename scalar_t>
-__global__ void __launch_bounds__(kThreads)
-    otsu_of_groups(const int64_t* __restrict__ offsets, int64_t num_segments, int groups, int bins,
-                   OtsuTasks<scalar_t> tasks) {
+__global__ void __launch_bounds__(kThreads, 1024 / kThreads)  // 64 registers: many groups hide latency by number
+    otsu_of_groups(GroupMembers members, int64_t num_segments, int groups, int bins, OtsuTasks<scalar_t> tasks) {
   __shared__ OtsuScratch<kCapacity, kLevelBits> scratch;
   const OtsuTask<scalar_t>& task = tasks.task[blockIdx.y];
   const int64_t first = static_cast<int64_t>(blockIdx.x) * groups;
   const int64_t last = min_of(first + groups, num_segments);
+  GroupPlace gathered{0, 0};
+  if (members.ids) gathered = gather_one_group<kThreads>(members.ids, members.n, first, task.values, task.gathered);
+  const auto place_of = [&](int64_t k) {
+    if (members.ids) return gathered;
+    return GroupPlace{members.offsets[k], members.offsets[k + 1] - members.offsets[k]};
+  };
   for (int64_t k = first + warp_index(); k < last; k += kThreads / kWarpSize) {
-    const int64_t begin = offsets[k], size = offsets[k + 1] - begin;
-    if (size > kWarpSize) continue;
-    const auto result = warp_otsu<T>(task.gathered + begin, static_cast<int>(size), bins);
+    const GroupPlace place = place_of(k);
+    if (place.size > kWarpSize) continue;
+    const auto result = warp_otsu<T>(task.gathered + place.before, static_cast<int>(place.size), bins);
     if (lane_index() == 0) store_threshold(task, k, result);
   }
   for (int64_t k = first; k < last; ++k) {
-    const int64_t begin = offsets[k], size = offsets[k + 1] - begin;
-    if (size > kWarpSize) group_otsu<T, kThreads>(scratch, task, k, begin, size, bins);
-  }
-}
-
-// One block a group, which it gathers itself.
-template <typename T, int kThreads, int kCapacity, int kLevelBits, typename scalar_t>
-__global__ void __launch_bounds__(kThreads)
-    gather_and_otsu(const int64_t* __restrict__ ids, int64_t n, int bins, OtsuTasks<scalar_t> tasks) {
-  __shared__ OtsuScratch<kCapacity, kLevelBits> scratch;
-  const OtsuTask<scalar_t>& task = tasks.task[blockIdx.y];
-  const int64_t k = blockIdx.x;
-  const GroupPlace place = gather_one_group<kThreads>(ids, n, k, task.values, task.gathered);
-  if (place.size > kWarpSize) {
-    group_otsu<T, kThreads>(scratch, task, k, place.before, place.size, bins);
-  } else if (warp_index() == 0) {
-    const auto result = warp_otsu<T>(task.gathered + place.before, static_cast<int>(place.size), bins);
-    if (lane_index() == 0) store_threshold(task, k, result);
+    const GroupPlace place = place_of(k);
+    if (place.size <= kWarpSize) continue;
+    const auto result = BlockOtsu<T, scalar_t, kThreads, kCapacity, kLevelBits>(
+        scratch, task.gathered + place.before, place.size)(bins);
+    if (threadIdx.x == 0) store_threshold(task, k, result);
   }
 }
 

@@ -4,6 +4,7 @@ workers."""
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -229,6 +230,8 @@ class DetectionLoader:
 
 def _start_worker(worker_id: int) -> None:
     torch.set_num_threads(1)  # workers are the parallelism
+    # Ctrl-C reaches the workers too: the main process decides when they end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def build_loader(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._errors import call
+from .._errors import call, check_tensors
 from ._register import float32_under_autocast
 
 
@@ -23,6 +23,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     Raises:
         TypeError: dtypes are not floating point or disagree. ValueError: a shape is not [*, 4], or devices disagree.
     """
+    check_tensors("box_iou", boxes1=boxes1, boxes2=boxes2)
     return call(torch.ops.mlc_ext.box_iou, boxes1, boxes2)
 
 

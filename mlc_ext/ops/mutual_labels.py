@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._errors import call, choice, detached
+from .._errors import call, check_tensors, choice
 from ._register import float32_under_autocast
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
@@ -64,19 +64,21 @@ def mutual_labels(
 
     Source: paper Eq. 4-8.
     """
+    check_tensors(
+        "mutual_labels", scores=scores, ious=ious, segment_ids=segment_ids, baseline_labels=baseline_labels
+    )
     choice("mutual_labels", "degenerate", degenerate, ("baseline", "literal"))
-    if not isinstance(baseline_labels, Tensor) or baseline_labels.is_floating_point() or baseline_labels.is_complex():
-        raise TypeError(
-            "mutual_labels: baseline_labels must be an integer tensor, got "
-            f"{getattr(baseline_labels, 'dtype', type(baseline_labels).__name__)}"
-        )
+    if baseline_labels.is_floating_point() or baseline_labels.is_complex():
+        raise TypeError(f"mutual_labels: baseline_labels must be an integer tensor, got {baseline_labels.dtype}")
+    if baseline_labels.dtype != torch.int8:  # saturated, not wrapped: 257 must not pass for 1
+        baseline_labels = baseline_labels.long().clamp(-128, 127).to(torch.int8)
     return MutualLabels(
         *call(
             torch.ops.mlc_ext.mutual_labels,
-            detached("mutual_labels", "scores", scores),
-            detached("mutual_labels", "ious", ious),
+            scores.detach(),
+            ious.detach(),
             segment_ids,
-            baseline_labels.to(torch.int8),
+            baseline_labels,
             num_segments,
             alpha,
             degenerate == "literal",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._errors import call, choice
+from .._errors import call, check_tensors, choice
 from ._register import float32_under_autocast
 
 
@@ -24,6 +24,7 @@ def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tens
     Raises:
         TypeError: dtypes are not floating point or disagree. ValueError: shapes or devices disagree, unknown kind.
     """
+    check_tensors("paired_box_iou", boxes1=boxes1, boxes2=boxes2)
     generalized = choice("paired_box_iou", "kind", kind, ("iou", "giou")) == "giou"
     return call(torch.ops.mlc_ext.paired_box_iou, boxes1, boxes2, generalized)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._errors import call, detached, limit
+from .._errors import call, check_tensors, limit
 from ._register import float32_under_autocast
 
 
@@ -20,6 +20,11 @@ class NmsResult(NamedTuple):
     """[B, M]: score x quality of the kept, 0 behind the last."""
     counts: Tensor
     """[B] int64: how many were kept."""
+
+
+def _check_tensors(op: str, boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None) -> None:
+    optional = {name: t for name, t in (("quality", quality), ("labels", labels)) if t is not None}
+    check_tensors(op, boxes=boxes, scores=scores, **optional)
 
 
 def rescored_nms(
@@ -44,12 +49,12 @@ def rescored_nms(
 
     Source: paper section 3.2 (IoU rescoring at test).
     """
-    op = "rescored_nms"
+    _check_tensors("rescored_nms", boxes, scores, quality, labels)
     return call(
         torch.ops.mlc_ext.rescored_nms,
-        detached(op, "boxes", boxes),
-        detached(op, "scores", scores),
-        None if quality is None else detached(op, "quality", quality),
+        boxes.detach(),
+        scores.detach(),
+        None if quality is None else quality.detach(),
         labels,
         iou_threshold,
     )
@@ -83,12 +88,13 @@ def batched_rescored_nms(
         As :func:`rescored_nms`.
     """
     op = "batched_rescored_nms"
+    _check_tensors(op, boxes, scores, quality, labels)
     return NmsResult(
         *call(
             torch.ops.mlc_ext.batched_rescored_nms,
-            detached(op, "boxes", boxes),
-            detached(op, "scores", scores),
-            None if quality is None else detached(op, "quality", quality),
+            boxes.detach(),
+            scores.detach(),
+            None if quality is None else quality.detach(),
             labels,
             iou_threshold,
             score_threshold,

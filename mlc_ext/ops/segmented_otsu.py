@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._errors import call, detached
+from .._errors import call, check_tensors
 from ._register import float32_under_autocast
 
 
@@ -33,8 +33,8 @@ def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bi
 
     Source: Otsu 1979; paper Eq. 4 and 6.
     """
-    values = detached("segmented_otsu", "values", values)
-    return call(torch.ops.mlc_ext.segmented_otsu, values, segment_ids, num_segments, bins)
+    check_tensors("segmented_otsu", values=values, segment_ids=segment_ids)
+    return call(torch.ops.mlc_ext.segmented_otsu, values.detach(), segment_ids, num_segments, bins)
 
 
 @torch.library.register_fake("mlc_ext::segmented_otsu")

@@ -83,6 +83,18 @@ void test_ious() {
   expect(other.sizes() == at::IntArrayRef({1, 4}), "paired_box_iou_backward: shape of the other side");
 }
 
+void test_match_boxes() {
+  using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+  auto match = op<Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, double, double,
+                         bool, double, double)>("mlc_ext::match_boxes");
+  // IoUs 1, 1/2 and 0 with the one gt: positive, ignored but still its candidate, negative
+  auto [labels, gt, ious] = match.call(boxes({0, 0, 4, 4, 0, 0, 4, 2, 9, 9, 10, 10}), boxes({0, 0, 4, 4}), ints({0, 1}),
+                                       std::nullopt, .7, .3, true, 0., .5);
+  expect_equal(labels, bytes({1, -1, 0}).view({1, 3}), "match_boxes: labels");
+  expect_equal(gt, ints({0, 0, -1}).view({1, 3}), "match_boxes: matched gts");
+  expect_equal(ious, floats({1.f, .5f, 0.f}).view({1, 3}), "match_boxes: IoUs");
+}
+
 void test_nms() {
   // 1 overlaps 0 by 2/3 and ranks above it by score x quality; 2 lies apart; 3 is 0's copy in another class
   auto corners = boxes({0, 0, 4, 4, 0, 0, 4, 6, 9, 9, 10, 10, 0, 0, 4, 4});
@@ -130,6 +142,7 @@ int main(int argc, char** argv) {
     test_segmented_otsu();
     test_mutual_labels();
     test_ious();
+    test_match_boxes();
     test_nms();
     test_errors();
   } catch (const std::exception& error) {

@@ -7,9 +7,9 @@
 using namespace mlc;
 using namespace mlc::cuda;
 
-namespace {
+namespace otsu_driver {
 
-constexpr int kThreads = 64, kCapacity = 64, kLevelBits = 4, kMaxShared = 32;
+constexpr int kThreads = 64, kCapacity = 128, kLevelBits = 4, kMaxShared = 32;
 
 template <bool kShared, typename T>
 void group_then_otsu(const int64_t* ids, int64_t n, int64_t segments, int bins, unsigned blocks, int groups,
@@ -30,7 +30,7 @@ void group_then_otsu(const int64_t* ids, int64_t n, int64_t segments, int bins, 
                                                      columns);
   });
   cuda_shim::launch(dim3((segments + groups - 1) / groups, num_tasks), kThreads, [&] {
-    otsu_of_groups<T, kThreads, kCapacity, kLevelBits>(offsets.data(), segments, groups, bins, tasks);
+    otsu_of_groups<T, kThreads, kCapacity, kLevelBits>({offsets.data(), nullptr, n}, segments, groups, bins, tasks);
   });
 }
 
@@ -39,8 +39,9 @@ template <typename T>
 void otsu(const int64_t* ids, int64_t n, int64_t segments, int bins, int path, int groups, OtsuTasks<T> tasks,
           unsigned num_tasks) {
   if (path == 0) {
-    cuda_shim::launch(dim3(segments, num_tasks), kThreads,
-                      [&] { gather_and_otsu<T, kThreads, kCapacity, kLevelBits>(ids, n, bins, tasks); });
+    cuda_shim::launch(dim3(segments, num_tasks), kThreads, [&] {
+      otsu_of_groups<T, kThreads, kCapacity, kLevelBits>({nullptr, ids, n}, segments, 1, bins, tasks);
+    });
   } else if (path == 1) {
     group_then_otsu<true>(ids, n, segments, bins, 3, groups, tasks, num_tasks);
   } else {
@@ -57,18 +58,18 @@ void segmented_otsu(const T* values, const int64_t* ids, int64_t n, int64_t segm
   otsu(ids, n, segments, bins, path, groups, tasks, 1);
 }
 
-}  // namespace
+}  // namespace otsu_driver
 
 extern "C" {
 
 void shim_segmented_otsu_float(const float* values, const int64_t* ids, int64_t n, int64_t segments, int bins, int path,
                                int groups, float* thresholds) {
-  segmented_otsu(values, ids, n, segments, bins, path, groups, thresholds);
+  otsu_driver::segmented_otsu(values, ids, n, segments, bins, path, groups, thresholds);
 }
 
 void shim_segmented_otsu_double(const double* values, const int64_t* ids, int64_t n, int64_t segments, int bins,
                                 int path, int groups, double* thresholds) {
-  segmented_otsu(values, ids, n, segments, bins, path, groups, thresholds);
+  otsu_driver::segmented_otsu(values, ids, n, segments, bins, path, groups, thresholds);
 }
 
 void shim_mutual_labels(const float* scores, const float* ious, const int64_t* ids, const signed char* baseline,
@@ -80,8 +81,8 @@ void shim_mutual_labels(const float* scores, const float* ious, const int64_t* i
   OtsuTasks<float> tasks{};
   tasks.task[0] = {scores, gathered.data(), score_thresholds, splittable.data()};
   tasks.task[1] = {ious, gathered.data() + n, iou_thresholds, splittable.data() + segments};
-  if (segments > 0) otsu(ids, n, segments, bins, path, 1, tasks, 2);
-  cuda_shim::launch(3, kThreads, [&] {
+  if (segments > 0) otsu_driver::otsu(ids, n, segments, bins, path, 1, tasks, 2);
+  cuda_shim::launch(3, otsu_driver::kThreads, [&] {
     mutual_labels_kernel<float>(scores, ious, ids, baseline, n, segments, {score_thresholds, splittable.data()},
                                 {iou_thresholds, splittable.data() + segments}, alpha, literal != 0,
                                 {cls_labels, loc_labels, cls_weights, loc_weights});

@@ -1,0 +1,163 @@
+"""Timing of ours against peers: one way to measure, one table, one record.
+
+Contestants of a case take turns in one process, so that a busy moment hits all alike; what counts is the minimum of
+a contestant's turns. A case may check that its peers compute the same thing: a wrong peer is no peer.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    device: str = "cpu"
+    quick: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Spent on each contestant of a case."""
+        return 0.2 if self.quick else 1.5
+
+    def synchronize(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+@dataclass
+class Case:
+    """`ours` and each of `peers` run once, without arguments. check() raises where they disagree."""
+
+    name: str
+    ours: Callable[[], object]
+    peers: dict[str, Callable[[], object]]
+    check: Callable[[], None] | None = None
+
+
+@dataclass
+class Row:
+    operator: str
+    case: str
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    """Minimum of each contestant; "mlc_ext" first."""
+
+    def ratio(self, peer: str) -> float:
+        return self.milliseconds[peer] / self.milliseconds["mlc_ext"]
+
+
+def measure(case: Case, settings: Settings) -> dict[str, float]:
+    """Milliseconds of each contestant: the minimum of turns taken by all in order."""
+    contestants = {"mlc_ext": case.ours, **case.peers}
+
+    def turn(run: Callable[[], object], calls: int) -> float:
+        settings.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        settings.synchronize()
+        return (time.perf_counter() - start) / calls
+
+    once = {name: min(turn(run, 1) for _ in range(2)) for name, run in contestants.items()}
+    # a turn lasts a millisecond or more, well above the clock's grain
+    calls = {name: max(1, round(1e-3 / seconds)) for name, seconds in once.items()}
+    best, spent = dict(once), dict.fromkeys(contestants, 0.0)
+    while waiting := [name for name in contestants if spent[name] < settings.seconds]:
+        for name in waiting:
+            seconds = turn(contestants[name], calls[name])
+            best[name] = min(best[name], seconds)
+            spent[name] += seconds * calls[name]
+    return {name: seconds * 1e3 for name, seconds in best.items()}
+
+
+def run_cases(operator: str, cases: Iterable[Case], settings: Settings) -> list[Row]:
+    """Checks and measures every case, printing each as it is done."""
+    rows = []
+    for case in cases:
+        if case.check is not None:
+            case.check()
+        rows.append(Row(operator, case.name, measure(case, settings)))
+        print(format_row(rows[-1]), flush=True)
+    return rows
+
+
+def format_row(row: Row) -> str:
+    peers = [f"{peer} {ms:.3f} ({row.ratio(peer):.1f}x)" for peer, ms in _peers(row)]
+    return f"{row.operator:<15} {row.case:<34} {row.milliseconds['mlc_ext']:>9.3f} ms   " + ", ".join(peers)
+
+
+def _peers(row: Row) -> list[tuple[str, float]]:
+    return [(name, ms) for name, ms in row.milliseconds.items() if name != "mlc_ext"]
+
+
+def markdown(rows: list[Row], facts: dict[str, object]) -> str:
+    lines = [
+        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, {facts['device']}, {facts['date']}, "
+        f"commit {facts['commit']}. Milliseconds, minima; the ratio is peer / mlc_ext.",
+        "",
+        "| operator | case | mlc_ext | peer | peer's time | ratio |",
+        "|---|---|--:|---|--:|--:|",
+    ]
+    for row in rows:
+        ours = row.milliseconds["mlc_ext"]
+        for peer, ms in _peers(row):
+            lines.append(
+                f"| {row.operator} | {row.case} | {ours:.3f} | {peer} | {ms:.3f} | {row.ratio(peer):.1f}x |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def to_json(rows: list[Row], facts: dict[str, object]) -> str:
+    results = [{"operator": r.operator, "case": r.case, "milliseconds": r.milliseconds} for r in rows]
+    return json.dumps({**facts, "results": results}, indent=2) + "\n"
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The short hash, with "+" where tracked files have changed since."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(ROOT), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def facts(settings: Settings) -> dict[str, object]:
+    """What a figure depends on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if settings.device == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "quick": settings.quick,
+    }

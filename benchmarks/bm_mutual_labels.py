@@ -1,0 +1,66 @@
+"""mutual_labels (two Otsu thresholds a gt, labels, weights) against vectorised torch and a numpy loop over gts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from _harness import Case, Settings
+from _otsu_peers import SIZES, group_inputs, numpy_otsu_group, torch_otsu
+
+from mlc_ext import mutual_labels
+
+ALPHA = 0.5
+
+
+def torch_labels(scores, ious, ids, baseline, k):
+    ignored = baseline == -1
+    results = []
+    for values in (ious, scores):
+        tau = torch_otsu(values, ids, k)[ids]
+        results.append((values > tau).to(torch.int8))
+        results.append(torch.where(ignored, (values - tau).abs() ** ALPHA, 1.0))
+    cls_labels, cls_weights, loc_labels, loc_weights = results
+    return cls_labels, loc_labels, cls_weights, loc_weights * loc_labels
+
+
+def numpy_labels(scores, ious, ids, baseline, k):
+    """Gt after gt, as an assigner written over the boxes of an image does it."""
+    n = len(ids)
+    labels, weights = np.zeros((2, n), np.int8), np.ones((2, n), np.float32)
+    order = np.argsort(ids, kind="stable")
+    for members in np.split(order, np.cumsum(np.bincount(ids, minlength=k))[:-1]):
+        ignored = members[baseline[members] == -1]
+        for task, values in enumerate((ious, scores)):
+            tau = numpy_otsu_group(values[members])
+            labels[task, members] = values[members] > tau
+            weights[task, ignored] = np.abs(values[ignored] - tau) ** ALPHA
+    return labels[0], labels[1], weights[0], weights[1] * labels[1]
+
+
+def cases(settings: Settings) -> Iterator[Case]:
+    for n, k in SIZES[:2] if settings.quick else SIZES:
+        yield _case(n, k, settings)
+
+
+def _case(n: int, k: int, settings: Settings) -> Case:
+    scores, ids = group_inputs(n, k, settings.device)
+    ious, _ = group_inputs(n, k, settings.device, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    baseline = torch.randint(-1, 2, (n,), generator=generator).to(torch.int8).to(settings.device)
+    peers = {"torch, vectorised": lambda: torch_labels(scores, ious, ids, baseline, k)}
+    if settings.device == "cpu":
+        arrays = [t.numpy() for t in (scores, ious, ids, baseline)]
+        peers["numpy, per gt"] = lambda: [torch.from_numpy(a) for a in numpy_labels(*arrays, k)]
+
+    def ours():
+        return mutual_labels(scores, ious, ids, baseline, k, alpha=ALPHA)
+
+    def check() -> None:
+        for peer in peers.values():
+            for a, b in zip(ours()[:4], peer(), strict=True):
+                if torch.isclose(a.float(), b.float(), atol=1e-4).double().mean() < 0.99:
+                    raise AssertionError("the peer has other labels or weights")
+
+    return Case(f"{n:,} priors, {k} gts", ours, peers, check)

@@ -1,0 +1,56 @@
+"""segmented_otsu against vectorised torch, a numpy loop over groups, and scikit-image (with bins)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from _harness import Case, Settings
+from _otsu_peers import SIZES, agree, group_inputs, numpy_otsu, split, torch_otsu
+
+from mlc_ext import segmented_otsu
+
+
+def cases(settings: Settings) -> Iterator[Case]:
+    for n, k in SIZES[:2] if settings.quick else SIZES:
+        values, ids = group_inputs(n, k, settings.device)
+        yield _exact(values, ids, k, settings)
+    if settings.device == "cpu":
+        for n, k in SIZES[:2] if settings.quick else SIZES:
+            case = _binned(*group_inputs(n, k, "cpu"), k)
+            if case is not None:
+                yield case
+
+
+def _exact(values: torch.Tensor, ids: torch.Tensor, k: int, settings: Settings) -> Case:
+    peers = {"torch, vectorised": lambda: torch_otsu(values, ids, k)}
+    if settings.device == "cpu":
+        arrays = values.numpy(), ids.numpy()
+        peers["numpy, per group"] = lambda: torch.tensor(numpy_otsu(*arrays, k))
+
+    def check() -> None:
+        for peer in peers.values():
+            agree(segmented_otsu(values, ids, k), peer())
+
+    return Case(f"{len(ids):,} values, {k} groups", lambda: segmented_otsu(values, ids, k), peers, check)
+
+
+def _binned(values: torch.Tensor, ids: torch.Tensor, k: int) -> Case | None:
+    try:
+        from skimage.filters import threshold_otsu
+    except ImportError:
+        return None
+    arrays = values.numpy(), ids.numpy()
+
+    def scikit_image() -> torch.Tensor:
+        return torch.tensor([float(threshold_otsu(group, nbins=256)) for group in split(*arrays, k)])
+
+    def ours() -> torch.Tensor:
+        return segmented_otsu(values, ids, k, bins=256)
+
+    def check() -> None:  # scikit-image's float32 histogram may prefer the next bin
+        if (ours() - scikit_image()).abs().median() > 1e-6:
+            raise AssertionError("scikit-image has other thresholds")
+
+    name = f"{len(ids):,} values, {k} groups, 256 bins"
+    return Case(name, ours, {"scikit-image, per group": scikit_image}, check)
