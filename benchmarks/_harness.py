@@ -1,7 +1,7 @@
 """Timing of ours against peers: one way to measure, one table, one record.
 
-Contestants of a case take turns in one process, so that a busy moment hits all alike; what counts is the minimum of
-a contestant's turns. A case may check that its peers compute the same thing: a wrong peer is no peer.
+Contestants of a case take turns in one process, so that a busy moment hits all alike; what counts is the
+minimum of a contestant's turns. A case may check that its peers compute the same thing: a wrong peer is none.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def _peers(row: Row) -> list[tuple[str, float]]:
 
 def markdown(rows: list[Row], facts: dict[str, object]) -> str:
     lines = [
-        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, {facts['device']}, {facts['date']}, "
-        f"commit {facts['commit']}. Milliseconds, minima; the ratio is peer / mlc_ext.",
+        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, {facts['device']}, "
+        f"{facts['date']}, commit {facts['commit']}. Milliseconds, minima; the ratio is peer / mlc_ext.",
         "",
         "| operator | case | mlc_ext | peer | peer's time | ratio |",
         "|---|---|--:|---|--:|--:|",

@@ -1,4 +1,4 @@
-"""What one writes without mlc_ext: Otsu's threshold of every group, vectorised in torch and group by group."""
+"""What one writes without mlc_ext: Otsu's thresholds, vectorised in torch and group by group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def group_inputs(n: int, k: int, device: str, seed: int = 0) -> tuple[Tensor, Te
 
 
 def torch_otsu(values: Tensor, ids: Tensor, k: int) -> Tensor:
-    """All groups at once: two stable sorts give (group, value) order, then prefix sums and a segment arg-max."""
+    """All groups at once: two stable sorts into (group, value) order, prefix sums, a segment arg-max."""
     n = values.numel()
     order = values.argsort(stable=True)
     order = order[ids[order].argsort(stable=True)]

@@ -1,4 +1,4 @@
-"""mutual_labels (two Otsu thresholds a gt, labels, weights) against vectorised torch and a numpy loop over gts."""
+"""mutual_labels (two thresholds a gt, labels, weights) against vectorised torch and numpy gt by gt."""
 
 from __future__ import annotations
 

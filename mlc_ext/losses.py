@@ -303,7 +303,7 @@ def reduce_mean(value: Tensor) -> Tensor:
 
 
 def count_per_image(mask: Tensor, num_images: int) -> Tensor:
-    """The Trues of an [N] mask over a batch, with at least one counted for every image, as MMDetection's anchor heads do.
+    """The Trues of an [N] mask over a batch, at least one counted for every image, as MMDetection's anchor heads do.
 
     For FCOS, which counts over the whole batch, ``mask.sum()`` is right.
     """

@@ -112,7 +112,7 @@ def mutual_labels(
 
 
 def _extent(low: Tensor, high: Tensor) -> Tensor:
-    """Areas of [..., 2] corners; inverted boxes are empty. relu: a length of 0 passes no gradient, as in the kernels."""
+    """Areas of [..., 2] corners; inverted boxes are empty. relu: no gradient at length 0, as in the kernels."""
     return (high - low).relu().prod(-1)
 
 

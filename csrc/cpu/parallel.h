@@ -27,7 +27,7 @@ void for_chunks(int64_t n, int64_t chunks, const Fn& fn) {
   auto run = [&](int64_t first, int64_t last) {
     for (int64_t c = first; c < last; ++c) fn(c, n * c / chunks, n * (c + 1) / chunks);
   };
-  if (chunks <= 1) return run(0, 1);
+  if (chunks <= 1) return fn(0, 0, n);  // also where n = 0: some callers prepare their chunk's share in fn
   torch::stable::parallel_for(0, chunks, 1, run);
 }
 

@@ -36,9 +36,9 @@ def match_boxes(
 ) -> MatchedBoxes:
     """Assigns every prior of every image as Faster R-CNN and RetinaNet do, without ever storing the A x K matrix.
 
-    A prior is positive if its best IoU is at least ``high`` or if a gt has no better prior (``low_quality``), negative if
-    its best IoU is below ``low``, ignored between. ``matched_gt`` keeps the gt of the ignored too: they are candidates
-    of mutual labelling.
+    A prior is positive if its best IoU is at least ``high`` or if a gt has no better prior (``low_quality``), negative
+    if its best IoU is below ``low``, ignored between. ``matched_gt`` keeps the gt of the ignored too: they are
+    candidates of mutual labelling.
 
     Args:
         priors: [A, 4] floating point xyxy, the same in every image.
@@ -54,7 +54,7 @@ def match_boxes(
         :class:`MatchedBoxes` (labels, matched_gt, ious).
 
     Raises:
-        TypeError: a dtype is wrong. ValueError: shapes or devices disagree, a threshold is outside [0, 1] or low > high,
+        TypeError: a dtype is wrong. ValueError: shapes or devices disagree, a threshold is outside [0, 1], low > high,
         or (CPU only) gt_offsets do not rise from 0 to K.
 
     Source: MMDetection's MaxIoUAssigner, with its gts of no overlap matching nothing.
