@@ -38,6 +38,15 @@ REPORTED = (
 )
 """Metrics as they are printed: key, heading."""
 
+SHORT_NAMES = {
+    "classification": "cls",
+    "bbox_regression": "box",
+    "bbox_ctrness": "ctr",
+    "iou_rescoring": "iou",
+    "prediction_alignment": "align",
+}
+"""Losses as the progress bar shows them."""
+
 
 class NonFiniteLoss(RuntimeError):
     """The loss is NaN or infinite; the message holds the losses and the image ids."""
@@ -244,7 +253,7 @@ class Trainer:
             **means,
         }
         self.history.append(entry)
-        shown = {name.split("_")[0][:6]: f"{value:.3f}" for name, value in means.items()}
+        shown = {SHORT_NAMES.get(name, name): f"{value:.3f}" for name, value in means.items()}
         bar.set_description(f"epoch {entry['epoch']:.1f}{' ML' if entry['mutual'] else ''}")
         bar.set_postfix(**shown, ips=f"{images_per_second:.1f}")
         text = " ".join(f"{name} {value:.4g}" for name, value in entry.items())

@@ -64,7 +64,7 @@ class RPN(DenseDetector):
             score_threshold=float("-inf"), pre_nms_top_k=2000, iou_threshold=0.7, max_detections=1000, per_level=True
         )
         super().__init__(backbone, fpn, head, mlc=mlc, postprocessor=postprocessor)
-        self.num_classes, self.smooth_l1_beta = 1, smooth_l1_beta
+        self.smooth_l1_beta = smooth_l1_beta  # num_classes stays None: gts of any class are objects
         self.sample_size, self.max_positive = sample_size, max_positive
         self.anchors, self.coder = anchors, DeltaXYWHCoder(v1=v1)
         self.assigner = assigner or MaxIoUAssigner(high=0.7, low=0.3, min_forced_iou=0.3)

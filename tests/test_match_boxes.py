@@ -1,0 +1,161 @@
+"""match_boxes against reference.py, a rule written out by hand, and MMDetection's recorded assignments."""
+
+import pytest
+import torch
+from golden import load_golden
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import on, rng, same_bits, seeds
+
+import mlc_ext
+from mlc_ext import reference
+
+RETINANET = {"high": 0.5, "low": 0.4}
+RPN = {"high": 0.7, "low": 0.3, "min_forced_iou": 0.3}
+
+
+def boxes(n: int, generator: torch.Generator, size: float = 64.0, rounded: bool = False) -> torch.Tensor:
+    centre = torch.rand(n, 2, generator=generator) * size
+    half = torch.rand(n, 2, generator=generator) * size / 4
+    made = torch.cat((centre - half, centre + half), 1)
+    return made.round() if rounded else made  # whole pixels: ties are common
+
+
+def offsets(counts: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *counts]).cumsum(0)
+
+
+def check(device, priors, gts, gt_offsets, crowd=None, **rule):
+    moved = on(device, priors, gts, gt_offsets, crowd)
+    actual = mlc_ext.match_boxes(*moved[:3], crowd=moved[3], **rule)
+    expected = reference.match_boxes(priors, gts, gt_offsets, crowd=crowd, **rule)
+    assert torch.equal(actual.labels.cpu(), expected.labels)
+    assert torch.equal(actual.matched_gt.cpu(), expected.matched_gt)
+    same_bits(actual.ious, expected.ious.to(priors.dtype))
+    return actual
+
+
+@pytest.fixture(autouse=True)
+def _no_cuda_kernel(request):
+    if "device" in request.fixturenames and request.getfixturevalue("device") == "cuda":
+        pytest.skip("match_boxes has no CUDA kernel yet")
+
+
+@given(
+    seed=seeds,
+    num_priors=st.integers(0, 40) | st.integers(500, 1100),
+    counts=st.lists(st.integers(0, 6), max_size=4),
+    rounded=st.booleans(),
+    with_crowd=st.booleans(),
+    low_quality=st.booleans(),
+    rule=st.sampled_from([RETINANET, RPN, {"high": 0.5, "low": 0.5}, {"high": 0.0, "low": 0.0}]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+)
+def test_equals_reference(device, seed, num_priors, counts, rounded, with_crowd, low_quality, rule, dtype):
+    generator = rng(seed)
+    gts = boxes(sum(counts), generator, rounded=rounded).to(dtype)
+    priors = boxes(num_priors, generator, rounded=rounded).to(dtype)
+    crowd = torch.rand(len(gts), generator=generator) < 0.3 if with_crowd else None
+    check(device, priors, gts, offsets(counts), crowd, low_quality=low_quality, **rule)
+
+
+def test_threads_do_not_matter(threads):
+    generator = rng(3)
+    priors, gts = boxes(20_000, generator, 500, rounded=True), boxes(60, generator, 500, rounded=True)
+    results = []
+    for count in (1, 2, 4):
+        threads(count)
+        results.append(mlc_ext.match_boxes(priors, gts, offsets([40, 20]), **RETINANET))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_on_the_threshold(device):
+    """IoU exactly 1/2 and 1/4: at least high is positive, at least low is ignored, below is negative."""
+    gt = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    priors = torch.tensor([[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 4.0, 1.0], [0.0, 0.0, 2.0, 1.0], [9.0, 9.0, 12.0, 12.0]])
+    found = check(device, priors, gt, offsets([1]), high=0.5, low=0.25, low_quality=False)
+    assert found.ious.tolist() == [[0.5, 0.25, 0.125, 0.0]]
+    assert found.labels.tolist() == [[1, -1, 0, 0]]
+    assert found.matched_gt.tolist() == [[0, 0, -1, -1]]
+
+
+def test_forced_matches_are_all_ties_and_the_last_gt_wins(device):
+    gts = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 8.0], [50.0, 50.0, 60.0, 60.0]])
+    priors = torch.tensor([[0.0, 0.0, 2.0, 8.0], [6.0, 0.0, 8.0, 8.0], [0.0, 0.0, 1.0, 8.0]])
+    found = check(device, priors, gts, offsets([3]), **RETINANET)
+    assert found.labels.tolist() == [[1, 1, 0]]  # both of IoU 1/4; the third gt overlaps nothing and takes nothing
+    assert found.matched_gt.tolist() == [[1, 1, -1]]
+    assert check(device, priors, gts, offsets([3]), **RPN).labels.tolist() == [[0, 0, 0]]  # 1/4 is below 0.3
+
+
+def test_crowd_matches_nothing_and_hides_negatives(device):
+    gts = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 40.0, 20.0]])
+    crowd = torch.tensor([False, True])
+    corners = torch.tensor([[0, 0, 10, 10], [22, 2, 26, 6], [36, 0, 44, 4], [38, 0, 46, 4]])
+    found = check(device, corners.float(), gts, offsets([2]), crowd, **RETINANET)
+    assert found.labels.tolist() == [[1, -1, -1, 0]]  # covered by 1, 1/2 and 1/4 of their area
+    assert found.matched_gt.tolist() == [[0, -1, -1, -1]]
+
+
+def test_batches_do_not_mix(device):
+    generator = rng(5)
+    priors, gts = boxes(300, generator), boxes(9, generator)
+    together = check(device, priors, gts, offsets([4, 0, 5]), **RETINANET)
+    for b, (start, stop) in enumerate([(0, 4), (4, 4), (4, 9)]):
+        alone = check(device, priors, gts[start:stop], offsets([stop - start]), **RETINANET)
+        assert torch.equal(alone.labels[0], together.labels[b])
+        shifted = torch.where(alone.matched_gt[0] >= 0, alone.matched_gt[0] + start, -1)
+        assert torch.equal(shifted, together.matched_gt[b])
+
+
+def test_non_contiguous(device):
+    generator = rng(6)
+    wide = boxes(40, generator).repeat(1, 2)
+    check(device, wide[:, :4], boxes(8, generator)[::2], offsets([4]), **RETINANET)
+
+
+@pytest.mark.parametrize("head, rule", [("retinanet", RETINANET), ("rpn", RPN)])
+def test_golden(head, rule):
+    for case in load_golden(head):
+        anchors = torch.cat([case[f"anchors_{level}"] for level in range(sum(k.startswith("anchors_") for k in case))])
+        gts = [case[f"gt_boxes_{i}"].float() for i in range(2)]
+        found = mlc_ext.match_boxes(anchors, torch.cat(gts), offsets([len(g) for g in gts]), **rule)
+        for i, start in enumerate((0, len(gts[0]))):
+            index = torch.where(found.labels[i] == 1, found.matched_gt[i] - start, -1 - (found.labels[i] == -1).long())
+            assert torch.equal(index, case[f"gt_index_{i}"])
+
+
+@pytest.mark.parametrize(
+    "change, error, text",
+    [
+        ({"priors": torch.zeros(3, 5)}, ValueError, r"priors must have shape \[N, 4\], got \[3, 5\]"),
+        ({"priors": torch.zeros(3, 4, dtype=torch.int32)}, TypeError, "priors must be float16"),
+        ({"gt_boxes": torch.zeros(2, 4).double()}, TypeError, "gt_boxes must have the dtype of priors"),
+        ({"gt_offsets": torch.tensor([0, 1])}, ValueError, r"gt_offsets\[1\] is 1"),
+        ({"gt_offsets": torch.tensor([0, 3, 2])}, ValueError, r"gt_offsets\[1\] is 3"),
+        ({"gt_offsets": torch.tensor([1, 2])}, ValueError, r"gt_offsets\[0\] is 1"),
+        ({"gt_offsets": torch.tensor([0.0, 2.0])}, TypeError, "gt_offsets must be Long"),
+        ({"gt_offsets": torch.empty(0, dtype=torch.int64)}, ValueError, r"gt_offsets must have shape \[B \+ 1\]"),
+        ({"crowd": torch.zeros(3, dtype=torch.bool)}, ValueError, r"crowd must have shape \[2\], got \[3\]"),
+        ({"crowd": torch.zeros(2)}, TypeError, "crowd must be Bool"),
+        ({"high": 0.3}, ValueError, "low 0.4, high 0.3"),
+        ({"high": float("nan")}, ValueError, "high nan"),
+        ({"min_forced_iou": 2.0}, ValueError, "min_forced_iou must be in .*, got 2"),
+        ({"crowd_iof": 0.0}, ValueError, "crowd_iof must be in .*, got 0"),
+    ],
+)
+def test_errors(change, error, text):
+    arguments = {"priors": torch.zeros(3, 4), "gt_boxes": torch.zeros(2, 4), "gt_offsets": torch.tensor([0, 2])}
+    with pytest.raises(error, match=f"^match_boxes: .*{text}"):
+        mlc_ext.match_boxes(**(arguments | RETINANET | change))
+
+
+def test_opcheck_and_compile():
+    generator = rng(8)
+    arguments = (boxes(30, generator), boxes(5, generator), offsets([2, 3]))
+    crowd = torch.tensor([False, True, False, False, True])
+    torch.library.opcheck(torch.ops.mlc_ext.match_boxes.default, (*arguments, crowd, 0.5, 0.4, True, 0.0, 0.5))
+    compiled = torch.compile(mlc_ext.match_boxes, fullgraph=True, dynamic=True, backend="aot_eager")
+    for a, b in zip(compiled(*arguments, **RETINANET), mlc_ext.match_boxes(*arguments, **RETINANET), strict=True):
+        assert torch.equal(a, b)
