@@ -349,6 +349,8 @@ def test_state_dict_round_trip():
 def overfit_config(out):
     config = preset("demo")
     settings = {
+        "model.backbone": "resnet18",
+        "model.weights": None,
         "data.data": str(SHARED / "data" / "coco_small"),
         "data.limit_train": 8,
         "data.val_is_train": True,
