@@ -112,6 +112,16 @@ inline void check_paired_box_iou(const char* op, const Tensor& boxes1, const Ten
   check_like(op, "boxes2", boxes2, "boxes1", boxes1, true);
 }
 
+inline void check_paired_box_iou_backward(const char* op, const Tensor& grad, const Tensor& boxes1,
+                                          const Tensor& boxes2) {
+  check_paired_box_iou(op, boxes1, boxes2);
+  check_dim(op, "grad", grad, 1);
+  MLC_CHECK_VALUE(grad.size(0) == boxes1.size(0), op, "grad must have shape [", boxes1.size(0), "], got ",
+                  shape_of(grad));
+  check_dtype(op, "grad", grad, boxes1.scalar_type());
+  check_same_device(op, "grad", grad, "boxes1", boxes1);
+}
+
 inline void check_match_boxes(const char* op, const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_offsets,
                               const std::optional<Tensor>& crowd, double high, double low, double min_forced_iou,
                               double crowd_iof) {
@@ -141,7 +151,8 @@ inline void check_match_boxes(const char* op, const Tensor& priors, const Tensor
 // boxes [B, N, 4]; scores [B, N]; quality and labels [B, N] or absent.
 inline void check_rescored_nms(const char* op, const Tensor& boxes, const Tensor& scores,
                                const std::optional<Tensor>& quality, const std::optional<Tensor>& labels,
-                               double iou_threshold) {
+                               double iou_threshold, double score_threshold) {
+  MLC_CHECK_VALUE(score_threshold == score_threshold, op, "score_threshold must not be NaN");
   check_boxes(op, "boxes", boxes, 3);
   check_floating(op, "scores", scores);
   MLC_CHECK_VALUE(scores.dim() == 2 && scores.size(0) == boxes.size(0) && scores.size(1) == boxes.size(1), op,

@@ -13,13 +13,16 @@ from .ops import (  # noqa: E402  (the operators must be registered first)
     MatchedBoxes,
     MutualLabels,
     NmsResult,
+    batched_iou_nms,
     batched_rescored_nms,
     box_iou,
+    iou_nms,
     match_boxes,
     mutual_labels,
     paired_box_iou,
     rescored_nms,
     segmented_otsu,
+    segmented_spearman,
 )
 
 __all__ = [
@@ -27,14 +30,17 @@ __all__ = [
     "MutualLabels",
     "NmsResult",
     "__version__",
+    "batched_iou_nms",
     "batched_rescored_nms",
     "box_iou",
     "build_info",
+    "iou_nms",
     "match_boxes",
     "mutual_labels",
     "paired_box_iou",
     "rescored_nms",
     "segmented_otsu",
+    "segmented_spearman",
 ]
 
 

@@ -6,7 +6,6 @@ before NMS. The paper leaves the protocol open; :class:`Divergence` reports two 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .ops import box_iou
+from .ops import box_iou, segmented_spearman
 
 __all__ = ["Divergence", "segmented_spearman", "spearman"]
 
@@ -28,65 +27,6 @@ def spearman(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
     x, y = (v if isinstance(v, Tensor) else torch.from_numpy(np.array(v, dtype=np.float64)) for v in (x, y))
     rho, _ = segmented_spearman(x, y, torch.zeros(len(x), dtype=torch.int64, device=x.device), 1)
     return rho.item()
-
-
-@torch.no_grad()
-def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
-    """Spearman's rank correlation of every group of pairs; equal values share the average of their ranks.
-
-    Ranks are multiples of 1/2, so the sums are exact, in any order, for groups of up to 2^18 pairs.
-
-    Args:
-        x: [N] real numbers. Compared as float64.
-        y: [N] the same.
-        segment_ids: [N] int64, the group of each pair in [0, num_segments), -1 for none. In any order.
-        num_segments: K, the number of groups.
-
-    Returns:
-        rho: [K] float64 in [-1, 1]; NaN where undefined: fewer than 2 pairs, x or y constant, or a NaN.
-        n: [K] int64, the number of pairs of each group.
-
-    Raises:
-        TypeError: segment_ids are not int64. ValueError: shapes disagree or an id is out of range.
-
-    Source: Spearman 1904; agrees with ``scipy.stats.spearmanr``.
-    """
-    if x.dim() != 1 or x.shape != y.shape or x.shape != segment_ids.shape:
-        shapes = ", ".join(str(list(t.shape)) for t in (x, y, segment_ids))
-        raise ValueError(f"segmented_spearman: x, y and segment_ids must have one shape [N], got {shapes}")
-    if segment_ids.dtype != torch.int64:
-        raise TypeError(f"segmented_spearman: segment_ids must be int64, got {segment_ids.dtype}")
-    if num_segments < 0:
-        raise ValueError(f"segmented_spearman: num_segments must not be negative, got {num_segments}")
-    wrong = segment_ids[(segment_ids < -1) | (segment_ids >= num_segments)]
-    if wrong.numel() > 0:
-        raise ValueError(f"segmented_spearman: segment_ids must be in -1..{num_segments - 1}, got {wrong[0]}")
-    member = segment_ids >= 0
-    x, y, segments = x[member], y[member], segment_ids[member]
-    n = torch.bincount(segments, minlength=num_segments)
-    a, b = (_centred_ranks(v.double(), segments, n) for v in (x, y))
-    sums = torch.zeros(3, num_segments, dtype=torch.float64, device=x.device)
-    covariance, variance_x, variance_y = sums.index_add_(1, segments, torch.stack((a * b, a * a, b * b)))
-    return (covariance / (variance_x * variance_y).sqrt()).clamp(-1, 1), n  # undefined: 0 / 0
-
-
-def _centred_ranks(values: Tensor, segments: Tensor, n: Tensor) -> Tensor:
-    """[N] twice (average rank within the segment - mean rank): whole numbers in float64; NaN for a NaN.
-
-    n: [K] sizes of the segments.
-    """
-    order = _order(values, segments)
-    ordered, group = values[order], segments[order]
-    starts_run = torch.ones_like(group, dtype=torch.bool)
-    starts_run[1:] = (ordered[1:] != ordered[:-1]) | (group[1:] != group[:-1])
-    run = starts_run.cumsum(0) - 1
-    length = torch.bincount(run)
-    first = length.cumsum(0) - length  # place of a run's first value among all
-    rank_of_run = 2 * first + length - 1  # twice the average of first .. first + length - 1
-    offset = 2 * (n.cumsum(0) - n) + n - 1  # twice the mean place of a segment
-    ranks = torch.empty_like(values)
-    ranks[order] = (rank_of_run[run] - offset[group]).double()
-    return ranks.masked_fill_(values.isnan(), math.nan)
 
 
 def _order(values: Tensor, segments: Tensor, *, descending: bool = False) -> Tensor:

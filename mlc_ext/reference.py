@@ -236,3 +236,53 @@ def batched_rescored_nms(
         counts[b] = kept.numel()
         keep[b, : kept.numel()], kept_scores[b, : kept.numel()] = kept, product
     return keep, kept_scores, counts
+
+
+def iou_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    quality: Tensor,
+    labels: Tensor | None,
+    iou_threshold: float,
+    *,
+    score_threshold: float = float("-inf"),
+    pre_nms_top_k: int | None = None,
+    max_detections: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One image of :func:`mlc_ext.batched_iou_nms` without padding -> (keep [n] int64, scores [n])."""
+    compute = torch.promote_types(boxes.dtype, torch.float32)
+    candidates = torch.nonzero(scores > score_threshold).flatten()
+    candidates = candidates[scores[candidates].argsort(descending=True, stable=True)][:pre_nms_top_k].sort().values
+    order = candidates[quality[candidates].argsort(descending=True, stable=True)]
+    low, high = boxes.to(compute)[:, :2], boxes.to(compute)[:, 2:]
+    area = _extent(low, high)
+    threshold = torch.tensor(iou_threshold, dtype=compute)
+    clusters: dict[int, list[int]] = {}
+    for i in order.tolist():
+        for k in clusters:  # in rank order
+            inter = _extent(torch.maximum(low[k], low[i]), torch.minimum(high[k], high[i]))
+            same = labels is None or labels[k] == labels[i]
+            if same and inter > threshold * (area[k] + area[i] - inter):
+                clusters[k].append(i)
+                break
+        else:
+            clusters[i] = [i]
+    kept = torch.tensor(sorted(clusters), dtype=torch.int64)
+    best = torch.tensor([scores[clusters[k]].max() for k in sorted(clusters)], dtype=scores.dtype)
+    rank = best.argsort(descending=True, stable=True)[:max_detections]
+    return kept[rank], best[rank]
+
+
+def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
+    """See :func:`mlc_ext.segmented_spearman`."""
+    rho = torch.full((num_segments,), float("nan"), dtype=torch.float64)
+    n = torch.zeros(num_segments, dtype=torch.int64)
+    for k in range(num_segments):
+        pair = [values[segment_ids == k].double() for values in (x, y)]
+        n[k] = len(pair[0])
+        if n[k] < 2 or any(bool(values.isnan().any()) for values in pair):
+            continue
+        # twice the average rank: those below, and those not above, counted once each
+        a, b = ((v[:, None] > v).sum(1) + (v[:, None] >= v).sum(1) - n[k] for v in pair)
+        rho[k] = ((a * b).sum().double() / ((a * a).sum().double() * (b * b).sum().double()).sqrt()).clamp(-1, 1)
+    return rho, n

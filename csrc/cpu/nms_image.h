@@ -1,172 +1,128 @@
-// Rescored NMS of one image; the rule is csrc/rescored_nms.h.
+// Rescored NMS and IoU-NMS of one image; the rules are csrc/rescored_nms.h and csrc/iou_nms.h.
 //
-// Candidates are ranked once for all classes. In rank order each is compared only with the kept boxes of its own
-// class, which lie in coordinate arrays, a region per class, so that one vector instruction judges many of them.
+// Candidates are ranked once for all classes. In rank order each is compared only with the kept boxes of its own class.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <limits>
-#include <vector>
 
-#include "../rescored_nms.h"
+#include "kept_boxes.h"
+#include "ranking.h"
 
 namespace mlc::cpu {
 
-// Boxes kept so far, as coordinate arrays. Regions are padded with empty boxes, which overlap nothing.
-template <typename T>
-struct KeptBoxes {
-  static constexpr int64_t kLanes = 16;
-  std::vector<T> x1, y1, x2, y2, area;
-
-  void reset(int64_t size) {
-    for (auto* column : {&x1, &y1, &x2, &y2, &area}) column->assign(static_cast<size_t>(size), T(0));
-  }
-  void set(int64_t at, const Box<T>& box) {
-    x1[at] = box.x1, y1[at] = box.y1, x2[at] = box.x2, y2[at] = box.y2, area[at] = box.area();
-  }
+template <typename scalar_t>
+struct NmsImageInput {
+  const scalar_t* boxes;    // [N, 4]
+  const scalar_t* scores;   // [N]
+  const scalar_t* quality;  // [N] or null
+  const int64_t* labels;    // [N] or null
+  int64_t n;
 };
 
-// Whether any of the boxes [0, blocks * kLanes) overlaps `box` by more than the threshold.
 template <typename T>
-MLC_SIMD_CLONES bool any_overlap(const T* x1, const T* y1, const T* x2, const T* y2, const T* area, int64_t blocks,
-                                 Box<T> box, T box_area, T threshold) {
-  constexpr int64_t lanes = KeptBoxes<T>::kLanes;
-  for (int64_t b = 0; b < blocks; ++b) {
-    int hit = 0;
-    for (int64_t j = b * lanes; j < (b + 1) * lanes; ++j) {
-      hit |= overlaps_more_than(Box<T>{x1[j], y1[j], x2[j], y2[j]}, area[j], box, box_area, threshold) ? 1 : 0;
-    }
-    if (hit) return true;
-  }
-  return false;
-}
+struct NmsLimits {
+  T iou_threshold;
+  T score_threshold;
+  int64_t top_k;           // negative: all
+  int64_t max_detections;  // room in the output
+};
 
 template <typename scalar_t, typename T>
 class NmsImage {
  public:
-  struct Input {
-    const scalar_t* boxes;    // [N, 4]
-    const scalar_t* scores;   // [N]
-    const scalar_t* quality;  // [N] or null
-    const int64_t* labels;    // [N] or null
-    int64_t n;
-  };
-  struct Limits {
-    T iou_threshold;
-    T score_threshold;
-    int64_t top_k;           // negative: all
-    int64_t max_detections;  // of the output
-  };
+  using Input = NmsImageInput<scalar_t>;
+  using Limits = NmsLimits<T>;
 
-  // Writes keep and scores (both max_detections long, or scores null) and returns how many; -1 - i if candidate i
-  // holds a NaN.
-  int64_t operator()(const Input& in, const Limits& limits, int64_t* keep, scalar_t* scores) {
-    if (int64_t bad = rank(in, limits); bad >= 0) return -1 - bad;
-    bucket(in);
+  // Rescored NMS. Writes keep and scores and returns how many; -1 - i if candidate i holds a NaN.
+  int64_t rescored(const Input& in, const Limits& limits, int64_t* keep, scalar_t* scores) {
+    const auto product = [&](int64_t i) { return score(in, i) * quality(in, i); };
+    if (int64_t bad = collect(in, limits, product); bad >= 0) return -1 - bad;
+    ranking_.keep_first(limits.top_k);
+    ranking_.sort();
+    make_room(in);
     int64_t kept = 0;
-    for (int64_t r = 0; r < static_cast<int64_t>(ranked_.size()) && kept < limits.max_detections; ++r) {
-      const int64_t i = ranked_[r].index;
-      const Box<T> box = load(in.boxes + 4 * i);
-      const T area = box.area();
-      Bucket& mine = buckets_[class_of_[r]];
-      const int64_t at = mine.begin, blocks = (mine.kept + KeptBoxes<T>::kLanes - 1) / KeptBoxes<T>::kLanes;
-      if (any_overlap(&boxes_.x1[at], &boxes_.y1[at], &boxes_.x2[at], &boxes_.y2[at], &boxes_.area[at], blocks, box,
-                      area, limits.iou_threshold)) {
-        continue;
-      }
-      boxes_.set(at + mine.kept++, box);
+    for (int64_t r = 0; r < ranking_.size() && kept < limits.max_detections; ++r) {
+      const int64_t i = ranking_[r];
+      if (kept_.suppressor_or_keep(r, load(in, i), limits.iou_threshold, kept) >= 0) continue;
       keep[kept] = i;
-      if (scores) scores[kept] = static_cast<scalar_t>(ranked_[r].product);
-      ++kept;
+      scores[kept++] = static_cast<scalar_t>(product(i));
+    }
+    return kept;
+  }
+
+  // IoU-NMS, likewise.
+  int64_t by_quality(const Input& in, const Limits& limits, int64_t* keep, scalar_t* scores) {
+    if (int64_t bad = collect(in, limits, [&](int64_t i) { return score(in, i); }); bad >= 0) return -1 - bad;
+    ranking_.keep_first(limits.top_k);
+    std::vector<int64_t> chosen;
+    for (int64_t r = 0; r < ranking_.size(); ++r) chosen.push_back(ranking_[r]);
+    std::sort(chosen.begin(), chosen.end());
+    ranking_.clear();
+    for (int64_t i : chosen) ranking_.add(quality(in, i), i);
+    ranking_.sort();
+    make_room(in);
+    clusters_.clear();
+    for (int64_t r = 0; r < ranking_.size(); ++r) {
+      const int64_t i = ranking_[r];
+      const int64_t cluster =
+          kept_.suppressor_or_keep(r, load(in, i), limits.iou_threshold, static_cast<int64_t>(clusters_.size()));
+      if (cluster < 0) {
+        clusters_.push_back({score(in, i), i});
+      } else {
+        clusters_[cluster].score = max_of(clusters_[cluster].score, score(in, i));
+      }
+    }
+    std::sort(clusters_.begin(), clusters_.end());
+    const int64_t kept = std::min<int64_t>(limits.max_detections, static_cast<int64_t>(clusters_.size()));
+    for (int64_t k = 0; k < kept; ++k) {
+      keep[k] = clusters_[k].index;
+      scores[k] = static_cast<scalar_t>(clusters_[k].score);
     }
     return kept;
   }
 
  private:
-  struct Ranked {
-    T product;
+  struct Cluster {
+    T score;
     int64_t index;
-    bool operator<(const Ranked& other) const {
-      return product > other.product || (product == other.product && index < other.index);
+    bool operator<(const Cluster& other) const {
+      return score > other.score || (score == other.score && index < other.index);
     }
   };
-  struct Bucket {
-    int64_t begin, kept;
-  };
 
-  static Box<T> load(const scalar_t* p) {
+  static T score(const Input& in, int64_t i) { return static_cast<T>(in.scores[i]); }
+  static T quality(const Input& in, int64_t i) { return in.quality ? static_cast<T>(in.quality[i]) : T(1); }
+  static Box<T> load(const Input& in, int64_t i) {
+    const scalar_t* p = in.boxes + 4 * i;
     return {static_cast<T>(p[0]), static_cast<T>(p[1]), static_cast<T>(p[2]), static_cast<T>(p[3])};
   }
 
-  // Fills ranked_; returns the first index with a NaN, or -1.
-  int64_t rank(const Input& in, const Limits& limits) {
-    ranked_.clear();
+  // Fills ranking_ with value(i) of every candidate; returns the first one with a NaN, or -1.
+  template <typename Value>
+  int64_t collect(const Input& in, const Limits& limits, const Value& value) {
+    ranking_.clear();
     for (int64_t i = 0; i < in.n; ++i) {
-      const T score = static_cast<T>(in.scores[i]);
-      if (std::isnan(score)) return i;
-      if (!is_nms_candidate(score, limits.score_threshold)) continue;
-      const T product = in.quality ? score * static_cast<T>(in.quality[i]) : score;
-      const Box<T> box = load(in.boxes + 4 * i);
-      if (std::isnan(product) || std::isnan(box.x1) || std::isnan(box.y1) || std::isnan(box.x2) || std::isnan(box.y2)) {
+      if (std::isnan(score(in, i))) return i;
+      if (!is_nms_candidate(score(in, i), limits.score_threshold)) continue;
+      const Box<T> box = load(in, i);
+      // one sum is NaN if any coordinate is; opposite infinities are rare enough to look again
+      const T sum = box.x1 + box.y1 + box.x2 + box.y2 + value(i) + quality(in, i);
+      if (std::isnan(sum) && (std::isnan(box.x1) || std::isnan(box.y1) || std::isnan(box.x2) || std::isnan(box.y2) ||
+                              std::isnan(value(i)) || std::isnan(quality(in, i)))) {
         return i;
       }
-      ranked_.push_back({product, i});
+      ranking_.add(value(i), i);
     }
-    if (limits.top_k >= 0 && limits.top_k < static_cast<int64_t>(ranked_.size())) {
-      std::nth_element(ranked_.begin(), ranked_.begin() + limits.top_k, ranked_.end());
-      ranked_.resize(static_cast<size_t>(limits.top_k));
-    }
-    std::sort(ranked_.begin(), ranked_.end());
     return -1;
   }
 
-  // Gives every ranked candidate a dense class and every class a region of boxes_.
-  void bucket(const Input& in) {
-    const int64_t n = static_cast<int64_t>(ranked_.size());
-    class_of_.resize(static_cast<size_t>(n));
-    sizes_.clear();
-    if (!in.labels) {
-      std::fill(class_of_.begin(), class_of_.end(), 0);
-      sizes_.push_back(n);
-    } else if (n > 0) {
-      int64_t low = std::numeric_limits<int64_t>::max(), high = std::numeric_limits<int64_t>::min();
-      for (const Ranked& r : ranked_) {
-        low = std::min(low, in.labels[r.index]);
-        high = std::max(high, in.labels[r.index]);
-      }
-      const uint64_t span = static_cast<uint64_t>(high) - static_cast<uint64_t>(low);
-      if (span < static_cast<uint64_t>(4 * n + 1024)) {
-        sizes_.assign(static_cast<size_t>(span) + 1, 0);
-        for (int64_t r = 0; r < n; ++r) ++sizes_[class_of_[r] = in.labels[ranked_[r].index] - low];
-      } else {  // far-flung labels: their rank among the distinct ones
-        distinct_.clear();
-        for (const Ranked& r : ranked_) distinct_.push_back(in.labels[r.index]);
-        std::sort(distinct_.begin(), distinct_.end());
-        distinct_.erase(std::unique(distinct_.begin(), distinct_.end()), distinct_.end());
-        sizes_.assign(distinct_.size(), 0);
-        for (int64_t r = 0; r < n; ++r) {
-          class_of_[r] = std::lower_bound(distinct_.begin(), distinct_.end(), in.labels[ranked_[r].index]) -
-                         distinct_.begin();
-          ++sizes_[class_of_[r]];
-        }
-      }
-    }
-    constexpr int64_t lanes = KeptBoxes<T>::kLanes;
-    buckets_.clear();
-    int64_t begin = 0;
-    for (int64_t size : sizes_) {
-      buckets_.push_back({begin, 0});
-      begin += (size + lanes - 1) / lanes * lanes;
-    }
-    boxes_.reset(begin + lanes);
+  void make_room(const Input& in) {
+    kept_.reset(ranking_.size(), [&](int64_t r) { return in.labels ? in.labels[ranking_[r]] : 0; });
   }
 
-  std::vector<Ranked> ranked_;
-  std::vector<int64_t> class_of_, sizes_, distinct_;
-  std::vector<Bucket> buckets_;
-  KeptBoxes<T> boxes_;
+  Ranking<T> ranking_;
+  KeptBoxes<T> kept_;
+  std::vector<Cluster> clusters_;
 };
 
 }  // namespace mlc::cpu

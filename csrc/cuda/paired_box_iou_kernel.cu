@@ -26,12 +26,7 @@ Tensor paired_box_iou(const Tensor& boxes1, const Tensor& boxes2, bool generaliz
 std::tuple<Tensor, Tensor> paired_box_iou_backward(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2,
                                                    bool generalized) {
   constexpr const char* op = "paired_box_iou_backward";
-  check_paired_box_iou(op, boxes1, boxes2);
-  check_dim(op, "grad", grad, 1);
-  MLC_CHECK_VALUE(grad.size(0) == boxes1.size(0), op, "grad must have shape [", boxes1.size(0), "], got ",
-                  shape_of(grad));
-  check_dtype(op, "grad", grad, boxes1.scalar_type());
-  check_same_device(op, "grad", grad, "boxes1", boxes1);
+  check_paired_box_iou_backward(op, grad, boxes1, boxes2);
   const DeviceGuard guard(boxes1.get_device_index());
   const Tensor g = torch::stable::contiguous(grad), a = vector_aligned(boxes1), b = vector_aligned(boxes2);
   const int64_t n = a.size(0);

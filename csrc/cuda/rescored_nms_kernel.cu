@@ -91,8 +91,7 @@ void launch(const char* op, const Tensor& boxes, const Tensor& scores, const std
 Padded run(const char* op, const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& quality,
            const std::optional<Tensor>& labels, double iou_threshold, double score_threshold, int64_t top_k,
            int64_t max_detections) {
-  check_rescored_nms(op, boxes, scores, quality, labels, iou_threshold);
-  MLC_CHECK_VALUE(!std::isnan(score_threshold), op, "score_threshold must not be NaN");
+  check_rescored_nms(op, boxes, scores, quality, labels, iou_threshold, score_threshold);
   const int64_t batch = boxes.size(0), n = boxes.size(1);
   const DeviceGuard guard(boxes.get_device_index());
   MLC_CHECK_VALUE(n < INT32_MAX, op, "at most 2^31 - 2 boxes an image are supported on CUDA, got ", n);
@@ -116,25 +115,15 @@ Padded run(const char* op, const Tensor& boxes, const Tensor& scores, const std:
 Tensor rescored_nms(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& quality,
                     const std::optional<Tensor>& labels, double iou_threshold) {
   constexpr const char* op = "rescored_nms";
-  check_boxes(op, "boxes", boxes);
-  const auto batched = [&](const char* name, const Tensor& tensor) {
-    check_dim(op, name, tensor, 1);
-    return torch::stable::unsqueeze(tensor, 0);
-  };
-  std::optional<Tensor> quality_b, labels_b;
-  if (quality.has_value()) quality_b = batched("quality", *quality);
-  if (labels.has_value()) labels_b = batched("labels", *labels);
-  Padded out = run(op, torch::stable::unsqueeze(boxes, 0), batched("scores", scores), quality_b, labels_b,
-                   iou_threshold, -INFINITY, -1, -1);
+  const NmsInputs one = batch_of_one(op, boxes, scores, quality, labels);
+  Padded out = run(op, one.boxes, one.scores, one.quality, one.labels, iou_threshold, -INFINITY, -1, -1);
   const DeviceGuard guard(boxes.get_device_index());
   int64_t count = 0;  // the one synchronisation: the length of the result
   const cudaStream_t stream = current_stream(boxes);
   STD_CUDA_CHECK(cudaMemcpyAsync(&count, out.counts.const_data_ptr<int64_t>(), sizeof(count), cudaMemcpyDeviceToHost,
                                  stream));
   STD_CUDA_CHECK(cudaStreamSynchronize(stream));
-  Tensor keep = torch::stable::select(out.keep, 0, 0);
-  // a copy: the operator's result must not keep N entries alive for a few
-  return torch::stable::clone(torch::stable::narrow(keep, 0, 0, count));
+  return head_of_first(out.keep, count);
 }
 
 std::tuple<Tensor, Tensor, Tensor> batched_rescored_nms(const Tensor& boxes, const Tensor& scores,

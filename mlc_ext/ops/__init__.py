@@ -1,21 +1,26 @@
 """One file an operator: its public function, fake (shapes without data), autograd and autocast."""
 
 from .box_iou import box_iou
+from .iou_nms import batched_iou_nms, iou_nms
 from .match_boxes import MatchedBoxes, match_boxes
 from .mutual_labels import MutualLabels, mutual_labels
 from .paired_box_iou import paired_box_iou
 from .rescored_nms import NmsResult, batched_rescored_nms, rescored_nms
 from .segmented_otsu import segmented_otsu
+from .segmented_spearman import segmented_spearman
 
 __all__ = [
     "MatchedBoxes",
     "MutualLabels",
     "NmsResult",
+    "batched_iou_nms",
     "batched_rescored_nms",
     "box_iou",
+    "iou_nms",
     "match_boxes",
     "mutual_labels",
     "paired_box_iou",
     "rescored_nms",
     "segmented_otsu",
+    "segmented_spearman",
 ]

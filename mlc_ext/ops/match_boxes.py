@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._errors import call
+from .._errors import call, check_tensors
 from ._register import float32_under_autocast
 
 
@@ -59,6 +59,7 @@ def match_boxes(
 
     Source: MMDetection's MaxIoUAssigner, with its gts of no overlap matching nothing.
     """
+    check_tensors("match_boxes", priors=priors, gt_boxes=gt_boxes, gt_offsets=gt_offsets)
     return MatchedBoxes(
         *call(
             torch.ops.mlc_ext.match_boxes,

@@ -22,7 +22,8 @@ class NmsResult(NamedTuple):
     """[B] int64: how many were kept."""
 
 
-def _check_tensors(op: str, boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None) -> None:
+def check_nms_tensors(op: str, boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None) -> None:
+    """TypeError for an argument that is no tensor."""
     optional = {name: t for name, t in (("quality", quality), ("labels", labels)) if t is not None}
     check_tensors(op, boxes=boxes, scores=scores, **optional)
 
@@ -49,7 +50,7 @@ def rescored_nms(
 
     Source: paper section 3.2 (IoU rescoring at test).
     """
-    _check_tensors("rescored_nms", boxes, scores, quality, labels)
+    check_nms_tensors("rescored_nms", boxes, scores, quality, labels)
     return call(
         torch.ops.mlc_ext.rescored_nms,
         boxes.detach(),
@@ -88,7 +89,7 @@ def batched_rescored_nms(
         As :func:`rescored_nms`.
     """
     op = "batched_rescored_nms"
-    _check_tensors(op, boxes, scores, quality, labels)
+    check_nms_tensors(op, boxes, scores, quality, labels)
     return NmsResult(
         *call(
             torch.ops.mlc_ext.batched_rescored_nms,
@@ -110,8 +111,10 @@ def _(boxes, scores, quality, labels, iou_threshold):
     return boxes.new_empty((kept,), dtype=torch.int64)
 
 
-@torch.library.register_fake("mlc_ext::batched_rescored_nms")
-def _(boxes, scores, quality, labels, iou_threshold, score_threshold, pre_nms_top_k, max_detections):
+def fake_batched_result(
+    boxes, scores, quality, labels, iou_threshold, score_threshold, pre_nms_top_k, max_detections
+):
+    """Shapes of a batched NMS's results."""
     batch, n = scores.shape
     if max_detections >= 0:
         n = torch.sym_min(n, max_detections)
@@ -119,5 +122,6 @@ def _(boxes, scores, quality, labels, iou_threshold, score_threshold, pre_nms_to
     return keep, scores.new_empty((batch, n)), boxes.new_empty((batch,), dtype=torch.int64)
 
 
+torch.library.register_fake("mlc_ext::batched_rescored_nms", fake_batched_result)
 float32_under_autocast("rescored_nms")
 float32_under_autocast("batched_rescored_nms")

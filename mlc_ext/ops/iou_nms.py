@@ -1,0 +1,83 @@
+"""iou_nms and its batched form: IoU-guided NMS, the paper's comparison. The rule and its contract: csrc/iou_nms.h."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._errors import call, check_tensors, limit
+from ._register import float32_under_autocast
+from .rescored_nms import NmsResult, check_nms_tensors, fake_batched_result
+
+
+def iou_nms(
+    boxes: Tensor, scores: Tensor, quality: Tensor, labels: Tensor | None, iou_threshold: float
+) -> tuple[Tensor, Tensor]:
+    """IoU-guided NMS of one image: boxes are ranked by predicted IoU, a kept box takes its cluster's best class score.
+
+    Args:
+        boxes: [N, 4] floating point xyxy.
+        scores: [N] class scores, dtype of boxes. A score of -inf is padding and never kept.
+        quality: [N] predicted IoU, the rank.
+        labels: [N] int64; boxes cluster with boxes of their own label only. None: all are of one class.
+        iou_threshold: in [0, 1]; a box joins the first kept box whose IoU with it is above.
+
+    Returns:
+        [n] int64 indices of the kept boxes and [n] their clusters' largest class scores, sorted by these; equal scores
+        keep the lower index first.
+
+    Raises:
+        TypeError: a dtype is wrong. ValueError: shapes or devices disagree, threshold out of range, NaN.
+
+    Source: IoU-Net (Jiang et al. 2018), Algorithm 1; paper Table 2. CPU only so far.
+    """
+    check_tensors("iou_nms", quality=quality)
+    check_nms_tensors("iou_nms", boxes, scores, quality, labels)
+    return call(
+        torch.ops.mlc_ext.iou_nms, boxes.detach(), scores.detach(), quality.detach(), labels, iou_threshold
+    )
+
+
+def batched_iou_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    quality: Tensor,
+    labels: Tensor | None,
+    iou_threshold: float,
+    *,
+    score_threshold: float = float("-inf"),
+    pre_nms_top_k: int | None = None,
+    max_detections: int | None = None,
+) -> NmsResult:
+    """:func:`iou_nms` of a batch with results of a fixed size; arguments as
+    :func:`mlc_ext.batched_rescored_nms`, but ``pre_nms_top_k`` keeps the highest class scores.
+
+    Returns:
+        :class:`NmsResult`, its ``scores`` being the clusters' largest class scores.
+    """
+    check_tensors("batched_iou_nms", quality=quality)
+    check_nms_tensors("batched_iou_nms", boxes, scores, quality, labels)
+    return NmsResult(
+        *call(
+            torch.ops.mlc_ext.batched_iou_nms,
+            boxes.detach(),
+            scores.detach(),
+            quality.detach(),
+            labels,
+            iou_threshold,
+            score_threshold,
+            limit("batched_iou_nms", "pre_nms_top_k", pre_nms_top_k),
+            limit("batched_iou_nms", "max_detections", max_detections),
+        )
+    )
+
+
+@torch.library.register_fake("mlc_ext::iou_nms")
+def _(boxes, scores, quality, labels, iou_threshold):
+    kept = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty((kept,), dtype=torch.int64), scores.new_empty((kept,))
+
+
+torch.library.register_fake("mlc_ext::batched_iou_nms", fake_batched_result)
+float32_under_autocast("iou_nms")
+float32_under_autocast("batched_iou_nms")

@@ -1,0 +1,110 @@
+"""iou_nms against reference.py and IoU-Net's Algorithm 1 written as it stands."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import rng, same_values, seeds
+
+import mlc_ext
+from mlc_ext import reference
+
+
+def scene(seed: int, n: int, *, coarse: bool, classes: int = 3, dtype=torch.float32):
+    """Boxes, scores, qualities and labels; coarse ones tie often and meet thresholds exactly."""
+    generator = rng(seed)
+    corner, size = torch.rand(n, 2, generator=generator) * 40, torch.rand(n, 2, generator=generator) * 30
+    boxes = torch.cat((corner, corner + size), 1)
+    scores, quality = torch.rand(n, generator=generator), torch.rand(n, generator=generator)
+    if coarse:
+        boxes, scores, quality = (boxes / 8).round() * 8, (scores * 4).round() / 4, (quality * 4).round() / 4
+    labels = torch.randint(0, classes, (n,), generator=generator)
+    return boxes.to(dtype), scores.to(dtype), quality.to(dtype), labels
+
+
+def algorithm_1(boxes, scores, quality, threshold):
+    """IoU-Net's listing for one class: the best of the remaining takes and removes what it overlaps."""
+    remaining, found = list(range(len(boxes))), []
+    iou = reference.box_iou(boxes, boxes)
+    while remaining:
+        best = max(remaining, key=lambda i: (quality[i].item(), -i))
+        remaining.remove(best)
+        cluster = [i for i in remaining if iou[best, i] > threshold]
+        found.append((max(scores[i].item() for i in [best, *cluster]), best))
+        remaining = [i for i in remaining if i not in cluster]
+    return sorted(found, key=lambda entry: (-entry[0], entry[1]))
+
+
+@given(
+    seed=seeds,
+    n=st.integers(0, 40),
+    coarse=st.booleans(),
+    labelled=st.booleans(),
+    threshold=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+)
+def test_equals_reference(seed, n, coarse, labelled, threshold, dtype):
+    boxes, scores, quality, labels = scene(seed, n, coarse=coarse, dtype=dtype)
+    labels = labels if labelled else None
+    keep, found = mlc_ext.iou_nms(boxes, scores, quality, labels, threshold)
+    expected_keep, expected = reference.iou_nms(boxes, scores, quality, labels, threshold)
+    assert torch.equal(keep, expected_keep)
+    same_values(found, expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_equals_the_paper_listing(seed):
+    boxes, scores, quality, _ = scene(seed, 60, coarse=False, dtype=torch.float64)
+    keep, found = mlc_ext.iou_nms(boxes, scores, quality, None, 0.3)
+    assert list(zip(found.tolist(), keep.tolist(), strict=True)) == algorithm_1(boxes, scores, quality, 0.3)
+
+
+@given(
+    seed=seeds,
+    n=st.integers(0, 30),
+    score_threshold=st.sampled_from([float("-inf"), 0.25, 0.5]),
+    top_k=st.none() | st.integers(0, 30),
+    max_detections=st.none() | st.integers(0, 30),
+)
+def test_batched_limits(seed, n, score_threshold, top_k, max_detections):
+    images = [scene(seed + b, n, coarse=b == 0) for b in range(3)]
+    limits = {"score_threshold": score_threshold, "pre_nms_top_k": top_k, "max_detections": max_detections}
+    result = mlc_ext.batched_iou_nms(*(torch.stack(column) for column in zip(*images, strict=True)), 0.4, **limits)
+    assert result.keep.shape[1] == (n if max_detections is None else min(n, max_detections))
+    for b, image in enumerate(images):
+        keep, scores = reference.iou_nms(*image, 0.4, **limits)
+        count = int(result.counts[b])
+        assert torch.equal(result.keep[b, :count], keep) and (result.keep[b, count:] == -1).all()
+        assert torch.equal(result.scores[b, :count], scores) and (result.scores[b, count:] == 0).all()
+
+
+def test_a_cluster_gives_its_best_score():
+    """The well placed box is kept and takes the score of the confident, badly placed one."""
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
+    keep, scores = mlc_ext.iou_nms(boxes, torch.tensor([0.9, 0.2, 0.5]), torch.tensor([0.3, 0.8, 0.1]), None, 0.5)
+    assert keep.tolist() == [1, 2]
+    torch.testing.assert_close(scores, torch.tensor([0.9, 0.5]))
+
+
+def test_many_boxes_take_the_radix_path():
+    boxes, scores, quality, labels = scene(1, 1500, coarse=True, classes=40)
+    keep, found = mlc_ext.iou_nms(boxes, scores, quality, labels, 0.5)
+    expected_keep, expected = reference.iou_nms(boxes, scores, quality, labels, 0.5)
+    assert torch.equal(keep, expected_keep) and torch.equal(found, expected)
+
+
+def test_errors_and_registration():
+    boxes, scores, quality, labels = scene(2, 5, coarse=False)
+    with pytest.raises(ValueError, match="^iou_nms: iou_threshold must be in .*got 1.5"):
+        mlc_ext.iou_nms(boxes, scores, quality, labels, 1.5)
+    with pytest.raises(TypeError, match="^iou_nms: quality must be a Tensor, got NoneType"):
+        mlc_ext.iou_nms(boxes, scores, None, labels, 0.5)
+    with pytest.raises(ValueError, match="^batched_iou_nms: max_detections must not be negative, got -2"):
+        mlc_ext.batched_iou_nms(boxes[None], scores[None], quality[None], labels[None], 0.5, max_detections=-2)
+    quality[3] = float("nan")
+    with pytest.raises(ValueError, match="^iou_nms: NaN in the box, score or quality of box 3"):
+        mlc_ext.iou_nms(boxes, scores, quality, labels, 0.5)
+    quality[3] = 0.5
+    torch.library.opcheck(torch.ops.mlc_ext.iou_nms.default, (boxes, scores, quality, labels, 0.5))
+    batch = (boxes[None], scores[None], quality[None], labels[None], 0.5, 0.05, -1, 3)
+    torch.library.opcheck(torch.ops.mlc_ext.batched_iou_nms.default, batch)
