@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "../nms_inputs.h"
 #include "launch.h"
 
 namespace mlc::cuda {
