@@ -43,7 +43,8 @@ lint: build  ## ruff
 	$(PY) -m ruff check .
 
 bench: build  ## operators against their peers (BENCH_ARGS=...)
-	$(PY) benchmarks/run.py $(BENCH_ARGS)
+	@mkdir -p benchmarks/results
+	$(PY) benchmarks/run.py --json benchmarks/results/cpu.json --markdown benchmarks/results/cpu.md $(BENCH_ARGS)
 
 cuda-compile: build  ## compile every .cu with nvcc, warnings are errors; no GPU needed
 	$(PY) tools/compile_cuda.py --jobs $(JOBS)

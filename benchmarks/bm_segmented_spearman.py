@@ -1,0 +1,42 @@
+"""segmented_spearman against scipy, group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from _harness import Case, Settings
+from scipy.stats import rankdata
+
+from mlc_ext import segmented_spearman
+
+SIZES = [(10_000, 200), (100_000, 2000), (1_000_000, 2000), (1_000_000, 1)]
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """scipy's spearmanr without its p-value."""
+    return np.corrcoef(rankdata(x), rankdata(y))[0, 1]
+
+
+def cases(settings: Settings) -> Iterator[Case]:
+    for n, groups in SIZES[:2] if settings.quick else SIZES:
+        yield _case(n, groups, settings)
+
+
+def _case(n: int, groups: int, settings: Settings) -> Case:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, n, generator=generator).to(settings.device)
+    ids = torch.randint(0, groups, (n,), generator=generator).to(settings.device)
+    order = ids.argsort(stable=True).numpy()
+    cuts = np.cumsum(np.bincount(ids.numpy(), minlength=groups))[:-1]
+    pairs = list(zip(np.split(x.numpy()[order], cuts), np.split(y.numpy()[order], cuts), strict=True))
+
+    def peer() -> list[float]:
+        return [rank_correlation(a, b) for a, b in pairs]
+
+    def check() -> None:
+        np.testing.assert_allclose(segmented_spearman(x, y, ids, groups)[0].numpy(), peer(), atol=1e-9)
+
+    name = f"{n:,} pairs, {groups:,} groups"
+    return Case(name, lambda: segmented_spearman(x, y, ids, groups), {"scipy, per group": peer}, check)
