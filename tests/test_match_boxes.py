@@ -35,12 +35,6 @@ def check(device, priors, gts, gt_offsets, crowd=None, **rule):
     return actual
 
 
-@pytest.fixture(autouse=True)
-def _no_cuda_kernel(request):
-    if "device" in request.fixturenames and request.getfixturevalue("device") == "cuda":
-        pytest.skip("match_boxes has no CUDA kernel yet")
-
-
 @given(
     seed=seeds,
     num_priors=st.integers(0, 40) | st.integers(500, 1100),

@@ -123,6 +123,14 @@ T atomicAdd(T* address, T value) {
   return std::atomic_ref<T>(*address).fetch_add(value, std::memory_order_relaxed);
 }
 template <typename T>
+T atomicMax(T* address, T value) {
+  std::atomic_ref<T> target(*address);
+  T old = target.load(std::memory_order_relaxed);
+  while (old < value && !target.compare_exchange_weak(old, value, std::memory_order_relaxed)) {
+  }
+  return old;
+}
+template <typename T>
 T atomicOr(T* address, T value) {
   return std::atomic_ref<T>(*address).fetch_or(value, std::memory_order_relaxed);
 }

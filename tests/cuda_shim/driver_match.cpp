@@ -1,0 +1,49 @@
+// match_boxes through the shim: small tiles, so that a few gts fill several.
+#include "cuda_shim.h"
+
+#include "../../csrc/cuda/match_boxes.cuh"
+
+using namespace mlc;
+using namespace mlc::cuda;
+
+namespace {
+
+template <typename T>
+void match(const T* priors, int64_t num_priors, const T* gts, const int64_t* offsets, int64_t batch, int64_t num_gts,
+           const bool* crowd, MatchRule<T> rule, int8_t* labels, int64_t* matched, T* ious) {
+  constexpr int threads = 64, tile = 4;
+  std::vector<T> best(static_cast<size_t>(batch * num_priors));
+  std::vector<iou_bits_t<T>> best_of_gt(static_cast<size_t>(num_gts) + 1, 0);
+  // one row of blocks for two images: the stride over images runs too
+  const dim3 grid(static_cast<unsigned>((num_priors + threads - 1) / threads), batch > 1 ? 2 : 1);
+  cuda_shim::launch(grid, threads, [&] {
+    match_best_kernel<T, threads, tile>(priors, num_priors, gts, offsets, batch, num_gts, crowd, best.data(), matched,
+                                        best_of_gt.data());
+  });
+  cuda_shim::launch(grid, threads, [&] {
+    match_label_kernel<T, threads, tile>(priors, num_priors, gts, offsets, batch, num_gts, crowd, best.data(),
+                                         best_of_gt.data(), rule, labels, matched, ious);
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+void shim_match_boxes_float(const float* priors, int64_t num_priors, const float* gts, const int64_t* offsets,
+                            int64_t batch, int64_t num_gts, const bool* crowd, double high, double low,
+                            int64_t low_quality, double min_forced_iou, double crowd_iof, int8_t* labels,
+                            int64_t* matched, float* ious) {
+  const MatchRule<float> rule{static_cast<float>(high), static_cast<float>(low), static_cast<float>(min_forced_iou),
+                              static_cast<float>(crowd_iof), low_quality != 0};
+  match<float>(priors, num_priors, gts, offsets, batch, num_gts, crowd, rule, labels, matched, ious);
+}
+
+void shim_match_boxes_double(const double* priors, int64_t num_priors, const double* gts, const int64_t* offsets,
+                             int64_t batch, int64_t num_gts, const bool* crowd, double high, double low,
+                             int64_t low_quality, double min_forced_iou, double crowd_iof, int8_t* labels,
+                             int64_t* matched, double* ious) {
+  match<double>(priors, num_priors, gts, offsets, batch, num_gts, crowd,
+                {high, low, min_forced_iou, crowd_iof, low_quality != 0}, labels, matched, ious);
+}
+}
