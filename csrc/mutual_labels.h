@@ -31,7 +31,7 @@ constexpr signed char kIgnored = -1;
 // |margin|^alpha. The paper's exponents are special cases, exact on both sides; pow agrees to rounding.
 template <typename T>
 MLC_HOST_DEVICE T margin_weight(T margin, double alpha) {
-  margin = margin < T(0) ? -margin : margin;
+  margin = margin < T(0) ? -margin : margin + T(0);  // -0 becomes 0
   if (alpha == 0.0) return T(1);
   if (alpha == 0.5) return static_cast<T>(sqrt(margin));
   if (alpha == 1.0) return margin;

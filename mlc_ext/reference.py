@@ -284,5 +284,7 @@ def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: 
             continue
         # twice the average rank: those below, and those not above, counted once each
         a, b = ((v[:, None] > v).sum(1) + (v[:, None] >= v).sum(1) - n[k] for v in pair)
-        rho[k] = ((a * b).sum().double() / ((a * a).sum().double() * (b * b).sum().double()).sqrt()).clamp(-1, 1)
+        xy, xx, yy = (float((left * right).sum()) for left, right in ((a, b), (a, a), (b, b)))
+        if xx > 0 and yy > 0:
+            rho[k] = min(max(xy / math.sqrt(xx * yy), -1.0), 1.0)  # torch's sqrt is not rounded correctly
     return rho, n

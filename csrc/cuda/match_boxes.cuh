@@ -36,7 +36,14 @@ __device__ __forceinline__ T iou_from_bits(iou_bits_t<T> bits) {
   return iou;
 }
 
-// Image b's gts, whatever gt_offsets hold.
+struct LargerBits {
+  template <typename Bits>
+  __device__ __forceinline__ Bits operator()(Bits a, Bits b) const {
+    return max_of(a, b);
+  }
+};
+
+// Image b's gts: inside the K there are, whatever gt_offsets hold; offsets that do not rise leave none.
 struct GtRange {
   int64_t begin, end;
   __device__ __forceinline__ GtRange(const int64_t* offsets, int64_t b, int64_t num_gts) {
@@ -85,13 +92,16 @@ __global__ void __launch_bounds__(kThreads)
       for (int t = static_cast<int>(threadIdx.x); t < count; t += kThreads) tile_best[t] = 0;
       __syncthreads();
       for (int t = 0; t < count; ++t) {
-        if (tile.crowd[t] || !(intersection(prior, tile.box[t]) > T(0))) continue;  // most pairs are apart
-        const T iou = iou_of(prior, area, tile.box[t], tile.area[t]);
+        if (tile.crowd[t]) continue;  // for the whole block
+        T iou = T(0);
+        if (intersection(prior, tile.box[t]) > T(0)) iou = iou_of(prior, area, tile.box[t], tile.area[t]);
+        if (__ballot_sync(kFullWarp, iou > T(0)) == 0) continue;  // most gts are apart from a warp's priors
         if (iou > best) {
           best = iou;
           best_index = first + t;
         }
-        if (iou > T(0)) atomicMax(&tile_best[t], iou_bits(iou));
+        const iou_bits_t<T> highest = warp_reduce(iou_bits(iou), LargerBits{});
+        if (lane_index() == 0) atomicMax(&tile_best[t], highest);
       }
       __syncthreads();
       for (int t = static_cast<int>(threadIdx.x); t < count; t += kThreads) {
@@ -120,8 +130,9 @@ __global__ void __launch_bounds__(kThreads)
   const bool inside = i < num_priors;
   const Box<T> prior = inside ? load_box<T>(priors, i) : Box<T>{T(0), T(0), T(0), T(0)};
   const T area = prior.area();
+  const bool gts_matter = rule.low_quality || is_crowd != nullptr;  // else pass 1 has said all
   for (int64_t b = blockIdx.y; b < batch; b += gridDim.y) {
-    const GtRange range(offsets, b, num_gts);
+    const GtRange range(offsets, b, gts_matter ? num_gts : 0);
     const int64_t at = b * num_priors + i;
     const T best = inside ? best_iou[at] : T(0);
     int64_t forced = -1;
