@@ -2,39 +2,92 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-
-from torch import nn
 
 from .config import Config
 from .data.coco import CocoDetection
 from .data.generated import generate
 from .data.paths import DatasetPaths, find_dataset
 from .data.transforms import detection_transforms
+from .dense import DenseDetector
 from .fcos import FCOS
+from .postprocess import Postprocessor
+from .retinanet import RetinaNet
+from .rpn import PROPOSALS, RPN
 
 CACHE = Path("runs/data")
 """Where the generated data set is kept, below the working directory."""
 
 
-def build_model(config: Config, num_classes: int) -> nn.Module:
-    """The detector of ``config.model`` with the method's settings of ``config.mlc``."""
+# settings that only some detectors have
+_ONLY = {
+    "fcos": ("box_loss", "center_sampling_radius", "norm_on_bbox", "centerness_on", "num_convs"),
+    "fcos-": ("box_loss", "center_sampling_radius", "norm_on_bbox", "num_convs"),
+    "retinanet": ("v1", "smooth_l1_beta", "num_convs"),
+    "rpn": ("v1", "smooth_l1_beta"),
+}
+
+
+def build_model(config: Config, num_classes: int) -> DenseDetector:
+    """The detector of ``config.model`` with the method's settings of ``config.mlc``.
+
+    Raises ValueError for an unknown detector, or a setting that it does not have.
+    """
     model = config.model
-    if model.detector not in ("fcos", "fcos-"):
-        raise ValueError(f"model.detector must be 'fcos' or 'fcos-', got {model.detector!r}")
-    return FCOS(
-        num_classes,
-        backbone=model.backbone,
-        backbone_options={"weights": model.weights, "frozen_stages": model.frozen_stages, "norm": model.norm},
-        centerness=model.detector == "fcos",
-        mlc=config.mlc,
-        box_loss=model.box_loss,
-        fpn_channels=model.fpn_channels,
-        num_convs=model.num_convs,
-        center_sampling_radius=model.center_sampling_radius,
-        norm_on_bbox=model.norm_on_bbox,
-        centerness_on=model.centerness_on,
-    )
+    _check_settings(config)
+    common = {
+        "backbone": model.backbone,
+        "mlc": config.mlc,
+        "fpn_channels": model.fpn_channels,
+        "backbone_options": {
+            "weights": model.weights,
+            "frozen_stages": model.frozen_stages,
+            "norm": model.norm,
+            "style": model.style,
+        },
+    }
+    options = {"nms": model.nms}
+    if model.nms_threshold is not None:
+        options["iou_threshold"] = model.nms_threshold
+    if model.detector in ("fcos", "fcos-"):
+        return FCOS(
+            num_classes,
+            centerness=model.detector == "fcos",
+            box_loss=model.box_loss,
+            num_convs=model.num_convs,
+            center_sampling_radius=model.center_sampling_radius,
+            norm_on_bbox=model.norm_on_bbox,
+            centerness_on=model.centerness_on,
+            postprocessor=Postprocessor(**options),
+            **common,
+        )
+    if model.detector == "retinanet":
+        beta = (0.11 if model.v1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
+        return RetinaNet(
+            num_classes,
+            v1=model.v1,
+            smooth_l1_beta=beta,
+            num_convs=model.num_convs,
+            postprocessor=Postprocessor(**options),
+            **common,
+        )
+    beta = (1 / 9 if model.v1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
+    postprocessor = dataclasses.replace(PROPOSALS, **options)
+    return RPN(v1=model.v1, smooth_l1_beta=beta, postprocessor=postprocessor, **common)
+
+
+def _check_settings(config: Config) -> None:
+    model = config.model
+    if model.detector not in _ONLY:
+        known = ", ".join(map(repr, _ONLY))
+        raise ValueError(f"model.detector must be one of {known}, got {model.detector!r}")
+    limited = {name for names in _ONLY.values() for name in names}
+    for setting in dataclasses.fields(model):
+        if setting.name in limited - set(_ONLY[model.detector]) and getattr(model, setting.name) != setting.default:
+            raise ValueError(f"model.{setting.name} is no setting of {model.detector!r}")
+    if model.nms == "iou" and not config.mlc.iur:
+        raise ValueError("model.nms='iou' ranks by the predicted IoU: it needs mlc.iur")
 
 
 def dataset_paths(config: Config, cache: Path) -> DatasetPaths:

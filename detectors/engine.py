@@ -33,6 +33,9 @@ REPORTED = (
     ("APs", "APs"),
     ("APm", "APm"),
     ("APl", "APl"),
+    ("AR@100", "AR@100"),
+    ("AR@300", "AR@300"),
+    ("AR@1000", "AR@1000"),
     ("correlation", "corr(gt)"),
     ("correlation_pooled", "corr(pooled)"),
 )
@@ -72,16 +75,19 @@ def seed_everything(seed: int) -> None:
 
 
 def report(*columns: dict[str, float], names: tuple[str, ...] = ()) -> str:
-    """Metrics as a table: a row a run, AP in percent as COCO prints it."""
-    header = " ".join(f"{heading:>12}" for _, heading in REPORTED)
-    lines = [f"{'':16}{header}" if names else header]
+    """Metrics as a table: a row a run, AP and AR in percent as COCO prints them."""
+    shown = [(key, heading) for key, heading in REPORTED if any(key in metrics for metrics in columns)]
+    header = " ".join(f"{heading:>12}" for _, heading in shown)
+    width = max((len(name) for name in names), default=0) + 2
+    lines = [f"{'':{width}}{header}" if names else header]
     for i, metrics in enumerate(columns):
         cells = []
-        for key, _ in REPORTED:
+        for key, _ in shown:
             value = metrics.get(key, math.nan)
-            shown = "-" if math.isnan(value) else f"{100 * value:.1f}" if key.startswith("AP") else f"{value:.3f}"
-            cells.append(f"{shown:>12}")
-        lines.append((f"{names[i]:16}" if names else "") + " ".join(cells))
+            percent = key.startswith(("AP", "AR"))
+            cell = "-" if math.isnan(value) else f"{100 * value:.1f}" if percent else f"{value:.3f}"
+            cells.append(f"{cell:>12}")
+        lines.append((f"{names[i]:{width}}" if names else "") + " ".join(cells))
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from detectors.data.coco import CocoDetection
-from detectors.data.evaluation import CocoEvaluator
+from detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
 from detectors.data.loader import build_loader
 from detectors.dense import DenseDetector
 from mlc_ext.divergence import Divergence
@@ -44,12 +44,15 @@ def evaluate(
 ) -> dict[str, float]:
     """AP, AP50, AP75, APs, APm, APl (0..1) on ``dataset``, and with ``correlation`` the divergence metric.
 
+    Proposals (``model.class_agnostic``) are measured by AR@100, AR@300, AR@1000, all classes as one.
+
     ``correlation`` is protocol (a), the mean over gts of the rank correlation of their 50 best predictions;
     ``correlation_pooled`` is protocol (b) (mlc_ext.divergence).
     """
     was_training = model.training
     model.eval()
-    evaluator, divergence = CocoEvaluator(dataset), Divergence()
+    evaluator = ProposalEvaluator(dataset) if model.class_agnostic else CocoEvaluator(dataset)
+    divergence = Divergence()
     loader: Iterable = build_loader(dataset, batch_size, shuffle=False, num_workers=workers)
     for images, targets in tqdm(loader, desc="evaluating", leave=False, disable=not progress):
         images = [image.to(device, non_blocking=True) for image in images]
@@ -60,7 +63,10 @@ def evaluate(
         ]
         evaluator.update([target["image_id"] for target in targets], originals)
         for prediction, target in zip(predictions, targets, strict=False):  # none without correlation
-            divergence.update(prediction, {key: target[key].to(device) for key in ("boxes", "labels", "iscrowd")})
+            gts = {key: target[key].to(device) for key in ("boxes", "labels", "iscrowd")}
+            if model.class_agnostic:
+                gts["labels"] = torch.ones_like(gts["labels"])
+            divergence.update(prediction, gts)
     model.train(was_training)
     metrics = evaluator.summarize()
     if correlation:

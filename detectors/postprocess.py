@@ -24,6 +24,11 @@ class Postprocessor:
         max_detections: of an image.
         min_size: boxes not wider and higher than this after clipping are dropped, in pixels.
         per_level: suppress within a level instead of within a class (RPN).
+        nms: "rescored" ranks by score x quality; "iou" is IoU-Net's: ranked by quality alone, the product disabled,
+            and a kept box takes the best class score of its cluster (the paper's comparison in Table 2).
+
+    Raises:
+        ValueError: ``nms`` is neither.
     """
 
     score_threshold: float = 0.05
@@ -32,6 +37,11 @@ class Postprocessor:
     max_detections: int = 100
     min_size: float = 0.0
     per_level: bool = False
+    nms: str = "rescored"
+
+    def __post_init__(self) -> None:
+        if self.nms not in ("rescored", "iou"):
+            raise ValueError(f"Postprocessor: nms must be 'rescored' or 'iou', got {self.nms!r}")
 
     def __call__(
         self,
@@ -66,7 +76,8 @@ class Postprocessor:
         if self.per_level:
             groups = torch.cat([torch.full_like(c[2], i) for i, c in enumerate(columns)], dim=1)
         large_enough = (picked_boxes[..., 2:] - picked_boxes[..., :2] > self.min_size).all(-1)
-        keep, kept_scores, counts = mlc_ext.batched_rescored_nms(
+        suppress = mlc_ext.batched_iou_nms if self.nms == "iou" else mlc_ext.batched_rescored_nms
+        keep, kept_scores, counts = suppress(
             picked_boxes,
             torch.where(large_enough, scores, float("-inf")),
             picked_quality,
@@ -87,7 +98,7 @@ class Postprocessor:
         """One level's best (prior, class) pairs: raw scores [N, k], quality [N, k], labels [N, k], boxes [N, k, 4]."""
         num_classes = logits.shape[2]
         scores = logits.float().sigmoid()
-        product = scores if quality is None else scores * quality.float()[..., None]
+        product = scores if quality is None or self.nms == "iou" else scores * quality.float()[..., None]
         rank = torch.where(scores > self.score_threshold, product, -1.0).flatten(1)
         k = rank.shape[1] if self.pre_nms_top_k is None else min(self.pre_nms_top_k, rank.shape[1])
         picked = rank.topk(k, dim=1).indices

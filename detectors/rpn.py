@@ -20,6 +20,11 @@ from .heads import RPNHead
 from .postprocess import Postprocessor
 from .sampling import sample_at_most, sample_balanced
 
+PROPOSALS = Postprocessor(
+    score_threshold=float("-inf"), pre_nms_top_k=2000, iou_threshold=0.7, max_detections=1000, per_level=True
+)
+"""2000 a level, NMS 0.7 within a level, 1000 an image."""
+
 
 class RPN(DenseDetector):
     """RPN (Ren et al., 2015) on P2-P6; its detections are class-agnostic proposals (label 1).
@@ -34,9 +39,11 @@ class RPN(DenseDetector):
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 1/9 MMDetection 1.1's.
         v1: MMDetection 1.1's anchors and coder (+1 widths).
         assigner: defaults to 0.7 / 0.3, forced matches from 0.3.
-        postprocessor: defaults to 2000 a level, NMS 0.7 within a level, 1000 an image.
+        postprocessor: defaults to PROPOSALS.
         backbone_options: further arguments of ``build_backbone``.
     """
+
+    class_agnostic = True
 
     def __init__(
         self,
@@ -60,9 +67,7 @@ class RPN(DenseDetector):
         anchors = AnchorGenerator.rpn(v1=v1)
         fpn = FPN(backbone.out_channels, fpn_channels, extra="pool", num_extra=1)
         head = RPNHead(fpn_channels, anchors.num_anchors, iou=mlc.iur)
-        postprocessor = postprocessor or Postprocessor(
-            score_threshold=float("-inf"), pre_nms_top_k=2000, iou_threshold=0.7, max_detections=1000, per_level=True
-        )
+        postprocessor = postprocessor or PROPOSALS
         super().__init__(backbone, fpn, head, mlc=mlc, postprocessor=postprocessor)
         self.smooth_l1_beta = smooth_l1_beta  # num_classes stays None: gts of any class are objects
         self.sample_size, self.max_positive = sample_size, max_positive

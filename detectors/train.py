@@ -3,7 +3,7 @@
     python detectors/train.py                              the generated data set, minutes on two CPU cores
     python detectors/train.py --compare                    the same, the baseline and MLC side by side
     python detectors/train.py --preset small --data DIR    your COCO-format data
-    python detectors/train.py --preset fcos_minus_r50_mlc_24 --data COCO --set model.weights=resnet50.pth
+    python detectors/train.py --preset fcos_minus_r50_mlc --data COCO --set model.weights=resnet50.pth
 
 Any setting: --set section.key=value, as the presets in detectors/config.py name them.
 """
@@ -19,8 +19,9 @@ from pathlib import Path
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from detectors.config import PRESETS, Config, override, preset
+from detectors.config import Config, override
 from detectors.engine import NonFiniteLoss, Trainer, report
+from detectors.presets import PRESETS, preset, with_epochs
 
 DEFAULT_PRESET = "demo"
 
@@ -64,9 +65,7 @@ def configuration(options: argparse.Namespace) -> Config:
         if value is not None:
             config = override(config, name, value)
     if options.epochs is not None:
-        start = config.mlc.start_epoch * options.epochs / config.schedule.epochs
-        config = override(config, "schedule.epochs", options.epochs)
-        config = override(config, "mlc.start_epoch", start)
+        config = with_epochs(override(config, "schedule.epochs", options.epochs), options.epochs)
     for assignment in options.set:
         name, separator, value = assignment.partition("=")
         if not separator:

@@ -9,9 +9,10 @@ from golden import load_golden
 from torch import nn
 
 from detectors.backbone import IMAGENET_RGB
-from detectors.config import override, preset
+from detectors.config import override
 from detectors.engine import Trainer
 from detectors.fcos import FCOS
+from detectors.presets import preset
 from mlc_ext.mutual_labeling import MLCConfig
 
 SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared"))

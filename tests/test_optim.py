@@ -50,7 +50,8 @@ def test_warmup(warmup, iteration, factor):
     [
         (24, 100, (1800, 2200)),
         (19, 7, (16 * 7, 18 * 7)),
-        (12, 10, (102, 114)),  # 12 * 16 / 19 = 10.105.. epochs, 11.368..: the first iteration past them
+        (12, 10, (80, 110)),
+        (13, 10, (110, 124)),  # 13 * 16 / 19 = 10.947.. epochs, 12.315..: the first iteration past them
         (38, 1, (29, 35)),  # 38 * 18 / 24 and 38 * 22 / 24: from 24 epochs on the longer schedule's fractions
     ],
 )

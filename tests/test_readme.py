@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detectors.config import PRESETS
+from detectors.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -1,0 +1,126 @@
+"""Every preset: what it says, that it builds, and that it trains and is evaluated end to end on tiny images."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from detectors.builder import build_model
+from detectors.config import override
+from detectors.engine import Trainer
+from detectors.fcos import FCOS
+from detectors.presets import PRESETS, preset, with_epochs
+from detectors.retinanet import RetinaNet
+from detectors.rpn import RPN
+
+TINY = {
+    "model.backbone": "resnet18",
+    "model.weights": None,
+    "model.fpn_channels": 64,
+    "data.generated_images": 4,
+    "data.generated_size": 96,
+    "data.short_side": 96,
+    "data.long_side": 96,
+    "data.workers": 0,
+    "schedule.batch_size": 2,
+    "schedule.lr": 1e-3,
+    "schedule.warmup_iterations": 0,
+    "run.device": "cpu",
+}
+
+
+def tiny(name: str, out):
+    config = with_epochs(preset(name), 1)
+    for key, value in (TINY | {"run.out": str(out), "mlc.start_epoch": 0.5}).items():
+        config = override(config, key, value)
+    return config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_trains_and_evaluates(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = Trainer(tiny(name, tmp_path / "run"), progress=False)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    metrics = trainer.run()
+    assert trainer.iteration == trainer.total_iterations == 2
+    assert trainer.model.mutual == trainer.config.mlc.ml  # on in the second half
+    moved = sum((a != b).any() for a, b in zip(before, trainer.model.parameters(), strict=True))
+    assert moved > len(before) / 2
+    if "rpn" in name:
+        assert {"AR@100", "AR@300", "AR@1000"} <= metrics.keys() and metrics["AR@1000"] > 0
+    else:
+        assert {"AP", "AP50", "AP75"} <= metrics.keys()
+    assert "correlation" in metrics and "correlation_pooled" in metrics
+
+
+@pytest.mark.parametrize(("suffix", "ml", "iur"), [("", 0, 0), ("_ml", 1, 0), ("_iur", 0, 1), ("_mlc", 1, 1)])
+@pytest.mark.parametrize(
+    ("detector", "alpha", "lr", "epochs"),
+    [("fcos_minus", 0, 0.01, 24), ("retinanet", 0.5, 0.01, 24), ("rpn", 2, 0.02, 19)],
+)
+def test_the_papers_settings(detector, alpha, lr, epochs, suffix, ml, iur):
+    config = preset(f"{detector}_r50{suffix}")
+    assert (config.mlc.ml, config.mlc.iur, config.mlc.alpha) == (ml, iur, alpha)
+    assert (config.schedule.lr, config.schedule.epochs, config.schedule.batch_size) == (lr, epochs, 16)
+    assert config.mlc.start_epoch == 12 and (config.data.short_side, config.data.long_side) == (800, 1333)
+    assert config.run.out == f"runs/{detector}_r50{suffix}"
+
+
+def test_presets_do_not_share_state():
+    first = preset("retinanet_r50")
+    first.schedule.lr = 99.0
+    assert preset("retinanet_r50").schedule.lr == preset("retinanet_r50_ml").schedule.lr == 0.01
+
+
+def built(name: str, **settings):
+    config = preset(name)
+    for key, value in {"model.backbone": "resnet18", "model.fpn_channels": 64, **settings}.items():
+        config = override(config, key, value)
+    return build_model(config, 5)
+
+
+def test_settings_reach_the_model():
+    tricks = built("fcos_tricks_r50")
+    assert isinstance(tricks, FCOS) and tricks.centerness and tricks.box_loss == "giou"
+    assert tricks.postprocessor.iou_threshold == 0.6 and tricks.assigner.center_sampling_radius == 1.5
+    assert not built("fcos_minus_r50").centerness
+    old, new = built("retinanet_r50_v1"), built("retinanet_r50")
+    assert isinstance(old, RetinaNet) and (old.smooth_l1_beta, new.smooth_l1_beta) == (0.11, 0.0)
+    assert old.coder.extent == 1 and new.coder.extent == 0
+    rpn = built("rpn_r50_v1")
+    assert isinstance(rpn, RPN) and rpn.smooth_l1_beta == 1 / 9 and rpn.postprocessor.iou_threshold == 0.7
+    assert built("rpn_r50", **{"model.nms_threshold": 0.8}).postprocessor.iou_threshold == 0.8
+    assert built("fcos_minus_r50_iur", **{"model.nms": "iou"}).postprocessor.nms == "iou"
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "text"),
+    [
+        ("fcos_minus_r50", "model.detector", "yolo", "model.detector must be one of 'fcos', .*got 'yolo'"),
+        ("fcos_minus_r50", "model.v1", True, "model.v1 is no setting of 'fcos-'"),
+        ("fcos_minus_r50", "model.centerness_on", "reg", "model.centerness_on is no setting of 'fcos-'"),
+        ("retinanet_r50", "model.norm_on_bbox", True, "model.norm_on_bbox is no setting of 'retinanet'"),
+        ("rpn_r50", "model.num_convs", 2, "model.num_convs is no setting of 'rpn'"),
+        ("fcos_minus_r50", "model.nms", "iou", "needs mlc.iur"),
+        ("fcos_minus_r50_iur", "model.nms", "soft", "nms must be 'rescored' or 'iou', got 'soft'"),
+    ],
+)
+def test_refuses(name, setting, value, text):
+    with pytest.raises(ValueError, match=text):
+        built(name, **{setting: value})
+
+
+def test_iou_nms_at_test():
+    """The same weights and images: the kept boxes' scores are class scores, not products."""
+    model = built("fcos_minus_r50_iur").eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.head.cls_logits.bias.fill_(0.0)
+    images = [torch.rand(3, 96, 160)]  # P7 of one cell has nothing to normalise
+    rescored = model(images)[0]["scores"]
+    model.postprocessor = dataclasses.replace(model.postprocessor, nms="iou")
+    found = model(images)[0]["scores"]
+    _, predictions = model.detect(images, with_predictions=True)
+    assert torch.isin(found, predictions[0]["raw_scores"]).all()
+    assert torch.isin(rescored, predictions[0]["scores"]).all()
+    assert found[0] > rescored[0]
