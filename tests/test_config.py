@@ -20,7 +20,8 @@ def test_presets_build(name):
     with torch.device("meta"):
         model = build_model(override(config, "model.weights", None), num_classes=5)
     detector = config.model.detector
-    assert model.mlc is config.mlc and model.head.cls_logits.out_channels == {"rpn": 3, "retinanet": 45}.get(detector, 5)
+    out_channels = {"rpn": 3, "retinanet": 45}.get(detector, 5)
+    assert model.mlc is config.mlc and model.head.cls_logits.out_channels == out_channels
     assert model.head.cls_tower[0].in_channels == config.model.fpn_channels
     convolutions = [layer for layer in model.head.cls_tower if isinstance(layer, torch.nn.Conv2d)]
     assert len(convolutions) == (1 if detector == "rpn" else config.model.num_convs)
