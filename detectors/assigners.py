@@ -77,6 +77,7 @@ class FCOSAssigner:
         regress_ranges: (low, high) of each level: a point fits if max(l, t, r, b) is in it, ends included.
         center_sampling_radius: None, or the radius in strides of the square around a gt's centre that its positives
             must lie in (the later trick; 1.5). Candidates are not limited by it.
+        v1: MMDetection 1.1's areas, by which the smallest gt is found: (width + 1) * (height + 1).
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class FCOSAssigner:
         strides: Sequence[int] = (8, 16, 32, 64, 128),
         regress_ranges: Sequence[tuple[float, float]] | None = None,
         center_sampling_radius: float | None = None,
+        *,
+        v1: bool = False,
     ) -> None:
         self.strides = tuple(strides)
         if regress_ranges is None:
@@ -92,6 +95,7 @@ class FCOSAssigner:
             raise ValueError(f"FCOSAssigner: {len(regress_ranges)} regress_ranges for {len(self.strides)} strides")
         self.regress_ranges = tuple((float(low), float(high)) for low, high in regress_ranges)
         self.center_sampling_radius = center_sampling_radius
+        self.extent = 1.0 if v1 else 0.0  # what is added to x2 - x1 to give a width
 
     def __call__(self, points: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]) -> Assignment:
         """Assigns the points of all levels ([HW_l, 2] each) in every image; ``gt`` runs over the whole batch.
@@ -121,7 +125,7 @@ class FCOSAssigner:
         best_gt = points.new_full((2, n), -1, dtype=torch.int64)
         for start in range(0, gt_boxes.shape[0], GT_CHUNK):
             boxes = gt_boxes[start : start + GT_CHUNK]
-            area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+            area = (boxes[:, 2:] - boxes[:, :2] + self.extent).prod(1)
             inside, fits = self._inside_and_fits(points, level, boxes)
             for rule, allowed in enumerate((fits, inside)):
                 smallest, gt = torch.where(allowed, area, float("inf")).min(dim=1)

@@ -21,11 +21,12 @@ CACHE = Path("runs/data")
 
 
 # settings that only some detectors have
+_FCOS = ("box_loss", "center_sampling_radius", "norm_on_bbox", "centerness_weights", "num_convs")
 _ONLY = {
-    "fcos": ("box_loss", "center_sampling_radius", "norm_on_bbox", "centerness_on", "num_convs"),
-    "fcos-": ("box_loss", "center_sampling_radius", "norm_on_bbox", "num_convs"),
-    "retinanet": ("v1", "smooth_l1_beta", "num_convs"),
-    "rpn": ("v1", "smooth_l1_beta"),
+    "fcos": (*_FCOS, "centerness_on"),
+    "fcos-": _FCOS,
+    "retinanet": ("smooth_l1_beta", "num_convs"),
+    "rpn": ("smooth_l1_beta",),
 }
 
 
@@ -54,11 +55,13 @@ def build_model(config: Config, num_classes: int) -> DenseDetector:
         return FCOS(
             num_classes,
             centerness=model.detector == "fcos",
+            centerness_weights=model.centerness_weights,
             box_loss=model.box_loss,
             num_convs=model.num_convs,
             center_sampling_radius=model.center_sampling_radius,
             norm_on_bbox=model.norm_on_bbox,
             centerness_on=model.centerness_on,
+            v1=model.v1,
             postprocessor=Postprocessor(**options),
             **common,
         )

@@ -39,8 +39,10 @@ class ModelConfig:
     """FCOS: regress in units of the stride, without the exponential."""
     centerness_on: str = "cls"
     """FCOS: the tower that predicts centerness, "cls" or "reg"."""
+    centerness_weights: bool | None = None
+    """FCOS: whether the box loss is weighed by centerness; None: where it is predicted."""
     v1: bool = False
-    """RetinaNet, RPN: MMDetection 1.1's anchors, coder and smooth L1."""
+    """MMDetection 1.1's: FCOS's normaliser and areas; RetinaNet's and RPN's anchors, coder and smooth L1."""
     smooth_l1_beta: float | None = None
     """RetinaNet, RPN: of the box loss; 0 is L1; None: 0, with v1 0.11 and 1/9."""
     nms: str = "rescored"

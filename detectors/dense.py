@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mlc_ext.mutual_labeling import MLCConfig
+from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets, mlc_losses, task_targets
 
 from .data.loader import batch_images
 from .postprocess import Postprocessor
@@ -16,7 +16,8 @@ Target = dict[str, Tensor]
 
 
 class DenseDetector(nn.Module):
-    """Backbone, pyramid and head, with torchvision's interface. A subclass adds priors, assignment and losses.
+    """Backbone, pyramid and head, with torchvision's interface. A subclass adds priors, assignment and its own losses;
+    the method's part of the criterion is here, once for all.
 
     ``model(images, targets)`` in training gives a dict of losses; ``model(images)`` in evaluation a list of dicts with
     ``boxes`` [n, 4] xyxy pixels of the image as given, ``labels`` [n] in 1..C and ``scores`` [n]. Images are [3, H, W]
@@ -58,6 +59,11 @@ class DenseDetector(nn.Module):
         """Whether mutual labelling decides now."""
         return self.mlc.ml and self.epoch >= self.mlc.start_epoch
 
+    @property
+    def rescoring(self) -> bool:
+        """Whether the IoU layer is trained now."""
+        return self.mlc.iur and self.epoch >= self.mlc.iur_start_epoch
+
     def set_epoch(self, epoch: float) -> None:
         """Tells the model how many epochs it has been trained; mutual labelling starts at ``mlc.start_epoch``."""
         self.epoch = epoch
@@ -87,11 +93,44 @@ class DenseDetector(nn.Module):
         """-> [N, HWA, 4] predicted boxes, xyxy pixels."""
         raise NotImplementedError
 
+    def assign(self, priors: list[Tensor], targets: list[Target]) -> Assignment:
+        """The baseline's assignment of every level's priors in every image."""
+        raise NotImplementedError
+
+    def task_losses(
+        self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
+    ) -> dict[str, Tensor]:
+        """The detector's own losses.
+
+        Args:
+            outputs: of the head.
+            priors: of all levels, of one image.
+            boxes: [N, 4] decoded predictions of the batch.
+            task: who trains what, for the batch's N priors.
+        """
+        raise NotImplementedError
+
     def losses(
         self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]], targets: list[Target]
     ) -> dict[str, Tensor]:
-        """The criterion."""
-        raise NotImplementedError
+        """The criterion: ``classification``, ``bbox_regression``, FCOS's ``bbox_ctrness``, and as switched on
+        ``iou_rescoring`` and ``prediction_alignment``."""
+        levels = self.priors(feature_sizes, outputs["bbox_regression"])
+        priors = torch.cat(levels)
+        boxes = self.decode(outputs, priors).flatten(0, 1)
+        gt_boxes, gt_labels = (torch.cat([t[key] for t in targets]) for key in ("boxes", "labels"))
+        task = task_targets(
+            self.assign(levels, targets),
+            outputs["cls_logits"].flatten(0, 1),
+            boxes,
+            gt_boxes,
+            torch.ones_like(gt_labels) if self.class_agnostic else gt_labels,
+            self.mlc,
+            mutual=self.mutual,
+        )
+        losses = self.task_losses(outputs, priors, boxes, task, len(targets))
+        iou_logits = outputs["iou_logits"].flatten() if "iou_logits" in outputs else None
+        return losses | mlc_losses(task, iou_logits, self.mlc, rescoring=self.rescoring)
 
     def quality(self, outputs: dict[str, Tensor]) -> Tensor | None:
         """[N, HWA] what the class score is multiplied with at test, in [0, 1]: predicted IoU, else centerness."""

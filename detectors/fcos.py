@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlc_ext.losses import centerness_loss, centerness_target, iou_loss, normaliser, reduce_mean, sigmoid_focal_loss
-from mlc_ext.mutual_labeling import MLCConfig, TaskTargets, mlc_losses, task_targets
+from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets
 
 from .anchors import fcos_points
 from .assigners import FCOSAssigner
@@ -28,11 +28,14 @@ class FCOS(DenseDetector):
     Args:
         num_classes: real classes, C.
         backbone: a name of :func:`detectors.backbone.build_backbone`, or a module like those it builds.
-        centerness: predict centerness, weigh the box loss by its target and multiply the score with it.
+        centerness: predict centerness and multiply the score with it.
+        centerness_weights: weigh the box loss by the centerness target, and divide it by their sum instead of the
+            count of positives. None: as ``centerness``.
         mlc: the method's settings.
         box_loss: "iou" (-log IoU), "giou" or "linear_iou".
         fpn_channels, num_convs, norm: width of the pyramid, depth and normalisation of the towers.
         center_sampling_radius, norm_on_bbox, centerness_on: the later tricks (see FCOSAssigner, FCOSHead).
+        v1: MMDetection 1.1's: the classification loss is divided by positives + images, areas have +1 widths.
         postprocessor: defaults to score 0.05, 1000 a level, NMS 0.5, 100 an image.
         backbone_options: further arguments of ``build_backbone`` (weights, norm, frozen_stages, style).
     """
@@ -43,6 +46,7 @@ class FCOS(DenseDetector):
         *,
         backbone="resnet50",
         centerness: bool = False,
+        centerness_weights: bool | None = None,
         mlc: MLCConfig | None = None,
         box_loss: str = "iou",
         fpn_channels: int = 256,
@@ -51,6 +55,7 @@ class FCOS(DenseDetector):
         center_sampling_radius: float | None = None,
         norm_on_bbox: bool = False,
         centerness_on: str = "cls",
+        v1: bool = False,
         postprocessor: Postprocessor | None = None,
         backbone_options: dict | None = None,
     ) -> None:
@@ -77,8 +82,10 @@ class FCOS(DenseDetector):
             strides=strides,
         )
         super().__init__(backbone, fpn, head, mlc=mlc, postprocessor=postprocessor or Postprocessor())
-        self.num_classes, self.strides, self.centerness, self.box_loss = num_classes, strides, centerness, box_loss
-        self.assigner = FCOSAssigner(strides, center_sampling_radius=center_sampling_radius)
+        self.num_classes, self.strides, self.box_loss, self.v1 = num_classes, strides, box_loss, v1
+        self.centerness = centerness
+        self.centerness_weights = centerness if centerness_weights is None else centerness_weights
+        self.assigner = FCOSAssigner(strides, center_sampling_radius=center_sampling_radius, v1=v1)
         self.coder = LTRBCoder()
 
     def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:
@@ -87,46 +94,33 @@ class FCOS(DenseDetector):
     def decode(self, outputs: dict[str, Tensor], priors: Tensor) -> Tensor:
         return self.coder.decode(priors, outputs["bbox_regression"])
 
-    def losses(
-        self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]], targets: list[Target]
+    def assign(self, priors: list[Tensor], targets: list[Target]) -> Assignment:
+        return self.assigner(priors, targets)
+
+    def task_losses(
+        self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
-        """``classification``, ``bbox_regression``, and as switched on ``bbox_ctrness``, ``iou_rescoring``,
-        ``prediction_alignment``."""
-        points = self.priors(feature_sizes, outputs["bbox_regression"])
-        boxes = self.decode(outputs, torch.cat(points)).flatten(0, 1)
-        cls_logits = outputs["cls_logits"].flatten(0, 1)
-        task = task_targets(
-            self.assigner(points, targets),
-            cls_logits,
-            boxes,
-            torch.cat([t["boxes"] for t in targets]),
-            torch.cat([t["labels"] for t in targets]),
-            self.mlc,
-            mutual=self.mutual,
-        )
-        losses = {
-            "classification": sigmoid_focal_loss(cls_logits, task.cls_labels, task.cls_weights)
-            / normaliser(task.num_cls_positive)
-        }
-        losses |= self._box_losses(outputs, torch.cat(points), boxes, task)
-        iou_logits = outputs["iou_logits"].flatten() if "iou_logits" in outputs else None
-        return losses | mlc_losses(task, iou_logits, self.mlc)
+        cls_loss = sigmoid_focal_loss(outputs["cls_logits"].flatten(0, 1), task.cls_labels, task.cls_weights)
+        num_positive = task.num_cls_positive + num_images if self.v1 else task.num_cls_positive
+        losses = {"classification": cls_loss / normaliser(num_positive)}
+        return losses | self._box_losses(outputs, priors, boxes, task, num_images)
 
     def _box_losses(
-        self, outputs: dict[str, Tensor], points: Tensor, boxes: Tensor, task: TaskTargets
+        self, outputs: dict[str, Tensor], points: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
-        """The localisation loss over A+loc; with centerness it is weighed by that, as FCOS does."""
+        """The localisation loss over A+loc, and that of centerness."""
         num_positive = normaliser(task.num_loc_positive)
-        if not self.centerness:
-            loss = iou_loss(boxes, task.matched_boxes, task.loc_weights, kind=self.box_loss)
-            return {"bbox_regression": loss / num_positive}
-        points = points.repeat(boxes.shape[0] // points.shape[0], 1)
-        ltrb = self.coder.encode(points, task.matched_boxes)
-        target = torch.where(task.loc_positive, centerness_target(ltrb), 0.0)
-        loss = iou_loss(boxes, task.matched_boxes, task.loc_weights * target, kind=self.box_loss)
-        ctrness = centerness_loss(outputs["bbox_ctrness"].flatten(), target, task.loc_positive)
-        # MMDetection divides by the sum of centerness, kept from 0 by a hair rather than by 1
-        return {
-            "bbox_regression": loss / reduce_mean(target.sum()).clamp(min=1e-6),
-            "bbox_ctrness": ctrness / num_positive,
-        }
+        losses = {}
+        if self.centerness or self.centerness_weights:
+            ltrb = self.coder.encode(points.repeat(num_images, 1), task.matched_boxes)
+            target = torch.where(task.loc_positive, centerness_target(ltrb), 0.0)
+        if self.centerness:
+            ctrness = centerness_loss(outputs["bbox_ctrness"].flatten(), target, task.loc_positive)
+            losses["bbox_ctrness"] = ctrness / num_positive
+        weights, divisor = task.loc_weights, num_positive
+        if self.centerness_weights:
+            weights = weights * target
+            # MMDetection divides by the sum of centerness, kept from 0 by a hair rather than by 1
+            divisor = reduce_mean(target.sum()).clamp(min=1e-6)
+        box_loss = iou_loss(boxes, task.matched_boxes, weights, kind=self.box_loss)
+        return losses | {"bbox_regression": box_loss / divisor}

@@ -1,8 +1,11 @@
 """The named configurations: the paper's detectors in MMDetection's settings, each alone and with the method's parts.
 
-``<detector>_r50`` and, but for ``fcos_r50``, ``<detector>_r50_{ml,iur,mlc}``. MMDetection 3.x by default; ``_v1`` names
-the 1.1 settings that the paper's baselines used, where they differ here: anchors with +1 widths, smooth L1, RetinaNet's
-warm-up from 1/3 and clipping (its normaliser per image and FCOS's by positives + images are not rebuilt).
+``<detector>_r50`` and ``<detector>_r50_{ml,iur,mlc}`` for FCOS, FCOS- (``fcos_minus``), RetinaNet and RPN. MMDetection
+3.x by default; ``_v1`` names the 1.1 settings that the paper's baselines used: anchors with +1 widths, smooth L1,
+RetinaNet's warm-up from 1/3 and clipping, FCOS's normaliser of positives + images.
+
+Two things are not MMDetection's: images without boxes are kept (``data.keep_empty``), and FCOS's backbone is in
+torchvision's style, for torchvision's weights (``model.style=caffe`` with Caffe's own).
 """
 
 from __future__ import annotations
@@ -101,14 +104,12 @@ def small() -> Config:
 def _all() -> dict[str, Callable[[], Config]]:
     presets: dict[str, Callable[[], Config]] = {"demo": demo, "small": small}
     off = METHODS[""]
-    presets["fcos_r50"] = lambda: r50("fcos", **off)
-    presets["fcos_tricks_r50"] = lambda: r50("fcos", model=FCOS_TRICKS, **off)
-    presets["fcos_minus_r50_alignment"] = lambda: r50("fcos-", alignment=1.0, **off)
-    for name, detector in (("fcos_minus", "fcos-"), ("retinanet", "retinanet"), ("rpn", "rpn")):
+    for name, detector in (("fcos", "fcos"), ("fcos_minus", "fcos-"), ("retinanet", "retinanet"), ("rpn", "rpn")):
         for suffix, method in METHODS.items():
             presets[f"{name}_r50{suffix}"] = lambda d=detector, m=method: r50(d, **m)
-            if detector != "fcos-":
-                presets[f"{name}_r50{suffix}_v1"] = lambda d=detector, m=method: r50(d, v1=True, **m)
+            presets[f"{name}_r50{suffix}_v1"] = lambda d=detector, m=method: r50(d, v1=True, **m)
+    presets["fcos_minus_r50_alignment"] = lambda: r50("fcos-", alignment=1.0, **off)
+    presets["fcos_tricks_r50"] = lambda: r50("fcos", model=FCOS_TRICKS, **off)
     return presets
 
 

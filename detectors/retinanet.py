@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlc_ext.losses import count_per_image, normaliser, sigmoid_focal_loss, smooth_l1
-from mlc_ext.mutual_labeling import MLCConfig, mlc_losses, task_targets
+from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets
 
 from .anchors import AnchorGenerator
 from .assigners import MaxIoUAssigner
@@ -68,29 +68,17 @@ class RetinaNet(DenseDetector):
     def decode(self, outputs: dict[str, Tensor], priors: Tensor) -> Tensor:
         return self.coder.decode(priors, outputs["bbox_regression"])
 
-    def losses(
-        self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]], targets: list[Target]
+    def assign(self, priors: list[Tensor], targets: list[Target]) -> Assignment:
+        return self.assigner(torch.cat(priors), targets)
+
+    def task_losses(
+        self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
-        """``classification``, ``bbox_regression``, and as switched on ``iou_rescoring``, ``prediction_alignment``."""
-        anchors = torch.cat(self.priors(feature_sizes, outputs["bbox_regression"]))
-        cls_logits = outputs["cls_logits"].flatten(0, 1)
-        task = task_targets(
-            self.assigner(anchors, targets),
-            cls_logits,
-            self.decode(outputs, anchors).flatten(0, 1),
-            torch.cat([t["boxes"] for t in targets]),
-            torch.cat([t["labels"] for t in targets]),
-            self.mlc,
-            mutual=self.mutual,
-        )
-        deltas = self.coder.encode(anchors.repeat(len(targets), 1), task.matched_boxes)
-        box_loss = smooth_l1(
-            outputs["bbox_regression"].flatten(0, 1), deltas, task.loc_weights, beta=self.smooth_l1_beta
-        )
-        losses = {
-            "classification": sigmoid_focal_loss(cls_logits, task.cls_labels, task.cls_weights)
-            / normaliser(count_per_image(task.cls_labels > 0, len(targets))),
-            "bbox_regression": box_loss / normaliser(count_per_image(task.loc_positive, len(targets))),
+        cls_loss = sigmoid_focal_loss(outputs["cls_logits"].flatten(0, 1), task.cls_labels, task.cls_weights)
+        deltas = self.coder.encode(priors.repeat(num_images, 1), task.matched_boxes)
+        predicted = outputs["bbox_regression"].flatten(0, 1)
+        box_loss = smooth_l1(predicted, deltas, task.loc_weights, beta=self.smooth_l1_beta)
+        return {
+            "classification": cls_loss / normaliser(count_per_image(task.cls_labels > 0, num_images)),
+            "bbox_regression": box_loss / normaliser(count_per_image(task.loc_positive, num_images)),
         }
-        iou_logits = outputs["iou_logits"].flatten() if "iou_logits" in outputs else None
-        return losses | mlc_losses(task, iou_logits, self.mlc)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlc_ext.losses import binary_cross_entropy_loss, count_per_image, normaliser, smooth_l1
-from mlc_ext.mutual_labeling import MLCConfig, TaskTargets, mlc_losses, task_targets
+from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets
 
 from .anchors import AnchorGenerator
 from .assigners import MaxIoUAssigner
@@ -80,38 +80,24 @@ class RPN(DenseDetector):
     def decode(self, outputs: dict[str, Tensor], priors: Tensor) -> Tensor:
         return self.coder.decode(priors, outputs["bbox_regression"])
 
-    def losses(
-        self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]], targets: list[Target]
+    def assign(self, priors: list[Tensor], targets: list[Target]) -> Assignment:
+        return self.assigner(torch.cat(priors), targets)
+
+    def task_losses(
+        self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
-        """``classification`` (objectness), ``bbox_regression``, and as switched on ``iou_rescoring``,
-        ``prediction_alignment``."""
-        anchors = torch.cat(self.priors(feature_sizes, outputs["bbox_regression"]))
-        objectness = outputs["cls_logits"].flatten(0, 1)
-        gt_boxes = torch.cat([t["boxes"] for t in targets])
-        task = task_targets(
-            self.assigner(anchors, targets),
-            objectness,
-            self.decode(outputs, anchors).flatten(0, 1),
-            gt_boxes,
-            torch.ones(gt_boxes.shape[0], dtype=torch.int64, device=gt_boxes.device),
-            self.mlc,
-            mutual=self.mutual,
-        )
-        for_cls, for_loc = self._sample(task, len(targets))
+        """``classification`` is the objectness."""
+        for_cls, for_loc = self._sample(task, num_images)
         positive = task.cls_labels > 0
         num_sampled = normaliser(
-            count_per_image(for_cls & positive, len(targets)) + count_per_image(for_cls & ~positive, len(targets))
+            count_per_image(for_cls & positive, num_images) + count_per_image(for_cls & ~positive, num_images)
         )
-        deltas = self.coder.encode(anchors.repeat(len(targets), 1), task.matched_boxes)
-        cls_loss = binary_cross_entropy_loss(
-            objectness.squeeze(1).float(), positive.float(), task.cls_weights * for_cls
-        )
-        box_loss = smooth_l1(
-            outputs["bbox_regression"].flatten(0, 1), deltas, task.loc_weights * for_loc, beta=self.smooth_l1_beta
-        )
-        losses = {"classification": cls_loss / num_sampled, "bbox_regression": box_loss / num_sampled}
-        iou_logits = outputs["iou_logits"].flatten() if "iou_logits" in outputs else None
-        return losses | mlc_losses(task, iou_logits, self.mlc)
+        objectness = outputs["cls_logits"].flatten().float()
+        cls_loss = binary_cross_entropy_loss(objectness, positive.float(), task.cls_weights * for_cls)
+        deltas = self.coder.encode(priors.repeat(num_images, 1), task.matched_boxes)
+        predicted = outputs["bbox_regression"].flatten(0, 1)
+        box_loss = smooth_l1(predicted, deltas, task.loc_weights * for_loc, beta=self.smooth_l1_beta)
+        return {"classification": cls_loss / num_sampled, "bbox_regression": box_loss / num_sampled}
 
     def _sample(self, task: TaskTargets, num_images: int) -> tuple[Tensor, Tensor]:
         """-> [N] bool: the priors that train objectness, and those that train the boxes."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ._errors import choice
 from .losses import iou_rescoring_loss, normaliser, prediction_alignment_loss
 from .ops import mutual_labels, paired_box_iou
 from .ops.mutual_labels import IGNORED, POSITIVE
@@ -36,21 +37,31 @@ class MLCConfig:
     """Weight of the IoU rescoring loss in Eq. 11; the paper gives none."""
     degenerate: str = "baseline"
     """What a gt whose candidates cannot be split does: "baseline" or "literal" (see mlc_ext.mutual_labels)."""
+    candidates: str = "all"
+    """J^k: "all" the detector names, with the originally ignored, or the baseline's "positives" alone."""
+    tau: str = "lower"
+    """Where a threshold lies between the two classes: "lower", the largest value of the lower one, or "midpoint" of
+    that and the smallest value above. The labels are the same, the weights of Eq. 7 and 8 are not."""
     bins: int | None = None
     """None for exact Otsu thresholds, or the number of histogram bins."""
+    iur_start_epoch: float = 0.0
+    """Epochs before the IoU layer is trained; 0: from the start, on the positives in force."""
     detach_iou_target: bool = True
     """Whether the IoU target is a constant of the IoU rescoring loss."""
     alignment: float = 0.0
     """Weight of the prediction alignment loss, MSE(S, I) over baseline positives (the paper's comparison); 0: off."""
 
     def __post_init__(self) -> None:
-        if self.degenerate not in ("baseline", "literal"):
-            raise ValueError(f"MLCConfig: degenerate must be 'baseline' or 'literal', got {self.degenerate!r}")
-        for name in ("start_epoch", "alpha", "gamma", "alignment"):
+        choice("MLCConfig", "degenerate", self.degenerate, ("baseline", "literal"))
+        choice("MLCConfig", "candidates", self.candidates, ("all", "positives"))
+        choice("MLCConfig", "tau", self.tau, ("lower", "midpoint"))
+        for name in ("start_epoch", "iur_start_epoch", "alpha", "gamma", "alignment"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"MLCConfig: {name} must not be negative, got {getattr(self, name)}")
         if self.bins is not None and not 2 <= self.bins <= 65536:
             raise ValueError(f"MLCConfig: bins must be in [2, 65536] or None, got {self.bins}")
+        if self.bins is not None and self.tau == "midpoint":
+            raise ValueError("MLCConfig: tau='midpoint' is for exact thresholds; with bins it is the centre of a bin")
 
 
 @dataclass
@@ -66,6 +77,11 @@ class Assignment:
     """[N] int64: the gt whose candidate a prior is (J^k), -1 for none. Baseline positives are candidates of theirs."""
     originally_ignored: Tensor
     """[N] bool: candidates that mutual labelling weighs by their margin (Eq. 7, 8)."""
+
+    def positives_only(self) -> Assignment:
+        """The baseline's positives as the only candidates: nothing that it ignored is leveraged."""
+        candidate_gt = torch.where(self.labels == POSITIVE, self.candidate_gt, -1)
+        return Assignment(self.labels, candidate_gt, torch.zeros_like(self.originally_ignored))
 
 
 @dataclass
@@ -120,9 +136,11 @@ def task_targets(
         boxes: [N, 4] decoded predictions, xyxy pixels.
         gt_boxes: [K, 4] xyxy pixels of the whole batch, without crowd.
         gt_labels: [K] int64 in 1..C.
-        config: alpha, degenerate rule and bins are read.
+        config: alpha, degenerate rule, candidates, tau and bins are read.
         mutual: whether Eq. 4-8 decide, or the baseline.
     """
+    if config.candidates == "positives":
+        assignment = assignment.positives_only()
     candidate = assignment.candidate_gt >= 0
     if gt_boxes.shape[0] == 0:  # nothing to gather from
         gt_boxes, gt_labels = gt_boxes.new_zeros(1, 4), gt_labels.new_ones(1)
@@ -149,6 +167,13 @@ def task_targets(
         labels, cls_weights = result.cls_labels, result.cls_weights
         loc_positive, loc_weights = result.loc_labels == POSITIVE, result.loc_weights
         thresholds = (result.score_thresholds, result.iou_thresholds)
+        if config.tau == "midpoint":
+            ignored = candidate & (baseline == IGNORED)
+            by_score = _MidpointThresholds(scores.detach(), thresholds[0], gt)
+            by_iou = _MidpointThresholds(ious.detach(), thresholds[1], gt)
+            loc_weights = by_score.weights(loc_weights, ignored & loc_positive, config.alpha)
+            cls_weights = by_iou.weights(cls_weights, ignored, config.alpha)
+            thresholds = (by_score.tau, by_iou.tau)
     else:
         labels = assignment.labels
         loc_positive = labels == POSITIVE
@@ -168,12 +193,35 @@ def task_targets(
     )
 
 
-def mlc_losses(targets: TaskTargets, iou_logits: Tensor | None, config: MLCConfig) -> dict[str, Tensor]:
+class _MidpointThresholds:
+    """Thresholds moved up to halfway between the two classes, where both have members.
+
+    values: [N], 0 where ``gt`` [N] names no group of theirs (a 0 is above no threshold). tau: [K] Otsu's.
+    """
+
+    def __init__(self, values: Tensor, tau: Tensor, gt: Tensor) -> None:
+        above = torch.where(values > tau[gt], values, float("inf"))
+        smallest_above = torch.full_like(tau, float("inf")).scatter_reduce(0, gt, above, "amin")
+        self.split = smallest_above.isfinite()
+        self.tau = torch.where(self.split, (tau + smallest_above) / 2, tau)
+        self._values, self._gt = values, gt
+
+    def weights(self, weights: Tensor, chosen: Tensor, alpha: float) -> Tensor:
+        """Eq. 7 or 8 anew for the ``chosen`` [N] bool of groups that were split; the others' weights stay."""
+        margin = (self._values - self.tau[self._gt]).abs()
+        return torch.where(chosen & self.split[self._gt], margin**alpha, weights)
+
+
+def mlc_losses(
+    targets: TaskTargets, iou_logits: Tensor | None, config: MLCConfig, *, rescoring: bool = True
+) -> dict[str, Tensor]:
     """What the method adds to the detector's own losses, weighted and normalised.
 
     Args:
         targets: of :func:`task_targets`.
         iou_logits: [N] logits of the predicted IoU, or None without an IoU layer.
+        rescoring: whether the IoU layer is trained yet (``config.iur_start_epoch``); before, its loss is 0 and still
+            connected, so that the layer has a gradient on every rank.
 
     Returns:
         ``iou_rescoring`` = gamma * sum (P_j - I_j)^2 / |A+cls u A+loc| (Eq. 10, 11) with ``config.iur``;
@@ -186,7 +234,8 @@ def mlc_losses(targets: TaskTargets, iou_logits: Tensor | None, config: MLCConfi
         total = iou_rescoring_loss(
             iou_logits, targets.ious, targets.iou_positive, detach_target=config.detach_iou_target
         )
-        losses["iou_rescoring"] = config.gamma * total / normaliser(targets.iou_positive.sum())
+        gamma = config.gamma if rescoring else 0.0
+        losses["iou_rescoring"] = gamma * total / normaliser(targets.iou_positive.sum())
     if config.alignment > 0:
         total = prediction_alignment_loss(targets.scores, targets.ious, targets.baseline_positive)
         losses["prediction_alignment"] = config.alignment * total / normaliser(targets.baseline_positive.sum())

@@ -80,7 +80,7 @@ def golden_targets(golden):
     return [{"boxes": b, "labels": golden[f"gt_labels_{i}"] + 1, "crowd": b[:0]} for i, b in enumerate(boxes)]
 
 
-def test_losses_equal_mmdetections():
+def test_golden_losses():
     for golden in load_golden("fcos"):
         outputs, sizes = golden_outputs(golden)
         model = golden_model(golden, centerness=True, mlc=BASELINE)
@@ -110,7 +110,7 @@ def test_without_centerness_the_box_loss_is_a_plain_mean():
     torch.testing.assert_close(found["bbox_regression"], expected, rtol=1e-5, atol=0)
 
 
-def test_detections_equal_mmdetections():
+def test_golden_detections():
     for golden in load_golden("fcos"):
         outputs, sizes = golden_outputs(golden)
         size = tuple(golden["image_size"].tolist())
@@ -118,6 +118,38 @@ def test_detections_equal_mmdetections():
         for i, found in enumerate(model.detections(outputs, sizes, [size] * 2)):
             assert torch.equal(found["labels"] - 1, golden[f"det_labels_{i}"])
             torch.testing.assert_close(found["boxes"], golden[f"det_boxes_{i}"], rtol=1e-6, atol=1e-4)
+            torch.testing.assert_close(found["scores"], golden[f"det_scores_{i}"], rtol=0, atol=1e-6)
+
+
+def test_centerness_weights_without_the_layer():
+    """FCOS-'s switch: the box loss of FCOS with centerness, and no more."""
+    golden = load_golden("fcos")[0]
+    outputs, sizes = golden_outputs(golden)
+    targets = golden_targets(golden)
+    weighted = golden_model(golden, mlc=BASELINE, centerness_weights=True).losses(outputs, sizes, targets)
+    assert set(weighted) == {"classification", "bbox_regression"}
+    assert weighted["bbox_regression"].item() == pytest.approx(golden["loss_box"].item(), rel=1e-5)
+    plain = golden_model(golden, mlc=BASELINE, centerness=True, centerness_weights=False)
+    found = plain.losses(outputs, sizes, targets)
+    expected = golden_model(golden, mlc=BASELINE).losses(outputs, sizes, targets)["bbox_regression"]
+    assert found["bbox_regression"] == expected and found["bbox_ctrness"] > 0
+
+
+def test_v1_divides_by_positives_and_images():
+    golden = load_golden("fcos")[0]
+    outputs, sizes = golden_outputs(golden)
+    targets = golden_targets(golden)
+    model = golden_model(golden, mlc=BASELINE, v1=True)
+    found = model.losses(outputs, sizes, targets)
+    positive = (model.assign(model.priors(sizes, outputs["cls_logits"]), targets).labels == 1).sum().item()
+    expected = golden["loss_cls"].item() * positive / (positive + 2)
+    assert found["classification"].item() == pytest.approx(expected, rel=1e-5)
+    # by width * height 0.5 x 9 is smaller than 2.2 x 2.2, by (width + 1) * (height + 1) larger
+    boxes = torch.tensor([[7.75, 0.0, 8.25, 9.0], [6.9, 2.9, 9.1, 5.1]])
+    points = [torch.tensor([[8.0, 4.0]])] + [torch.zeros(0, 2)] * 4
+    image = [{"boxes": boxes, "labels": torch.tensor([1, 1]), "crowd": boxes[:0]}]
+    for v1, smaller in ((False, 0), (True, 1)):
+        assert golden_model(golden, mlc=BASELINE, v1=v1).assigner(points, image).candidate_gt.tolist() == [smaller]
 
 
 @pytest.mark.parametrize("centerness", [False, True])

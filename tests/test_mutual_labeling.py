@@ -58,7 +58,7 @@ def otsu(values):
     return tau
 
 
-def expected_targets(assignment, scores, ious, gt_labels, alpha=0.0, literal=False):
+def expected_targets(assignment, scores, ious, gt_labels, alpha=0.0, literal=False, midpoint=False):
     """Eq. 4-8 gt by gt -> cls_labels, cls_weights, loc_positive, loc_weights."""
     labels, gt = assignment.labels.numpy(), assignment.candidate_gt.numpy()
     ignored = assignment.originally_ignored.numpy()
@@ -70,6 +70,8 @@ def expected_targets(assignment, scores, ious, gt_labels, alpha=0.0, literal=Fal
             continue
         for task, values in (("cls", ious), ("loc", scores)):
             tau, splittable = otsu(values[members]), len(np.unique(values[members])) > 1
+            if midpoint and splittable:
+                tau = (tau + min(v for v in values[members] if v > tau)) / 2
             for j in members:
                 if splittable or literal:
                     positive = values[j] > tau
@@ -105,7 +107,7 @@ def check(case, found: TaskTargets, config):
     # labels from the values that the operator saw: one last bit must not decide
     expected = expected_targets(
         assignment, found.scores.detach().numpy(), found.ious.detach().numpy(), gt_labels.numpy(), config.alpha,
-        config.degenerate == "literal",
+        config.degenerate == "literal", config.tau == "midpoint",
     )  # fmt: skip
     cls_labels, cls_weights, loc_positive, loc_weights = expected
     assert found.cls_labels.tolist() == cls_labels.tolist()
@@ -225,6 +227,46 @@ def test_gradients_only_through_scores_and_ious(mutual):
     assert (logits.grad[own] > 0).all() and (logits.grad[~own] == 0).all()
 
 
+@pytest.mark.parametrize("degenerate", ["baseline", "literal"])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
+def test_thresholds_at_the_midpoint(alpha, degenerate):
+    """The labels of the lower threshold, weights by the distance to the middle; a group that cannot be split too."""
+    assignment, logits, boxes, gt_boxes, gt_labels = random_case(7)
+    members = assignment.candidate_gt == 1
+    boxes[members] = gt_boxes[1]  # all IoUs are 1
+    case = (assignment, logits, boxes, gt_boxes, gt_labels)
+    config = MLCConfig(alpha=alpha, tau="midpoint", degenerate=degenerate)
+    found = task_targets(*case, config, mutual=True)
+    lower = task_targets(*case, MLCConfig(alpha=alpha, degenerate=degenerate), mutual=True)
+    check(case, found, config)
+    assert torch.equal(found.cls_labels, lower.cls_labels) and torch.equal(found.loc_positive, lower.loc_positive)
+    assert torch.equal(found.cls_weights, lower.cls_weights) == (alpha == 0)
+    assert (found.thresholds[1] > lower.thresholds[1]).tolist() == [True, False, True, True, True, False]
+
+
+def test_the_baselines_positives_as_candidates():
+    """What the baseline ignored stays ignored, its other negatives stay negatives: Eq. 4-6 among positives alone."""
+    assignment, *rest = random_case(3)
+    found = task_targets(assignment, *rest, MLCConfig(alpha=2.0, candidates="positives"), mutual=True)
+    positive = assignment.labels == 1
+    assert torch.equal(found.cls_labels[~positive], assignment.labels[~positive].long())
+    assert not found.loc_positive[~positive].any()
+    only = Assignment(
+        assignment.labels, torch.where(positive, assignment.candidate_gt, -1), torch.zeros(len(positive)).bool()
+    )
+    check((only, *rest), found, MLCConfig(alpha=2.0))
+    assert 0 < found.cls_labels[positive].gt(0).sum() < positive.sum()
+
+
+def test_the_iou_layer_may_start_later():
+    found = task_targets(*random_case(2), MLCConfig(), mutual=False)
+    logits = torch.zeros(len(found.ious), requires_grad=True)
+    loss = mlc_losses(found, logits, MLCConfig(), rescoring=False)["iou_rescoring"]
+    loss.backward()
+    assert loss == 0 and torch.equal(logits.grad, torch.zeros_like(logits))
+    assert mlc_losses(found, logits, MLCConfig())["iou_rescoring"] > 0
+
+
 @pytest.mark.parametrize("detach", [True, False])
 @pytest.mark.parametrize("mutual", [True, False])
 def test_iou_rescoring_loss(mutual, detach):
@@ -280,7 +322,7 @@ def test_defaults_are_the_papers():
     config = MLCConfig()
     assert (config.ml, config.iur, config.start_epoch, config.alpha, config.gamma) == (True, True, 12, 0.0, 1.0)
     assert config.bins is None and config.degenerate == "baseline" and config.alignment == 0
-    assert config.detach_iou_target
+    assert config.detach_iou_target and (config.candidates, config.tau, config.iur_start_epoch) == ("all", "lower", 0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.alpha = 1.0
 
@@ -288,12 +330,16 @@ def test_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"degenerate": "paper"}, "degenerate must be 'baseline' or 'literal', got 'paper'"),
+        ({"degenerate": "paper"}, "degenerate must be one of 'baseline', 'literal', got 'paper'"),
         ({"start_epoch": -1}, "start_epoch must not be negative, got -1"),
         ({"alpha": -0.5}, "alpha must not be negative, got -0.5"),
         ({"gamma": float("nan")}, "gamma must not be negative, got nan"),
         ({"alignment": -1.0}, "alignment must not be negative, got -1.0"),
         ({"bins": 1}, r"bins must be in \[2, 65536\] or None, got 1"),
+        ({"iur_start_epoch": -2}, "iur_start_epoch must not be negative, got -2"),
+        ({"candidates": "some"}, "candidates must be one of 'all', 'positives', got 'some'"),
+        ({"tau": "upper"}, "tau must be one of 'lower', 'midpoint', got 'upper'"),
+        ({"tau": "midpoint", "bins": 256}, "tau='midpoint' is for exact thresholds"),
         ({"bins": 65537}, r"bins must be in \[2, 65536\] or None, got 65537"),
     ],
 )

@@ -83,7 +83,11 @@ def test_settings_reach_the_model():
     tricks = built("fcos_tricks_r50")
     assert isinstance(tricks, FCOS) and tricks.centerness and tricks.box_loss == "giou"
     assert tricks.postprocessor.iou_threshold == 0.6 and tricks.assigner.center_sampling_radius == 1.5
-    assert not built("fcos_minus_r50").centerness
+    minus = built("fcos_minus_r50")
+    assert not (minus.centerness or minus.centerness_weights or minus.v1) and minus.assigner.extent == 0
+    weighted = built("fcos_minus_r50", **{"model.centerness_weights": True})
+    assert weighted.centerness_weights and not weighted.centerness
+    assert built("fcos_minus_r50_mlc_v1").v1 and built("fcos_r50_v1").assigner.extent == 1
     old, new = built("retinanet_r50_v1"), built("retinanet_r50")
     assert isinstance(old, RetinaNet) and (old.smooth_l1_beta, new.smooth_l1_beta) == (0.11, 0.0)
     assert old.coder.extent == 1 and new.coder.extent == 0
@@ -97,7 +101,7 @@ def test_settings_reach_the_model():
     ("name", "setting", "value", "text"),
     [
         ("fcos_minus_r50", "model.detector", "yolo", "model.detector must be one of 'fcos', .*got 'yolo'"),
-        ("fcos_minus_r50", "model.v1", True, "model.v1 is no setting of 'fcos-'"),
+        ("retinanet_r50", "model.centerness_weights", False, "model.centerness_weights is no setting of 'retinanet'"),
         ("fcos_minus_r50", "model.centerness_on", "reg", "model.centerness_on is no setting of 'fcos-'"),
         ("retinanet_r50", "model.norm_on_bbox", True, "model.norm_on_bbox is no setting of 'retinanet'"),
         ("rpn_r50", "model.num_convs", 2, "model.num_convs is no setting of 'rpn'"),
