@@ -15,7 +15,7 @@ def test_points_by_hand():
     assert points[1].tolist() == [[8, 8], [24, 8]]
 
 
-def test_points_equal_mmdetection():
+def test_golden_points():
     for golden in load_golden("fcos"):
         sizes = [golden[f"cls_{i}"].shape[-2:] for i in range(NUM_LEVELS)]
         for i, points in enumerate(fcos_points(sizes, [8, 16, 32, 64, 128])):
@@ -23,7 +23,7 @@ def test_points_equal_mmdetection():
 
 
 @pytest.mark.parametrize("head", ["retinanet", "rpn"])
-def test_anchors_equal_mmdetection(head):
+def test_golden_anchors(head):
     generator = getattr(AnchorGenerator, head)()
     for golden in load_golden(head):
         sizes = [golden[f"cls_{i}"].shape[-2:] for i in range(NUM_LEVELS)]

@@ -109,7 +109,7 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     assert torch.equal(chunked.labels, whole.labels) and torch.equal(chunked.candidate_gt, whole.candidate_gt)
 
 
-def test_labels_equal_mmdetections():
+def test_golden_labels():
     for golden in load_golden("fcos"):
         points = [golden[f"points_{level}"] for level in range(5)]
         gts = [golden[f"gt_boxes_{i}"] for i in range(2)]

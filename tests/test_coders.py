@@ -134,7 +134,7 @@ def assert_each_detection_is_decoded(golden, decoded, scores):
 
 
 @pytest.mark.parametrize("head", ["retinanet", "rpn"])
-def test_mmdetections_detections_are_ours_decoded(head):
+def test_golden_detections_are_ours_decoded(head):
     """Anchor order, the heads' flattening, the coder and the clipping together."""
     generator = getattr(AnchorGenerator, head)()
     for golden in load_golden(head):
@@ -147,7 +147,7 @@ def test_mmdetections_detections_are_ours_decoded(head):
         assert_each_detection_is_decoded(golden, decoded, cls.sigmoid())
 
 
-def test_mmdetections_fcos_detections_and_targets_are_ours():
+def test_golden_fcos_detections_and_targets():
     for golden in load_golden("fcos"):
         points = fcos_points([golden[f"cls_{i}"].shape[-2:] for i in LEVELS], [8, 16, 32, 64, 128])
         cls, reg, ctr = (

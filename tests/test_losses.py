@@ -331,7 +331,7 @@ def test_centerness_target():
         losses.centerness_target(ltrb[:, :3])
 
 
-def test_fcos_losses_are_mmdetections():
+def test_golden_fcos_losses():
     """Raw outputs and recorded targets -> the three recorded losses, with MMDetection's normalisers."""
 
     def flat(name, levels, case, channels):

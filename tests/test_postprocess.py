@@ -182,7 +182,7 @@ def test_half_outputs_are_scored_in_float32(dtype):
     check(found, detect_slowly(logits.float(), boxes.float(), quality.float(), LEVELS, SIZES))
 
 
-def test_detections_equal_mmdetections():
+def test_golden_detections():
     for golden in load_golden("fcos"):
         points = [golden[f"points_{level}"] for level in range(5)]
         layout = {
