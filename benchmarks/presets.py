@@ -1,0 +1,173 @@
+"""Every preset with its size, and what the method's parts add to a training step: python benchmarks/presets.py
+
+Writes docs/presets.md. Parameters and multiply-adds (of backbone, pyramid and head) are counted for one image of
+800 x 1333 and 80 classes, without running anything. Steps are timed for the four methods of a detector in turns, so
+that a busy moment hits all alike; the minimum counts. What mutual labelling adds is far below the noise of a step, so
+the criterion is timed alone too: forward from the head's outputs and backward to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _harness import ROOT, THREADS, Settings, facts  # noqa: E402
+
+from detectors.builder import build_model  # noqa: E402
+from detectors.config import Config, override  # noqa: E402
+from detectors.dense import DenseDetector, prepare_targets  # noqa: E402
+from detectors.presets import METHODS, PRESETS, preset  # noqa: E402
+
+NUM_CLASSES = 80
+HEIGHT, WIDTH = 800, 1344
+"""800 x 1333 as the network sees it, padded to multiples of 32."""
+BOXES_PER_IMAGE = 7
+"""COCO train2017's mean is 7.3."""
+TIMED = {"fcos_minus": "FCOS-", "fcos": "FCOS", "retinanet": "RetinaNet", "rpn": "RPN"}
+
+
+def bare(config: Config) -> Config:
+    return override(override(override(config, "model.weights", None), "model.norm", "frozen_bn"), "data.workers", 0)
+
+
+def size_of(name: str) -> tuple[int, int]:
+    """(parameters, multiply-adds of one image) of a preset."""
+    with torch.device("meta"):
+        model = build_model(bare(preset(name)), NUM_CLASSES)
+        with FlopCounterMode(display=False) as counter:
+            model.head(model.fpn(model.backbone(torch.empty(1, 3, HEIGHT, WIDTH))))
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
+
+
+def batch(height: int, width: int, size: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Random images; boxes of COCO's number and spread of sizes."""
+    g = torch.Generator().manual_seed(0)
+    images, targets = [], []
+    for _ in range(size):
+        images.append(torch.rand(3, height, width, generator=g))
+        extent = torch.tensor([width, height]) * torch.rand(BOXES_PER_IMAGE, 2, generator=g).square() * 0.8 + 4
+        corner = torch.rand(BOXES_PER_IMAGE, 2, generator=g) * (torch.tensor([width, height]) - extent)
+        labels = torch.randint(1, NUM_CLASSES + 1, (BOXES_PER_IMAGE,), generator=g)
+        targets.append({"boxes": torch.cat([corner, corner + extent], 1), "labels": labels})
+    return images, targets
+
+
+def minima(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Seconds of each: the minimum of ``rounds`` turns taken by all in order, after one that does not count."""
+    best = dict.fromkeys(contestants, float("inf"))
+    for turn in range(rounds + 1):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            if turn > 0:
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def criterion(model: DenseDetector, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Callable[[], None]:
+    """The losses of fixed outputs, and their gradients with respect to these."""
+    with torch.no_grad():
+        outputs, sizes, _ = model._run(images)
+    prepared = prepare_targets(targets, len(images), torch.device("cpu"))
+
+    def run() -> None:
+        leaves = {key: value.detach().requires_grad_() for key, value in outputs.items()}
+        sum(model.losses(leaves, sizes, prepared).values()).backward()
+
+    return run
+
+
+def step(model: DenseDetector, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Callable[[], None]:
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5, momentum=0.9)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        sum(model(images, targets).values()).backward()
+        optimizer.step()
+
+    return run
+
+
+def overheads(prefix: str, *, short: int, size: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """{method: (step seconds, criterion seconds)} of a detector's four presets, mutual labelling on."""
+    images, targets = batch(short, short * 5 // 3 // 32 * 32, size)
+    steps, criteria = {}, {}
+    for suffix in METHODS:
+        config = override(bare(preset(f"{prefix}_r50{suffix}")), "mlc.start_epoch", 0.0)
+        torch.manual_seed(0)
+        model = build_model(config, NUM_CLASSES).train()
+        steps[suffix], criteria[suffix] = step(model, images, targets), criterion(model, images, targets)
+    in_step, alone = minima(steps, rounds), minima(criteria, 4 * rounds)
+    return {suffix: (in_step[suffix], alone[suffix]) for suffix in METHODS}
+
+
+def size_table() -> list[str]:
+    lines = ["| preset | parameters (M) | multiply-adds (G) |", "|---|--:|--:|"]
+    for name in PRESETS:
+        parameters, operations = size_of(name)
+        lines.append(f"| `{name}` | {parameters / 1e6:.2f} | {operations / 1e9:.1f} |")
+    return lines
+
+
+def overhead_table(arguments: argparse.Namespace) -> list[str]:
+    lines = [
+        "| detector | step (s) | +ML | +IUR | +MLC | criterion (ms) | +ML | +IUR | +MLC | ML's share of the step |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for prefix, title in TIMED.items():
+        found = overheads(prefix, short=arguments.short_side, size=arguments.batch_size, rounds=arguments.rounds)
+        base_step, base_criterion = found[""]
+        ratios = [f"{found[suffix][0] / base_step:.3f}x" for suffix in ("_ml", "_iur", "_mlc")]
+        added = [1e3 * (found[suffix][1] - base_criterion) for suffix in ("_ml", "_iur", "_mlc")]
+        cells = [title, f"{base_step:.2f}", *ratios, f"{1e3 * base_criterion:.1f}", *(f"{ms:+.1f}" for ms in added)]
+        lines.append(f"| {' | '.join(cells)} | {100 * added[0] / (1e3 * base_step):+.2f} % |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Size of every preset; cost of the method's parts.")
+    parser.add_argument("--short-side", type=int, default=384, help="of the timed images, a multiple of 32")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "presets.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    circumstances = ", ".join(f"{name} {value}" for name, value in facts(Settings()).items())
+    width = arguments.short_side * 5 // 3 // 32 * 32
+    text = [
+        "# The presets",
+        "",
+        f"Made by `python benchmarks/presets.py`: {circumstances}.",
+        "",
+        "## Size",
+        "",
+        f"With {NUM_CLASSES} classes; multiply-adds of backbone, pyramid and head for one image of 800 x 1333.",
+        "",
+        *size_table(),
+        "",
+        "## What the method's parts add to a training step",
+        "",
+        f"Batch {arguments.batch_size}, {arguments.short_side} x {width} pixels, {BOXES_PER_IMAGE} boxes an image, "
+        f"{THREADS} CPU threads, mutual labelling on. Minima of {arguments.rounds} turns; a step is forward, backward "
+        "and SGD. The criterion is timed alone as well (from the head's outputs and back to them), since what mutual "
+        "labelling adds is smaller than a step's noise.",
+        "",
+        *overhead_table(arguments),
+        "",
+    ]
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
