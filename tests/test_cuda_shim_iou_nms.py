@@ -56,9 +56,8 @@ def test_limits(library, labelled):  # noqa: F811
     scores[1] = -INF  # an image of padding
     scores[2, 5:] = -INF
     given = boxes, scores, quality, labels if labelled else None
-    for top_k in (None, 0, 1, 70, 199, 200, 500):
-        for limit in (None, 1, 40):
-            check(library, *given, 0.5, score_threshold=0.3, top_k=top_k, limit=limit)
+    for top_k, limit in ((None, None), (0, None), (1, 1), (70, 40), (199, 1), (200, 40), (500, 500)):
+        check(library, *given, 0.5, score_threshold=0.3, top_k=top_k, limit=limit)
 
 
 def test_a_top_k_goes_by_score_and_ties_to_the_lower_index(library):  # noqa: F811
