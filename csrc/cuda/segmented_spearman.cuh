@@ -32,13 +32,13 @@ using GroupedEntry = GroupedValue<decltype(descending_key(T{}))>;
 
 template <typename T, typename scalar_t>
 struct ByGroupAndValue {
-  const scalar_t* columns[2];  // x and y, [N] each
-  const int64_t* ids;          // [N]
-  int64_t num_segments;        // at most 2^32 - 1
+  const scalar_t *x, *y;  // [N]; columns 0 and 1
+  const int64_t* ids;     // [N]
+  int64_t num_segments;   // at most 2^32 - 1
   __device__ __forceinline__ GroupedEntry<T> operator()(int64_t column, unsigned i) const {
     const int64_t id = ids[i];
     if (!in_group(id, num_segments)) return GroupedEntry<T>::none();
-    const T value = static_cast<T>(columns[column][i]);
+    const T value = static_cast<T>((column == 0 ? x : y)[i]);
     return {value == value ? descending_key(value) : GroupedEntry<T>::not_a_number(), static_cast<unsigned>(id), i};
   }
 };

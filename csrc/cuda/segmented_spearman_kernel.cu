@@ -28,9 +28,8 @@ void launch(const Tensor& x, const Tensor& y, const Tensor& ids, int64_t num_seg
 
   const Entry* columns = nullptr;
   if (n > 0) {
-    const ByGroupAndValue<T, scalar_t> source{{x.const_data_ptr<scalar_t>(), y.const_data_ptr<scalar_t>()},
-                                              ids.const_data_ptr<int64_t>(),
-                                              num_segments};
+    const ByGroupAndValue<T, scalar_t> source{x.const_data_ptr<scalar_t>(), y.const_data_ptr<scalar_t>(),
+                                              ids.const_data_ptr<int64_t>(), num_segments};
     columns = sort_rows(kOp, source, 2, n, workspace, sort_buffers, stream);
     int* ranks = workspace.at<int>(ranks_at);
     const unsigned blocks = strided_blocks(n, kThreads);

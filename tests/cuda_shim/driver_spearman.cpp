@@ -15,7 +15,7 @@ void segmented_spearman(const T* x, const T* y, const int64_t* ids, int64_t coun
                         SpearmanOutputs out) {
   using Entry = GroupedEntry<T>;
   const unsigned n = static_cast<unsigned>(count);
-  const auto columns = cuda_shim::sort_rows<Entry>(ByGroupAndValue<T, T>{{x, y}, ids, segments}, 2, n);
+  const auto columns = cuda_shim::sort_rows<Entry>(ByGroupAndValue<T, T>{x, y, ids, segments}, 2, n);
   std::vector<unsigned> begin(segments, 0), end(segments, 0);
   std::vector<int> ranks(n);
   std::vector<AtomicRankSums> sums(segments, AtomicRankSums{});
