@@ -1,5 +1,6 @@
-// IoU-NMS of a batch; the rule is csrc/iou_nms.h. The candidates of every image (with a top_k, those of the first scores)
-// are ranked by quality, nms.cuh suppresses and gathers the clusters' scores, the kept are sorted by these and written.
+// IoU-NMS of a batch; the rule is csrc/iou_nms.h. The candidates of every image (with a top_k, those of the first
+// scores) are ranked by quality, nms.cuh suppresses and gathers the clusters' scores, the kept are sorted by these and
+// written.
 #pragma once
 
 #include "../iou_nms.h"

@@ -1,5 +1,5 @@
-// Rescored NMS of a batch; the rule is csrc/rescored_nms.h. The candidates of every image are ranked by product, nms.cuh
-// suppresses, the kept are written by rank.
+// Rescored NMS of a batch; the rule is csrc/rescored_nms.h. The candidates of every image are ranked by product,
+// nms.cuh suppresses, the kept are written by rank.
 #pragma once
 
 #include "nms.cuh"

@@ -68,8 +68,8 @@ __global__ void merge_runs(const Entry* __restrict__ in, int64_t rows, unsigned 
   }
 }
 
-// How many of 0 .. limit - 1 are alike, given that all alike ones come first: doubling steps, then halving ones, so that
-// a short answer is a quick one. limit < 2^31.
+// How many of 0 .. limit - 1 are alike, given that all alike ones come first: doubling steps, then halving ones, so
+// that a short answer is a quick one. limit < 2^31.
 template <typename Alike>
 __device__ __forceinline__ unsigned count_alike(unsigned limit, const Alike& alike) {
   unsigned low = 0, step = 1;  // all below low are alike

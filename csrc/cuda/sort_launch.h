@@ -24,7 +24,8 @@ const Entry* sort_rows(const char* op, const Source& source, int64_t rows, unsig
   constexpr int sort_threads = 512, merge_threads = 256, tile = kSortTile<Entry>;
   Entry *sorted = workspace.at<Entry>(buffers.at[0]), *other = workspace.at<Entry>(buffers.at[1]);
   const unsigned tiles = static_cast<unsigned>(ceil_div(n, tile));
-  sort_tiles<sort_threads, tile, Entry><<<grid_x(op, rows * tiles), sort_threads, 0, stream>>>(source, n, tiles, sorted);
+  sort_tiles<sort_threads, tile, Entry>
+      <<<grid_x(op, rows * tiles), sort_threads, 0, stream>>>(source, n, tiles, sorted);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   for (unsigned width = tile; width < n; width *= 2) {
     merge_runs<Entry>
