@@ -89,6 +89,12 @@ inline void check_segments(const char* op, const Tensor& segment_ids, const char
                   bins.value_or(0));
 }
 
+inline void check_segmented_spearman(const char* op, const Tensor& x, const Tensor& y, const Tensor& segment_ids,
+                                     int64_t num_segments) {
+  check_segments(op, segment_ids, "x", x, num_segments, std::nullopt);
+  check_like(op, "y", y, "x", x, true);
+}
+
 inline void check_mutual_labels(const char* op, const Tensor& scores, const Tensor& ious, const Tensor& segment_ids,
                                 const Tensor& baseline_labels, int64_t num_segments, double alpha,
                                 std::optional<int64_t> bins) {

@@ -8,8 +8,8 @@
 // - Rank: quality descending; equal qualities, lower index first. In rank order a box joins the cluster of the first
 //   kept box of the same label that it overlaps by more than iou_threshold (the rule of csrc/box_iou.h), else is kept.
 // - A kept box takes the largest class score of its cluster; results are sorted by it, equal scores lower index first,
-//   and cut to max_detections.
-// - NaN as in rescored NMS.
+//   and cut to max_detections. -0 and 0 are one score and come out as 0.
+// - NaN as in rescored NMS; on CUDA a NaN quality ranks last and a NaN score is no candidate.
 #pragma once
 
 #include "rescored_nms.h"

@@ -1,5 +1,10 @@
-// What the CPU and CUDA launchers of the NMS operators share: one image as a batch of one, and back.
+// What the CPU and CUDA launchers of the NMS operators share: their options and padded outputs, one image as a batch of
+// one, and back.
 #pragma once
+
+#include <math.h>
+
+#include <algorithm>
 
 #include "checks.h"
 
@@ -8,6 +13,28 @@ namespace mlc {
 struct NmsInputs {
   Tensor boxes, scores;
   std::optional<Tensor> quality, labels;
+};
+
+struct NmsOptions {
+  double iou_threshold;
+  double score_threshold = -INFINITY;
+  int64_t top_k = -1;           // negative: all
+  int64_t max_detections = -1;  // likewise
+};
+
+// keep [B, M] int64, scores [B, M], counts [B] int64, not yet filled.
+struct PaddedDetections {
+  Tensor keep, scores, counts;
+  PaddedDetections(const NmsInputs& inputs, int64_t max_detections)
+      : PaddedDetections(inputs.scores, inputs.scores.size(0),
+                         max_detections < 0 ? inputs.scores.size(1) : std::min(max_detections, inputs.scores.size(1))) {
+  }
+
+ private:
+  PaddedDetections(const Tensor& like, int64_t batch, int64_t m)
+      : keep(new_empty(like, {batch, m}, ScalarType::Long)),
+        scores(new_empty(like, {batch, m}, like.scalar_type())),
+        counts(new_empty(like, {batch}, ScalarType::Long)) {}
 };
 
 // [N, ...] inputs of the single form as [1, N, ...].

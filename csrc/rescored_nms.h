@@ -43,4 +43,22 @@ MLC_HOST_DEVICE unsigned long long descending_key(double value) {
   return (u.bits & 0x8000000000000000ull) ? u.bits : ~(u.bits | 0x8000000000000000ull);
 }
 
+// The value of such a key; 0 is never -0.
+MLC_HOST_DEVICE float descending_value(unsigned int key) {
+  union {
+    float value;
+    unsigned int bits;
+  } u;
+  u.bits = (key & 0x80000000u) ? key : ~(key | 0x80000000u);
+  return u.value;
+}
+MLC_HOST_DEVICE double descending_value(unsigned long long key) {
+  union {
+    double value;
+    unsigned long long bits;
+  } u;
+  u.bits = (key & 0x8000000000000000ull) ? key : ~(key | 0x8000000000000000ull);
+  return u.value;
+}
+
 }  // namespace mlc

@@ -236,13 +236,22 @@ def test_mutual_labels(library, path, alpha, literal, bins):
 
 
 def shim_nms(
-    library, boxes, scores, quality, labels, iou_threshold, score_threshold=None, top_k=None, limit=None
+    library,
+    boxes,
+    scores,
+    quality,
+    labels,
+    iou_threshold,
+    score_threshold=None,
+    top_k=None,
+    limit=None,
+    op="shim_nms",
 ):
     batch, n = scores.shape
     m = n if limit is None else min(limit, n)
     keep, kept_scores = torch.full((batch, m), -9), scores.new_full((batch, m), -9)
     counts = torch.full((batch,), -9)
-    name = {torch.float32: "shim_nms_float", torch.float64: "shim_nms_double"}[boxes.dtype]
+    name = f"{op}_{'float' if boxes.dtype == torch.float32 else 'double'}"
     threshold = float("-inf") if score_threshold is None else score_threshold
     sizes = (n if top_k is None else min(top_k, n), m)
     function = getattr(library("driver_nms"), name)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import rng, same_values, seeds
+from strategies import on, rng, same_bits, seeds
 
 import mlc_ext
 from mlc_ext import reference
@@ -20,6 +20,18 @@ def scene(seed: int, n: int, *, coarse: bool, classes: int = 3, dtype=torch.floa
         boxes, scores, quality = (boxes / 8).round() * 8, (scores * 4).round() / 4, (quality * 4).round() / 4
     labels = torch.randint(0, classes, (n,), generator=generator)
     return boxes.to(dtype), scores.to(dtype), quality.to(dtype), labels
+
+
+def nms(device, boxes, scores, quality, labels, threshold):
+    keep, found = mlc_ext.iou_nms(*on(device, boxes, scores, quality, labels), threshold)
+    assert keep.device.type == found.device.type == device
+    return keep.cpu(), found.cpu()
+
+
+def batched(device, boxes, scores, quality, labels, threshold, **limits):
+    result = mlc_ext.batched_iou_nms(*on(device, boxes, scores, quality, labels), threshold, **limits)
+    assert all(t.device.type == device for t in result)
+    return mlc_ext.NmsResult(*(t.cpu() for t in result))
 
 
 def algorithm_1(boxes, scores, quality, threshold):
@@ -43,19 +55,19 @@ def algorithm_1(boxes, scores, quality, threshold):
     threshold=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
 )
-def test_equals_reference(seed, n, coarse, labelled, threshold, dtype):
+def test_equals_reference(device, seed, n, coarse, labelled, threshold, dtype):
     boxes, scores, quality, labels = scene(seed, n, coarse=coarse, dtype=dtype)
     labels = labels if labelled else None
-    keep, found = mlc_ext.iou_nms(boxes, scores, quality, labels, threshold)
+    keep, found = nms(device, boxes, scores, quality, labels, threshold)
     expected_keep, expected = reference.iou_nms(boxes, scores, quality, labels, threshold)
     assert torch.equal(keep, expected_keep)
-    same_values(found, expected)
+    same_bits(found, expected)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_equals_the_paper_listing(seed):
+def test_equals_the_paper_listing(device, seed):
     boxes, scores, quality, _ = scene(seed, 60, coarse=False, dtype=torch.float64)
-    keep, found = mlc_ext.iou_nms(boxes, scores, quality, None, 0.3)
+    keep, found = nms(device, boxes, scores, quality, None, 0.3)
     assert list(zip(found.tolist(), keep.tolist(), strict=True)) == algorithm_1(boxes, scores, quality, 0.3)
 
 
@@ -66,10 +78,10 @@ def test_equals_the_paper_listing(seed):
     top_k=st.none() | st.integers(0, 30),
     max_detections=st.none() | st.integers(0, 30),
 )
-def test_batched_limits(seed, n, score_threshold, top_k, max_detections):
+def test_batched_limits(device, seed, n, score_threshold, top_k, max_detections):
     images = [scene(seed + b, n, coarse=b == 0) for b in range(3)]
     limits = {"score_threshold": score_threshold, "pre_nms_top_k": top_k, "max_detections": max_detections}
-    result = mlc_ext.batched_iou_nms(*(torch.stack(column) for column in zip(*images, strict=True)), 0.4, **limits)
+    result = batched(device, *(torch.stack(column) for column in zip(*images, strict=True)), 0.4, **limits)
     assert result.keep.shape[1] == (n if max_detections is None else min(n, max_detections))
     for b, image in enumerate(images):
         keep, scores = reference.iou_nms(*image, 0.4, **limits)
@@ -78,33 +90,65 @@ def test_batched_limits(seed, n, score_threshold, top_k, max_detections):
         assert torch.equal(result.scores[b, :count], scores) and (result.scores[b, count:] == 0).all()
 
 
-def test_a_cluster_gives_its_best_score():
+def test_a_cluster_gives_its_best_score(device):
     """The well placed box is kept and takes the score of the confident, badly placed one."""
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
-    keep, scores = mlc_ext.iou_nms(boxes, torch.tensor([0.9, 0.2, 0.5]), torch.tensor([0.3, 0.8, 0.1]), None, 0.5)
+    keep, scores = nms(device, boxes, torch.tensor([0.9, 0.2, 0.5]), torch.tensor([0.3, 0.8, 0.1]), None, 0.5)
     assert keep.tolist() == [1, 2]
     torch.testing.assert_close(scores, torch.tensor([0.9, 0.5]))
 
 
-def test_many_boxes_take_the_radix_path():
-    boxes, scores, quality, labels = scene(1, 1500, coarse=True, classes=40)
-    keep, found = mlc_ext.iou_nms(boxes, scores, quality, labels, 0.5)
+def test_many_boxes(device):
+    """The radix path on CPU."""
+    boxes, scores, quality, labels = scene(1, 600, coarse=True, classes=40)
+    keep, found = nms(device, boxes, scores, quality, labels, 0.5)
     expected_keep, expected = reference.iou_nms(boxes, scores, quality, labels, 0.5)
     assert torch.equal(keep, expected_keep) and torch.equal(found, expected)
 
 
-def test_errors_and_registration():
-    boxes, scores, quality, labels = scene(2, 5, coarse=False)
+@pytest.mark.parametrize(("labelled", "top_k"), [(False, None), (True, 150)])
+def test_many_boxes_in_batches(device, labelled, top_k):
+    """Rows of more than a tile of the CUDA sorts, on each side of a top k."""
+    images = [scene(seed, 4200, coarse=False) for seed in range(2)]
+    *columns, labels = (torch.stack(column) for column in zip(*images, strict=True))
+    limits = {"score_threshold": 0.9, "pre_nms_top_k": top_k, "max_detections": 60}
+    result = batched(device, *columns, labels if labelled else None, 0.3, **limits)
+    for b, image in enumerate(images):
+        keep, scores = reference.iou_nms(*image[:3], image[3] if labelled else None, 0.3, **limits)
+        count = len(keep)
+        assert result.counts[b] == count > 9
+        assert torch.equal(result.keep[b, :count], keep) and torch.equal(result.scores[b, :count], scores)
+
+
+def test_zeros_of_both_signs_are_one_score(device):
+    boxes = torch.tensor([[0.0, 0, 4, 4], [10, 0, 14, 4], [10, 0, 14, 4], [20, 0, 24, 4]])
+    scores, quality = torch.tensor([-0.0, 0.0, -0.0, -1.0]), torch.tensor([0.1, 0.3, 0.2, 0.4])
+    keep, found = nms(device, boxes, scores, quality, None, 0.5)
+    assert keep.tolist() == [0, 1, 3]
+    same_bits(found, torch.tensor([0.0, 0.0, -1.0]))
+
+
+def test_errors(device):
+    boxes, scores, quality, labels = on(device, *scene(2, 5, coarse=False))
     with pytest.raises(ValueError, match="^iou_nms: iou_threshold must be in .*got 1.5"):
         mlc_ext.iou_nms(boxes, scores, quality, labels, 1.5)
+    with pytest.raises(ValueError, match=r"^iou_nms: quality must have the shape of scores .*got \[1, 4\]"):
+        mlc_ext.iou_nms(boxes, scores, quality[1:], labels, 0.5)
     with pytest.raises(TypeError, match="^iou_nms: quality must be a Tensor, got NoneType"):
         mlc_ext.iou_nms(boxes, scores, None, labels, 0.5)
     with pytest.raises(ValueError, match="^batched_iou_nms: max_detections must not be negative, got -2"):
         mlc_ext.batched_iou_nms(boxes[None], scores[None], quality[None], labels[None], 0.5, max_detections=-2)
+
+
+def test_nan_is_refused_on_cpu():
+    boxes, scores, quality, labels = scene(2, 5, coarse=False)
     quality[3] = float("nan")
     with pytest.raises(ValueError, match="^iou_nms: NaN in the box, score or quality of box 3"):
         mlc_ext.iou_nms(boxes, scores, quality, labels, 0.5)
-    quality[3] = 0.5
+
+
+def test_registration(device):
+    boxes, scores, quality, labels = on(device, *scene(2, 5, coarse=False))
     torch.library.opcheck(torch.ops.mlc_ext.iou_nms.default, (boxes, scores, quality, labels, 0.5))
     batch = (boxes[None], scores[None], quality[None], labels[None], 0.5, 0.05, -1, 3)
     torch.library.opcheck(torch.ops.mlc_ext.batched_iou_nms.default, batch)

@@ -9,17 +9,6 @@
 
 namespace mlc::cpu {
 
-struct PaddedDetections {
-  Tensor keep, scores, counts;
-};
-
-struct NmsOptions {
-  double iou_threshold;
-  double score_threshold = -INFINITY;
-  int64_t top_k = -1;
-  int64_t max_detections = -1;
-};
-
 // one_image(nms, input, limits, keep, scores) -> count, or -1 - i for a NaN in candidate i.
 template <typename OneImage>
 PaddedDetections nms_of_batch(const char* op, const NmsInputs& inputs, const NmsOptions& options,
@@ -34,10 +23,8 @@ PaddedDetections nms_of_batch(const char* op, const NmsInputs& inputs, const Nms
   std::optional<Tensor> quality_c = contiguous(quality), labels_c = contiguous(labels);
   const int64_t batch = boxes_c.size(0), n = boxes_c.size(1);
   MLC_CHECK_VALUE(n < (int64_t{1} << 32), op, "at most 2^32 - 1 boxes an image, got ", n);
-  const int64_t m = options.max_detections < 0 ? n : std::min(options.max_detections, n);
-  PaddedDetections out{new_empty(boxes, {batch, m}, ScalarType::Long),
-                       new_empty(boxes, {batch, m}, scores.scalar_type()),
-                       new_empty(boxes, {batch}, ScalarType::Long)};
+  PaddedDetections out(inputs, options.max_detections);
+  const int64_t m = out.keep.size(1);
   int64_t* keep = out.keep.template mutable_data_ptr<int64_t>();
   int64_t* counts = out.counts.template mutable_data_ptr<int64_t>();
   dispatch_floating(boxes.scalar_type(), [&](auto tag) {

@@ -76,7 +76,7 @@ class NmsImage {
     const int64_t kept = std::min<int64_t>(limits.max_detections, static_cast<int64_t>(clusters_.size()));
     for (int64_t k = 0; k < kept; ++k) {
       keep[k] = clusters_[k].index;
-      scores[k] = static_cast<scalar_t>(clusters_[k].score);
+      scores[k] = static_cast<scalar_t>(clusters_[k].score + T(0));  // -0 becomes 0
     }
     return kept;
   }

@@ -14,13 +14,9 @@ class GroupCorrelation {
  public:
   double operator()(const T* x, const T* y, int64_t n) {
     if (n < 2 || !rank(x, n, rank_x_) || !rank(y, n, rank_y_)) return std::nan("");
-    __int128 xy = 0, xx = 0, yy = 0;  // a product reaches n^2, a sum n^3
-    for (int64_t i = 0; i < n; ++i) {
-      xy += rank_x_[i] * rank_y_[i];
-      xx += rank_x_[i] * rank_x_[i];
-      yy += rank_y_[i] * rank_y_[i];
-    }
-    return correlation(static_cast<double>(xy), static_cast<double>(xx), static_cast<double>(yy));
+    RankSums sums{};
+    for (int64_t i = 0; i < n; ++i) sums.add(rank_x_[i], rank_y_[i]);
+    return sums.correlation();
   }
 
  private:
@@ -47,8 +43,7 @@ class GroupCorrelation {
 
 std::tuple<Tensor, Tensor> segmented_spearman(const Tensor& x, const Tensor& y, const Tensor& segment_ids,
                                               int64_t num_segments) {
-  check_segments(kOp, segment_ids, "x", x, num_segments, std::nullopt);
-  check_like(kOp, "y", y, "x", x, true);
+  check_segmented_spearman(kOp, x, y, segment_ids, num_segments);
   Tensor x_c = torch::stable::contiguous(x), y_c = torch::stable::contiguous(y);
   Tensor ids_c = torch::stable::contiguous(segment_ids);
   const int64_t n = x_c.numel();

@@ -27,9 +27,11 @@ __device__ __forceinline__ bool in_group(int64_t id, int64_t num_segments) {
 struct Slice {
   int64_t begin, end;
 };
-__device__ __forceinline__ Slice slice_of_block(int64_t n) {
-  return {n * blockIdx.x / gridDim.x, n * (blockIdx.x + int64_t{1}) / gridDim.x};
+// One of `parts` about equal slices of n.
+__device__ __forceinline__ Slice slice_of(int64_t n, int64_t part, int64_t parts) {
+  return {n * part / parts, n * (part + 1) / parts};
 }
+__device__ __forceinline__ Slice slice_of_block(int64_t n) { return slice_of(n, blockIdx.x, gridDim.x); }
 
 // sizes [K], zero at the start: members of every group. With kShared (K <= kMaxShared), reserved [gridDim.x, K] is
 // where this block's members start within their group.

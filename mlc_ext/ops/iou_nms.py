@@ -27,9 +27,9 @@ def iou_nms(
         keep the lower index first.
 
     Raises:
-        TypeError: a dtype is wrong. ValueError: shapes or devices disagree, threshold out of range, NaN.
+        TypeError: a dtype is wrong. ValueError: shapes or devices disagree, threshold out of range, NaN (CPU only).
 
-    Source: IoU-Net (Jiang et al. 2018), Algorithm 1; paper Table 2. CPU only so far.
+    Source: IoU-Net (Jiang et al. 2018), Algorithm 1; paper Table 2.
     """
     check_tensors("iou_nms", quality=quality)
     check_nms_tensors("iou_nms", boxes, scores, quality, labels)

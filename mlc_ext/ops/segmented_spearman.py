@@ -12,7 +12,8 @@ from ._register import float32_under_autocast
 def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     """Spearman's rank correlation of every group of pairs; equal values share the average of their ranks.
 
-    Ranks are held as whole numbers, so the sums are exact and the result does not depend on the order of the pairs.
+    Ranks are held as whole numbers, so the sums are exact: the result does not depend on the order of the pairs and is
+    the same bit for bit on CPU and CUDA.
 
     Args:
         x: [N] real numbers. Floating point; other types, and pairs of two types, are compared as float64.
@@ -25,9 +26,10 @@ def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: 
         n: [K] int64, the number of pairs of each group.
 
     Raises:
-        TypeError: segment_ids are not int64. ValueError: shapes disagree or an id is out of range.
+        TypeError: segment_ids are not int64. ValueError: shapes disagree, or (CPU only; on CUDA it counts as -1) an
+        id is out of range.
 
-    Source: Spearman 1904; agrees with ``scipy.stats.spearmanr``. CPU only so far.
+    Source: Spearman 1904; agrees with ``scipy.stats.spearmanr``.
     """
     check_tensors("segmented_spearman", x=x, y=y, segment_ids=segment_ids)
     if x.dtype != y.dtype or not x.is_floating_point():

@@ -6,6 +6,7 @@
 #ifndef MLC_SHIM_WITHOUT_BARRIERS
 #include "driver_nms.cpp"
 #include "driver_otsu.cpp"
+#include "driver_spearman.cpp"
 #else
 #include "cuda_shim.h"
 
@@ -47,6 +48,14 @@ void run() {
   }
   shim_nms_float(boxes.data()->v, scores.data(), nullptr, labels.data(), 1, n, 0.5, 0.1, n, n, keep.data(),
                  kept_scores.data(), &count);
+  for (const int64_t* classes : std::initializer_list<const int64_t*>{labels.data(), nullptr}) {
+    shim_iou_nms_float(boxes.data()->v, scores.data(), ious.data(), classes, 1, n, 0.5, 0.1, n - 20, n,
+                       keep.data(), kept_scores.data(), &count);
+  }
+
+  double rho[segments];
+  int64_t sizes[segments];
+  shim_segmented_spearman_float(scores.data(), ious.data(), ids.data(), n, segments, rho, sizes);
 }
 
 #else
@@ -62,7 +71,7 @@ void run() {
     }
   };
   std::vector<Ranked<unsigned>> sorted(256);
-  cuda_shim::launch(1, 64, [&] { sort_tiles<64, 256, unsigned>(Source{}, 256, 1, sorted.data()); });
+  cuda_shim::launch(1, 64, [&] { sort_tiles<64, 256, Ranked<unsigned>>(Source{}, 256, 1, sorted.data()); });
 }
 
 #endif
