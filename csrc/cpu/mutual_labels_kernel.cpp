@@ -1,6 +1,8 @@
 #include "../mutual_labels.h"
 
 #include <atomic>
+#include <limits>
+#include <vector>
 
 #include "grouping.h"
 #include "otsu_threshold.h"
@@ -9,53 +11,43 @@ namespace mlc::cpu {
 namespace {
 
 constexpr const char* kOp = "mutual_labels";
-constexpr int64_t kBlock = 256;  // priors labelled together
+constexpr int64_t kBlock = 512;  // priors labelled together
 
-// What both tasks measured of a prior.
+// What belongs to both tasks: a prior's values, or what a gt's candidates are judged by.
 template <typename T>
 struct Pair {
   T score, iou;
 };
 
-// What both tasks decide of a gt's candidates by; keep: they keep the baseline's assignment.
-template <typename T>
-struct Verdict {
-  T score_threshold, iou_threshold;
-  int8_t keep_by_score, keep_by_iou;
-};
-
-// A block of priors as columns: what a task judges them by, and the results.
-template <typename T>
-struct Block {
-  T value[kBlock], threshold[kBlock], weight[kBlock];
-  int8_t keep[kBlock], label[kBlock];
-};
-
-// Labels and weights of one task for the n first priors of a block.
-template <typename T>
-MLC_SIMD_CLONES void label_block(Block<T>& block, const int8_t* baseline, int64_t n, double alpha) {
-  const auto label = [&](double exponent) {
-    for (int64_t i = 0; i < n; ++i) {
-      const LabelAndWeight<T> verdict =
-          mutual_label(block.value[i], block.threshold[i], block.keep[i] == 0, baseline[i], exponent, false);
-      block.label[i] = verdict.label;
-      block.weight[i] = verdict.weight;
-    }
-  };
-  // the paper's exponents as constants: loops without branches
-  if (alpha == 0.0) return label(0.0);
-  if (alpha == 0.5) return label(0.5);
-  if (alpha == 1.0) return label(1.0);
-  if (alpha == 2.0) return label(2.0);
-  label(alpha);
+// Labels and weights of one task for n <= kBlock priors; a threshold of NaN says that the prior keeps the baseline's.
+// The exponent is kTwiceAlpha / 2, a constant that leaves no branch, or alpha where that is negative.
+template <int kTwiceAlpha, typename T, typename scalar_t>
+MLC_SIMD_CLONES void label_block(const scalar_t* values, const T* thresholds, const int8_t* baseline, int64_t n,
+                                 double alpha, int8_t* __restrict labels, scalar_t* __restrict weights) {
+  const double exponent = kTwiceAlpha < 0 ? alpha : 0.5 * kTwiceAlpha;
+  for (int64_t i = 0; i < n; ++i) {
+    const LabelAndWeight<T> verdict = mutual_label(static_cast<T>(values[i]), thresholds[i],
+                                                   thresholds[i] == thresholds[i], baseline[i], exponent, false);
+    labels[i] = verdict.label;
+    weights[i] = static_cast<scalar_t>(verdict.weight);
+  }
 }
 
-template <typename T>
-MLC_SIMD_CLONES void localisation_block(Block<T>& block, int64_t n) {
+template <typename T, typename scalar_t>
+auto label_block_of(double alpha) {
+  if (alpha == 0.0) return &label_block<0, T, scalar_t>;
+  if (alpha == 0.5) return &label_block<1, T, scalar_t>;
+  if (alpha == 1.0) return &label_block<2, T, scalar_t>;
+  if (alpha == 2.0) return &label_block<4, T, scalar_t>;
+  return &label_block<-1, T, scalar_t>;
+}
+
+template <typename scalar_t>
+MLC_SIMD_CLONES void localisation_block(int64_t n, int8_t* __restrict labels, scalar_t* __restrict weights) {
   for (int64_t i = 0; i < n; ++i) {
-    const LabelAndWeight<T> verdict = localisation_only(LabelAndWeight<T>{block.label[i], block.weight[i]});
-    block.label[i] = verdict.label;
-    block.weight[i] = verdict.weight;
+    const LabelAndWeight<scalar_t> verdict = localisation_only(LabelAndWeight<scalar_t>{labels[i], weights[i]});
+    labels[i] = verdict.label;
+    weights[i] = verdict.weight;
   }
 }
 
@@ -107,8 +99,9 @@ Outputs mutual_labels(const Tensor& scores, const Tensor& ious, const Tensor& se
       gathered[position] = {static_cast<T>(s[i]), static_cast<T>(v[i])};
     });
 
-    auto verdicts = buffer<Verdict<T>>(num_segments + 1);  // one place up: the first is that of the id -1
-    verdicts[0] = {T(0), T(0), 1, 1};
+    constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+    auto judged_by = buffer<Pair<T>>(num_segments + 1);  // one place up: the first is that of the id -1
+    judged_by[0] = {nan, nan};
     scalar_t* score_out = score_thresholds.mutable_data_ptr<scalar_t>();
     scalar_t* iou_out = iou_thresholds.mutable_data_ptr<scalar_t>();
     struct State {
@@ -128,9 +121,11 @@ Outputs mutual_labels(const Tensor& scores, const Tensor& ious, const Tensor& se
           if (!by_score.finite || !by_iou.finite) finite = false;
           score_out[k] = static_cast<scalar_t>(by_score.threshold);
           iou_out[k] = static_cast<scalar_t>(by_iou.threshold);
-          const T score_threshold = static_cast<T>(score_out[k]), iou_threshold = static_cast<T>(iou_out[k]);
-          verdicts[k + 1] = {score_threshold, iou_threshold, !literal && !(by_score.largest > score_threshold),
-                             !literal && !(by_iou.largest > iou_threshold)};
+          const auto threshold = [&](scalar_t rounded, T largest) {
+            const T tau = static_cast<T>(rounded);
+            return literal || largest > tau ? tau : nan;
+          };
+          judged_by[k + 1] = {threshold(score_out[k], by_score.largest), threshold(iou_out[k], by_iou.largest)};
         });
     if (!finite) {
       fail_not_finite(kOp, "scores", s, ids, n);
@@ -141,26 +136,22 @@ Outputs mutual_labels(const Tensor& scores, const Tensor& ious, const Tensor& se
     int8_t* loc_label = loc_labels.mutable_data_ptr<int8_t>();
     scalar_t* cls_weight = cls_weights.mutable_data_ptr<scalar_t>();
     scalar_t* loc_weight = loc_weights.mutable_data_ptr<scalar_t>();
+    const auto label = label_block_of<T, scalar_t>(alpha);
     std::atomic<bool> good_baseline{true};
     for_chunks(n, num_chunks(n, 16384), [&](int64_t, int64_t begin, int64_t end) {
-      Block<T> cls, loc;
+      const Pair<T>* by_id = judged_by.get() + 1;
+      T score_threshold[kBlock], iou_threshold[kBlock];
       for (int64_t first = begin; first < end; first += kBlock) {
         const int64_t size = std::min(kBlock, end - first);
         for (int64_t i = 0; i < size; ++i) {
-          const Verdict<T>& verdict = verdicts[ids[first + i] + 1];
-          cls.value[i] = static_cast<T>(v[first + i]), loc.value[i] = static_cast<T>(s[first + i]);
-          cls.threshold[i] = verdict.iou_threshold, loc.threshold[i] = verdict.score_threshold;
-          cls.keep[i] = verdict.keep_by_iou, loc.keep[i] = verdict.keep_by_score;
+          const Pair<T> by = by_id[ids[first + i]];
+          score_threshold[i] = by.score, iou_threshold[i] = by.iou;
         }
-        label_block(cls, baseline + first, size, alpha);
-        label_block(loc, baseline + first, size, alpha);
-        localisation_block(loc, size);
-        for (int64_t i = 0; i < size; ++i) {
-          cls_label[first + i] = cls.label[i], loc_label[first + i] = loc.label[i];
-          cls_weight[first + i] = static_cast<scalar_t>(cls.weight[i]);
-          loc_weight[first + i] = static_cast<scalar_t>(loc.weight[i]);
-        }
-        if (has_bad_baseline(baseline + first, ids + first, size)) good_baseline = false;
+        const int8_t* before = baseline + first;
+        label(v + first, iou_threshold, before, size, alpha, cls_label + first, cls_weight + first);
+        label(s + first, score_threshold, before, size, alpha, loc_label + first, loc_weight + first);
+        localisation_block(size, loc_label + first, loc_weight + first);
+        if (has_bad_baseline(before, ids + first, size)) good_baseline = false;
       }
     });
     if (!good_baseline) fail_bad_baseline(baseline, ids, n);

@@ -64,6 +64,44 @@ MLC_SIMD_CLONES inline void judge_cuts(const int64_t* below, const int64_t* sum,
   }
 }
 
+// The first of the largest of n values, none of them below 0; n where n = 0.
+MLC_SIMD_CLONES inline int64_t first_largest(const double* values, int64_t n) {
+  constexpr int64_t lanes = 8;
+  double largest[lanes];
+  for (double& lane : largest) lane = -1.0;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    for (int64_t j = 0; j < lanes; ++j) largest[j] = values[i + j] > largest[j] ? values[i + j] : largest[j];
+  }
+  for (; i < n; ++i) largest[0] = values[i] > largest[0] ? values[i] : largest[0];
+  for (double lane : largest) largest[0] = lane > largest[0] ? lane : largest[0];
+  for (i = 0; i < n && values[i] != largest[0];) ++i;
+  return i;
+}
+
+// Marks the levels, from `bottom` on, that the midpoint of the class means can fall into while a cut moves through
+// them; midpoint[i], midpoint[i + 1]: twice the midpoint before and after level bottom + i.
+MLC_SIMD_CLONES inline void choose_levels(const double* midpoint, int64_t bottom, int64_t levels, double step,
+                                          uint8_t* chosen) {
+  for (int64_t i = 0; i < levels; ++i) {
+    // a level of slack on both sides keeps rounding out of the decision
+    const double floor = static_cast<double>(bottom + i) * step, ceiling = floor + step;
+    chosen[i] = (midpoint[i] <= 2 * (ceiling + step)) & (midpoint[i + 1] >= 2 * (floor - step)) ? 1 : 0;
+  }
+}
+
+// The first i >= from that is marked; n if there is none.
+MLC_SIMD_CLONES inline int64_t next_chosen(const uint8_t* chosen, int64_t from, int64_t n) {
+  constexpr int64_t lanes = 64;
+  for (; from + lanes <= n; from += lanes) {
+    uint8_t any = 0;
+    for (int64_t j = 0; j < lanes; ++j) any |= chosen[from + j];
+    if (any) break;
+  }
+  while (from < n && !chosen[from]) ++from;
+  return from;
+}
+
 // The first i >= from, a multiple of `block` away from it, such that one of level[i, i + block) is in [low, high]; n if
 // there is none.
 MLC_SIMD_CLONES inline int64_t next_block_with(const uint16_t* level, int64_t from, int64_t n, int64_t block,

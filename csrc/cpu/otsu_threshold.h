@@ -105,11 +105,8 @@ class OtsuThreshold {
            inside);
     }
     // the cut at a level's end comes after those inside it
-    int64_t at = -1;
-    double best = -1.0;
-    for (int64_t level = bottom; level < top; ++level) {
-      if (objective_[level] > best) best = objective_[level], at = level;
-    }
+    const int64_t at = bottom + first_largest(objective_.data() + bottom, top - bottom);
+    const double best = at < top ? objective_[at] : -1.0;
     if (inside.objective > best || (inside.objective == best && inside.level <= at)) return inside.value;
     return largest_of_level(values, level_.data(), n, static_cast<uint16_t>(at), extremes.low);
   }
@@ -133,10 +130,11 @@ class OtsuThreshold {
   }
   static int64_t grid_levels(const OtsuGrid& grid) { return int64_t{1} << grid.top_bit; }  // q may equal this
 
-  // The cuts at the ends of levels [bottom, top).
+  // The cuts at the ends of levels [bottom, top); midpoint_[i + 1] is that of level i's.
   void judge_levels(int64_t n, int64_t bottom, int64_t top) {
     for (auto* column : {&below_, &sum_}) column->resize(levels_.size());
-    for (auto* column : {&objective_, &midpoint_}) column->resize(levels_.size());
+    objective_.resize(levels_.size());
+    midpoint_.resize(levels_.size() + 1);
     int64_t below = 0, sum = 0;
     for (int64_t level = bottom; level <= top; ++level) {
       below_[level] = below += levels_[level].count;
@@ -145,31 +143,31 @@ class OtsuThreshold {
     total_ = sum;
     mean_ = OtsuMean(sum, n);
     judge_cuts(below_.data() + bottom, sum_.data() + bottom, top - bottom, n, sum, mean_, objective_.data() + bottom,
-               midpoint_.data() + bottom);
+               midpoint_.data() + bottom + 1);
   }
 
   // Lists the levels that can hold the best cut inside.
   void choose_runs(int64_t n, int64_t bottom, int64_t top, double step) {
     runs_.clear();
-    int64_t begin = 0;
     const double mean = static_cast<double>(total_) / static_cast<double>(n);
-    double before = static_cast<double>(bottom) * step + mean;
-    for (int64_t level = bottom; level <= top; ++level) {
-      const double floor = static_cast<double>(level) * step, ceiling = floor + step;
-      const double after = level < top ? midpoint_[level] : mean + ceiling;
-      // a level of slack on both sides keeps rounding out of the decision
-      if (levels_[level].count > 1 && before <= 2 * (ceiling + step) && after >= 2 * (floor - step)) {
-        runs_.push_back({level, begin});
-        begin += levels_[level].count;
-      }
-      before = after;
+    midpoint_[bottom] = static_cast<double>(bottom) * step + mean;
+    midpoint_[top + 1] = mean + static_cast<double>(top + 1) * step;
+    const int64_t levels = top + 1 - bottom;
+    chosen_.resize(levels_.size());
+    choose_levels(midpoint_.data() + bottom, bottom, levels, step, chosen_.data());
+    int64_t begin = 0;
+    for (int64_t i = 0; (i = next_chosen(chosen_.data(), i, levels)) < levels; ++i) {
+      const int64_t count = levels_[bottom + i].count;
+      if (count < 2) continue;
+      runs_.push_back({bottom + i, begin});
+      begin += count;
     }
     run_.resize(static_cast<size_t>(begin));
   }
 
   void collect_runs(const T* values, int64_t n) {
     if (runs_.empty()) return;
-    constexpr int64_t block = 64;
+    constexpr int64_t block = 32;
     cursor_.assign(levels_.size(), -1);
     for (const Run& run : runs_) cursor_[run.level] = run.begin;
     const uint16_t low = static_cast<uint16_t>(runs_.front().level), high = static_cast<uint16_t>(runs_.back().level);
@@ -188,6 +186,7 @@ class OtsuThreshold {
   std::vector<int64_t> below_, sum_, cursor_;
   std::vector<double> objective_, midpoint_;
   std::vector<uint16_t> level_;
+  std::vector<uint8_t> chosen_;
   std::vector<Run> runs_;
   std::vector<T> run_;
 };
