@@ -6,6 +6,9 @@
 
 #if defined(__CUDACC__)
 #define MLC_HOST_DEVICE __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+// forced: a rule left standing as a function would be scalar code of the plainest instruction set in every clone below
+#define MLC_HOST_DEVICE inline __attribute__((always_inline))
 #else
 #define MLC_HOST_DEVICE inline
 #endif

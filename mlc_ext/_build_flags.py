@@ -21,6 +21,7 @@ CXX_FLAGS = [
     "-std=c++17",
     "-ffp-contract=off",
     "-fno-math-errno",
+    "-fno-trapping-math",  # no value changes, but loops with conditions vectorise
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",

@@ -128,6 +128,22 @@ def test_zeros_of_both_signs_are_one_score(device):
     same_bits(found, torch.tensor([0.0, 0.0, -1.0]))
 
 
+@pytest.mark.parametrize("kept", [15, 16, 17, 63, 64, 65, 79, 80, 81, 127, 128, 129, 145, 200])
+def test_the_first_of_many_kept_boxes_takes_the_cluster(kept):
+    """Kept boxes are compared by lanes, later by four of them at once; here each meets one suppressed box or two."""
+    low = 10.0 * torch.arange(kept)
+    grid = torch.stack((low, torch.zeros(kept), low + 9, torch.full((kept,), 9.0)), 1)
+    between = grid[:-1] + torch.tensor([5.0, 0.0, 5.0, 0.0])  # overlaps a box and the next one
+    boxes = torch.cat((grid, grid, between))
+    quality = torch.cat((2 - torch.arange(kept) / 1000, torch.zeros(2 * kept - 1)))
+    scores = torch.cat((torch.full((kept,), 0.1), torch.linspace(0.2, 0.3, kept), torch.linspace(0.5, 0.9, kept - 1)))
+    keep, found = mlc_ext.iou_nms(boxes, scores, quality, None, 0.2)
+    best = torch.maximum(scores[kept : 2 * kept], torch.cat((scores[2 * kept :], torch.zeros(1))))
+    expected, order = best.sort(descending=True, stable=True)
+    assert torch.equal(keep, order) and torch.equal(found, expected)
+    assert torch.equal(mlc_ext.rescored_nms(boxes, quality + 1e-6, None, None, 0.2), torch.arange(kept))
+
+
 def test_errors(device):
     boxes, scores, quality, labels = on(device, *scene(2, 5, coarse=False))
     with pytest.raises(ValueError, match="^iou_nms: iou_threshold must be in .*got 1.5"):

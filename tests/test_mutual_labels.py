@@ -180,6 +180,21 @@ def test_many_priors(device, seed, options):
         )
 
 
+@pytest.mark.parametrize("n", [255, 256, 257, 511, 512, 513, 1025])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_sizes_around_a_block(device, n, alpha):
+    """Priors are labelled in blocks, values counted in blocks; with gts that cannot be split and priors of none."""
+    g = rng(n)
+    ids = torch.randint(-1, 3, (n,), generator=g)
+    baseline = torch.randint(-1, 2, (n,), generator=g).where(ids >= 0, 0).to(torch.int8)
+    scores = torch.rand(n, generator=g).where(ids != 1, 0.25)
+    ious = torch.rand(n, generator=g).where(ids != 2, 0.5)
+    for degenerate in ("baseline", "literal"):
+        options = {"alpha": alpha, "degenerate": degenerate}
+        got = label(device, scores, ious, ids, baseline, 3, **options)
+        close(got, reference.mutual_labels(scores, ious, ids, baseline, 3, **options), alpha)
+
+
 @given(cases(), options, seeds)
 def test_permutation(device, case, options, seed):
     inputs = as_inputs(case)

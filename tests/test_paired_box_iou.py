@@ -130,6 +130,25 @@ def test_tied_sides_share_the_gradient(device):
 
 
 @pytest.mark.parametrize("kind", ["iou", "giou"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [15, 16, 17, 63, 64, 65, 128, 200])
+def test_a_pair_does_not_see_its_neighbours(device, kind, dtype, n):
+    """Pairs are judged in blocks: the same bits as one by one, forward and backward. Half of them share sides."""
+    a = random_boxes(n, rng(n))
+    b = torch.where(torch.arange(4) % 2 == 0, a, a + 4 * torch.randn(n, 4, generator=rng(n + 1), dtype=torch.float64))
+    a, b, grad = a.to(dtype), b.to(dtype), torch.randn(n, generator=rng(n + 2)).to(dtype)
+
+    def both_ways(rows):
+        leaves = [t[rows].to(device).requires_grad_() for t in (a, b)]
+        result = paired_box_iou(*leaves, kind=kind)
+        return [result.detach(), *torch.autograd.grad(result, leaves, grad[rows].to(device))]
+
+    alone = [both_ways(slice(i, i + 1)) for i in range(n)]
+    for whole, parts in zip(both_ways(slice(None)), zip(*alone, strict=True), strict=True):
+        same_bits(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize("kind", ["iou", "giou"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_is_float32_rounded(device, kind, dtype):
     g = rng(1)

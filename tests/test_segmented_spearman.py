@@ -105,6 +105,22 @@ def test_views_are_read_where_they_point(device):
     same_bits(mlc_ext.segmented_spearman(moved[:, 0], moved[:, 2], moved_ids[::2], 3)[0], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_group_that_outweighs_a_thread(dtype, threads):
+    """Its sides are ranked side by side; a NaN on either side leaves the others' results alone."""
+    n = 50_000
+    x, y = torch.randint(0, 9000, (2, n), generator=rng(5)).to(dtype)
+    ids = torch.where(torch.arange(n) % 25 == 0, 1 + torch.arange(n) % 2, 0)
+    with_nan = y.clone()
+    with_nan[n // 2 + 1] = torch.nan
+    expected, _ = reference.segmented_spearman(x, y, ids, 3)
+    assert ids[n // 2 + 1] == 0
+    for count in (1, 2, 3):
+        threads(count)
+        same_bits(mlc_ext.segmented_spearman(x, y, ids, 3)[0], expected)
+        same_bits(mlc_ext.segmented_spearman(with_nan, x, ids, 3)[0], torch.tensor([torch.nan, *expected[1:]]).double())
+
+
 def test_registration(device):
     x, ids = on(device, torch.rand(20, generator=rng(3)), torch.randint(-1, 4, (20,), generator=rng(4)))
     torch.library.opcheck(torch.ops.mlc_ext.segmented_spearman.default, (x, x.flip(0), ids, 4))

@@ -88,22 +88,13 @@ void for_each_group_with(const Groups& groups, const MakeState& make_state, cons
   });
 }
 
-// Raises ValueError for the first value of a group member that is not finite.
+// Raises ValueError for the first value of a group member that is not finite, if there is one.
 template <typename scalar_t>
-void check_finite(const char* op, const char* name, const scalar_t* values, const int64_t* ids, int64_t n) {
-  const int64_t chunks = num_chunks(n, 65536);
-  FirstIndex bad(chunks);
-  for_chunks(n, chunks, [&](int64_t c, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      if (ids[i] >= 0 && !std::isfinite(static_cast<float>(values[i])) &&
-          !std::isfinite(static_cast<double>(values[i]))) {
-        bad.report(c, i);
-        return;
-      }
+void fail_not_finite(const char* op, const char* name, const scalar_t* values, const int64_t* ids, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (ids[i] >= 0 && !std::isfinite(static_cast<double>(values[i]))) {
+      fail("ValueError", op, name, "[", i, "] is ", static_cast<double>(values[i]), "; values must be finite");
     }
-  });
-  if (int64_t i = bad.get(); i != FirstIndex::none) {
-    fail("ValueError", op, name, "[", i, "] is ", static_cast<double>(values[i]), "; values must be finite");
   }
 }
 

@@ -11,23 +11,42 @@
 
 namespace mlc::cpu {
 
-constexpr int64_t kKeptLanes = 16;
+constexpr int kKeptLanes = 16;
 
-// The first of the boxes [0, blocks * lanes) that overlaps `box` by more than the threshold, or -1.
 template <typename T>
-MLC_SIMD_CLONES int64_t first_overlap(const T* x1, const T* y1, const T* x2, const T* y2, const T* area,
-                                      int64_t blocks, Box<T> box, T box_area, T threshold) {
-  for (int64_t b = 0; b < blocks; ++b) {
-    int hits[kKeptLanes], any = 0;
-    for (int64_t j = 0; j < kKeptLanes; ++j) {
-      const int64_t i = b * kKeptLanes + j;
-      hits[j] = overlaps_more_than(Box<T>{x1[i], y1[i], x2[i], y2[i]}, area[i], box, box_area, threshold) ? 1 : 0;
-      any |= hits[j];
+struct KeptColumns {
+  const T *x1, *y1, *x2, *y2, *area;
+  MLC_HOST_DEVICE KeptColumns(const T* first, int64_t stride)
+      : x1(first), y1(x1 + stride), x2(y1 + stride), y2(x2 + stride), area(y2 + stride) {}
+
+  // Which of the boxes i, i + 1, ... i + lanes - 1 is the first that overlaps `box`; `lanes` if none does.
+  template <int kLanes>
+  MLC_HOST_DEVICE int first_of_lanes(int64_t i, const Box<T>& box, T box_area, T threshold) const {
+    int first = kLanes;
+    for (int j = 0; j < kLanes; ++j) {
+      const Box<T> kept{x1[i + j], y1[i + j], x2[i + j], y2[i + j]};
+      const int here = overlaps_more_than(kept, area[i + j], box, box_area, threshold) ? j : kLanes;
+      first = here < first ? here : first;
     }
-    if (!any) continue;
-    for (int64_t j = 0; j < kKeptLanes; ++j) {
-      if (hits[j]) return b * kKeptLanes + j;
-    }
+    return first;
+  }
+};
+
+// The first of n boxes, whole lanes, that overlaps `box` by more than the threshold, or -1. Their x1 stand at
+// columns[0..], the other columns each `stride` further (few arguments: most calls compare with one box or two). To draw one answer from a
+// vector costs almost as much as to fill it: after the first few boxes, four vectors share one.
+template <typename T>
+MLC_SIMD_CLONES int64_t first_overlap(const T* columns, int64_t stride, int64_t n, Box<T> box, T box_area,
+                                      T threshold) {
+  const KeptColumns<T> kept(columns, stride);
+  constexpr int narrow = kKeptLanes, wide = 4 * kKeptLanes;
+  for (int64_t i = 0; i < n;) {
+    const bool many = i >= wide && i + wide <= n;
+    const int lanes = many ? wide : narrow;
+    const int first = many ? kept.template first_of_lanes<wide>(i, box, box_area, threshold)
+                           : kept.template first_of_lanes<narrow>(i, box, box_area, threshold);
+    if (first < lanes) return i + first;
+    i += lanes;
   }
   return -1;
 }
@@ -66,7 +85,8 @@ class KeptBoxes {
       regions_.push_back({begin, 0});
       begin += (size + kKeptLanes - 1) / kKeptLanes * kKeptLanes;
     }
-    for (auto* column : {&x1_, &y1_, &x2_, &y2_, &area_}) column->assign(static_cast<size_t>(begin), T(0));
+    stride_ = begin;
+    columns_.assign(static_cast<size_t>(5 * stride_), T(0));
     slot_owner_.resize(static_cast<size_t>(begin));
   }
 
@@ -75,13 +95,13 @@ class KeptBoxes {
   int64_t suppressor_or_keep(int64_t r, const Box<T>& box, T threshold, int64_t owner) {
     Region& region = regions_[class_of_[r]];
     const T area = box.area();
-    const int64_t at = region.begin, blocks = (region.kept + kKeptLanes - 1) / kKeptLanes;
-    const int64_t slot = first_overlap(x1_.data() + at, y1_.data() + at, x2_.data() + at, y2_.data() + at,
-                                       area_.data() + at, blocks, box, area, threshold);
+    const int64_t at = region.begin, lanes = (region.kept + kKeptLanes - 1) / kKeptLanes * kKeptLanes;
+    const int64_t slot = first_overlap(columns_.data() + at, stride_, lanes, box, area, threshold);
     if (slot >= 0) return slot_owner_[at + slot];
-    const int64_t to = at + region.kept++;
-    x1_[to] = box.x1, y1_[to] = box.y1, x2_[to] = box.x2, y2_[to] = box.y2, area_[to] = area;
-    slot_owner_[to] = owner;
+    const int64_t slot_kept = at + region.kept++;
+    T* to = columns_.data() + slot_kept;
+    for (T value : {box.x1, box.y1, box.x2, box.y2, area}) *to = value, to += stride_;
+    slot_owner_[slot_kept] = owner;
     return -1;
   }
 
@@ -89,7 +109,8 @@ class KeptBoxes {
   struct Region {
     int64_t begin, kept;
   };
-  std::vector<T> x1_, y1_, x2_, y2_, area_;
+  int64_t stride_ = 0;
+  std::vector<T> columns_;
   std::vector<int64_t> slot_owner_, class_of_, sizes_, distinct_;
   std::vector<Region> regions_;
 };

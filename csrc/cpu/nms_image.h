@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
+#include <vector>
 
 #include "kept_boxes.h"
 #include "ranking.h"
@@ -50,46 +52,32 @@ class NmsImage {
     return kept;
   }
 
-  // IoU-NMS, likewise.
+  // IoU-NMS, likewise. A kept box's cluster is known by its index.
   int64_t by_quality(const Input& in, const Limits& limits, int64_t* keep, scalar_t* scores) {
-    if (int64_t bad = collect(in, limits, [&](int64_t i) { return score(in, i); }); bad >= 0) return -1 - bad;
-    ranking_.keep_first(limits.top_k);
-    std::vector<int64_t> chosen;
-    for (int64_t r = 0; r < ranking_.size(); ++r) chosen.push_back(ranking_[r]);
-    std::sort(chosen.begin(), chosen.end());
-    ranking_.clear();
-    for (int64_t i : chosen) ranking_.add(quality(in, i), i);
-    ranking_.sort();
+    if (int64_t bad = rank_by_quality(in, limits); bad >= 0) return -1 - bad;
     make_room(in);
-    clusters_.clear();
+    constexpr T none = -std::numeric_limits<T>::infinity();  // which no candidate's score is
+    cluster_score_.assign(static_cast<size_t>(in.n), none);
     for (int64_t r = 0; r < ranking_.size(); ++r) {
       const int64_t i = ranking_[r];
-      const int64_t cluster =
-          kept_.suppressor_or_keep(r, load(in, i), limits.iou_threshold, static_cast<int64_t>(clusters_.size()));
-      if (cluster < 0) {
-        clusters_.push_back({score(in, i), i});
-      } else {
-        clusters_[cluster].score = max_of(clusters_[cluster].score, score(in, i));
-      }
+      const int64_t suppressor = kept_.suppressor_or_keep(r, load(in, i), limits.iou_threshold, i);
+      T& best = cluster_score_[suppressor < 0 ? i : suppressor];
+      best = max_of(best, score(in, i));
     }
-    std::sort(clusters_.begin(), clusters_.end());
-    const int64_t kept = std::min<int64_t>(limits.max_detections, static_cast<int64_t>(clusters_.size()));
-    for (int64_t k = 0; k < kept; ++k) {
-      keep[k] = clusters_[k].index;
-      scores[k] = static_cast<scalar_t>(clusters_[k].score + T(0));  // -0 becomes 0
+    ranking_.clear();
+    for (int64_t i = 0; i < in.n; ++i) {
+      if (cluster_score_[i] > none) ranking_.add(cluster_score_[i], i);
     }
-    return kept;
+    ranking_.keep_first(limits.max_detections);
+    ranking_.sort();
+    for (int64_t k = 0; k < ranking_.size(); ++k) {
+      keep[k] = ranking_[k];
+      scores[k] = static_cast<scalar_t>(cluster_score_[keep[k]] + T(0));  // -0 becomes 0
+    }
+    return ranking_.size();
   }
 
  private:
-  struct Cluster {
-    T score;
-    int64_t index;
-    bool operator<(const Cluster& other) const {
-      return score > other.score || (score == other.score && index < other.index);
-    }
-  };
-
   static T score(const Input& in, int64_t i) { return static_cast<T>(in.scores[i]); }
   static T quality(const Input& in, int64_t i) { return in.quality ? static_cast<T>(in.quality[i]) : T(1); }
   static Box<T> load(const Input& in, int64_t i) {
@@ -116,13 +104,31 @@ class NmsImage {
     return -1;
   }
 
+  // Ranks the candidates that stay by their quality; returns as collect does.
+  int64_t rank_by_quality(const Input& in, const Limits& limits) {
+    if (limits.top_k < 0 || limits.top_k >= in.n) {
+      const int64_t bad = collect(in, limits, [&](int64_t i) { return quality(in, i); });
+      if (bad < 0) ranking_.sort();
+      return bad;
+    }
+    if (int64_t bad = collect(in, limits, [&](int64_t i) { return score(in, i); }); bad >= 0) return bad;
+    ranking_.keep_first(limits.top_k);
+    chosen_.clear();
+    for (int64_t r = 0; r < ranking_.size(); ++r) chosen_.push_back(ranking_[r]);
+    ranking_.clear();
+    for (int64_t i : chosen_) ranking_.add(quality(in, i), i);
+    ranking_.sort();
+    return -1;
+  }
+
   void make_room(const Input& in) {
     kept_.reset(ranking_.size(), [&](int64_t r) { return in.labels ? in.labels[ranking_[r]] : 0; });
   }
 
   Ranking<T> ranking_;
   KeptBoxes<T> kept_;
-  std::vector<Cluster> clusters_;
+  std::vector<T> cluster_score_;
+  std::vector<int64_t> chosen_;
 };
 
 }  // namespace mlc::cpu

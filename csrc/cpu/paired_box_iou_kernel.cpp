@@ -5,17 +5,51 @@
 namespace mlc::cpu {
 namespace {
 
-template <typename T, typename scalar_t>
-Box<T> load_box(const scalar_t* p) {
-  return {static_cast<T>(p[0]), static_cast<T>(p[1]), static_cast<T>(p[2]), static_cast<T>(p[3])};
+constexpr int64_t kBlock = 64;  // pairs judged together, as coordinate columns that stay in the first-level cache
+
+template <typename T>
+struct BoxColumns {
+  T x1[kBlock], y1[kBlock], x2[kBlock], y2[kBlock];
+};
+
+// Any number of pairs.
+template <bool kGeneralized, typename T, typename scalar_t>
+MLC_SIMD_CLONES void iou_of_pairs(const scalar_t* a, const scalar_t* b, int64_t n, scalar_t* __restrict out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const scalar_t *p = a + 4 * i, *q = b + 4 * i;
+    const Box<T> first{static_cast<T>(p[0]), static_cast<T>(p[1]), static_cast<T>(p[2]), static_cast<T>(p[3])};
+    const Box<T> second{static_cast<T>(q[0]), static_cast<T>(q[1]), static_cast<T>(q[2]), static_cast<T>(q[3])};
+    out[i] = static_cast<scalar_t>(paired_iou(first, second, kGeneralized));
+  }
 }
 
-template <typename T, typename scalar_t>
-void store_box(scalar_t* p, const Box<T>& box) {
-  p[0] = static_cast<scalar_t>(box.x1);
-  p[1] = static_cast<scalar_t>(box.y1);
-  p[2] = static_cast<scalar_t>(box.x2);
-  p[3] = static_cast<scalar_t>(box.y2);
+// n <= kBlock pairs. The loops stand in one function: a callee would not be compiled for a clone's instruction set.
+template <bool kGeneralized, typename T, typename scalar_t>
+MLC_SIMD_CLONES void backward_block(const scalar_t* grad, const scalar_t* a, const scalar_t* b, int64_t n,
+                                    scalar_t* __restrict grad_a, scalar_t* __restrict grad_b) {
+  BoxColumns<T> in[2], out[2];
+  for (int64_t side = 0; side < 2; ++side) {
+    const scalar_t* from = side == 0 ? a : b;
+    for (int64_t i = 0; i < n; ++i) {
+      in[side].x1[i] = static_cast<T>(from[4 * i]), in[side].y1[i] = static_cast<T>(from[4 * i + 1]);
+      in[side].x2[i] = static_cast<T>(from[4 * i + 2]), in[side].y2[i] = static_cast<T>(from[4 * i + 3]);
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const Box<T> first{in[0].x1[i], in[0].y1[i], in[0].x2[i], in[0].y2[i]};
+    const Box<T> second{in[1].x1[i], in[1].y1[i], in[1].x2[i], in[1].y2[i]};
+    Box<T> da, db;
+    paired_iou_backward(first, second, kGeneralized, static_cast<T>(grad[i]), da, db);
+    out[0].x1[i] = da.x1, out[0].y1[i] = da.y1, out[0].x2[i] = da.x2, out[0].y2[i] = da.y2;
+    out[1].x1[i] = db.x1, out[1].y1[i] = db.y1, out[1].x2[i] = db.x2, out[1].y2[i] = db.y2;
+  }
+  for (int64_t side = 0; side < 2; ++side) {
+    scalar_t* __restrict to = side == 0 ? grad_a : grad_b;
+    for (int64_t i = 0; i < n; ++i) {
+      to[4 * i] = static_cast<scalar_t>(out[side].x1[i]), to[4 * i + 1] = static_cast<scalar_t>(out[side].y1[i]);
+      to[4 * i + 2] = static_cast<scalar_t>(out[side].x2[i]), to[4 * i + 3] = static_cast<scalar_t>(out[side].y2[i]);
+    }
+  }
 }
 
 Tensor paired_box_iou(const Tensor& boxes1, const Tensor& boxes2, bool generalized) {
@@ -29,11 +63,9 @@ Tensor paired_box_iou(const Tensor& boxes1, const Tensor& boxes2, bool generaliz
     const scalar_t* a = a_c.const_data_ptr<scalar_t>();
     const scalar_t* b = b_c.const_data_ptr<scalar_t>();
     scalar_t* result = out.mutable_data_ptr<scalar_t>();
+    const auto judge = generalized ? &iou_of_pairs<true, T, scalar_t> : &iou_of_pairs<false, T, scalar_t>;
     for_chunks(n, num_chunks(n, 8192), [&](int64_t, int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        result[i] =
-            static_cast<scalar_t>(paired_iou(load_box<T>(a + 4 * i), load_box<T>(b + 4 * i), generalized));
-      }
+      judge(a + 4 * begin, b + 4 * begin, end - begin, result + begin);
     });
   });
   return out;
@@ -56,12 +88,10 @@ std::tuple<Tensor, Tensor> paired_box_iou_backward(const Tensor& grad, const Ten
     const scalar_t* b = b_c.const_data_ptr<scalar_t>();
     scalar_t* out_a = grad_a.mutable_data_ptr<scalar_t>();
     scalar_t* out_b = grad_b.mutable_data_ptr<scalar_t>();
+    const auto differentiate = generalized ? &backward_block<true, T, scalar_t> : &backward_block<false, T, scalar_t>;
     for_chunks(n, num_chunks(n, 4096), [&](int64_t, int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        Box<T> da, db;
-        paired_iou_backward(load_box<T>(a + 4 * i), load_box<T>(b + 4 * i), generalized, static_cast<T>(g[i]), da, db);
-        store_box(out_a + 4 * i, da);
-        store_box(out_b + 4 * i, db);
+      for (int64_t i = begin; i < end; i += kBlock) {
+        differentiate(g + i, a + 4 * i, b + 4 * i, std::min(kBlock, end - i), out_a + 4 * i, out_b + 4 * i);
       }
     });
   });

@@ -14,11 +14,13 @@ template <typename T>
 class Ranking {
  public:
   void clear() { keys_.clear(); }
+  void reserve(int64_t n) { keys_.reserve(static_cast<size_t>(n)); }
   void add(float value, int64_t index) {
     keys_.push_back(static_cast<uint64_t>(descending_key(value)) << 32 | static_cast<uint64_t>(index));
   }
   int64_t size() const { return static_cast<int64_t>(keys_.size()); }
   int64_t operator[](int64_t rank) const { return static_cast<int64_t>(keys_[rank] & 0xffffffffu); }
+  bool same_value(int64_t rank, int64_t other) const { return keys_[rank] >> 32 == keys_[other] >> 32; }
 
   // Keeps the k first, in no order.
   void keep_first(int64_t k) {
@@ -60,9 +62,11 @@ template <>
 class Ranking<double> {
  public:
   void clear() { keys_.clear(); }
+  void reserve(int64_t n) { keys_.reserve(static_cast<size_t>(n)); }
   void add(double value, int64_t index) { keys_.push_back({descending_key(value), index}); }
   int64_t size() const { return static_cast<int64_t>(keys_.size()); }
   int64_t operator[](int64_t rank) const { return keys_[rank].second; }
+  bool same_value(int64_t rank, int64_t other) const { return keys_[rank].first == keys_[other].first; }
   void keep_first(int64_t k) {
     if (k < 0 || k >= size()) return;
     std::nth_element(keys_.begin(), keys_.begin() + k, keys_.end());

@@ -1,3 +1,5 @@
+#include <atomic>
+
 #include "grouping.h"
 #include "otsu_threshold.h"
 
@@ -18,16 +20,19 @@ Tensor segmented_otsu(const Tensor& values, const Tensor& segment_ids, int64_t n
     using scalar_t = decltype(tag);
     using T = compute_t<scalar_t>;
     const scalar_t* in = values_c.const_data_ptr<scalar_t>();
-    check_finite(kOp, "values", in, ids, n);
     auto gathered = buffer<T>(n);
     const Groups groups = group_by_segment(
         kOp, ids, n, num_segments, [&](int64_t i, int64_t position) { gathered[position] = static_cast<T>(in[i]); });
     scalar_t* out = thresholds.mutable_data_ptr<scalar_t>();
+    std::atomic<bool> finite{true};
     for_each_group_with(
         groups, [&] { return OtsuThreshold<T>(static_cast<int>(bins.value_or(0))); },
-        [&](OtsuThreshold<T>& threshold, int64_t k) {
-          out[k] = static_cast<scalar_t>(threshold(gathered.get() + groups.begin(k), groups.size(k)));
+        [&](OtsuThreshold<T>& otsu, int64_t k) {
+          const OtsuSplit<T> split = otsu(gathered.get() + groups.begin(k), groups.size(k));
+          if (!split.finite) finite = false;
+          out[k] = static_cast<scalar_t>(split.threshold);
         });
+    if (!finite) fail_not_finite(kOp, "values", in, ids, n);
   });
   return thresholds;
 }

@@ -8,37 +8,46 @@ namespace {
 
 constexpr const char* kOp = "segmented_spearman";
 
-// The correlation of one gathered group.
+// The ranks of one side of a gathered group.
 template <typename T>
-class GroupCorrelation {
+class GroupRanks {
  public:
-  double operator()(const T* x, const T* y, int64_t n) {
-    if (n < 2 || !rank(x, n, rank_x_) || !rank(y, n, rank_y_)) return std::nan("");
-    RankSums sums{};
-    for (int64_t i = 0; i < n; ++i) sums.add(rank_x_[i], rank_y_[i]);
-    return sums.correlation();
+  // Doubled centred ranks of n values; `valid` is false if one of them is NaN. The ranking is scratch space.
+  void rank(const T* values, int64_t n, Ranking<T>& ranking) {
+    ranks_.resize(static_cast<size_t>(n));
+    ranking.clear();
+    ranking.reserve(n);
+    valid_ = true;
+    for (int64_t i = 0; i < n; ++i) {
+      if (std::isnan(values[i])) return void(valid_ = false);
+      ranking.add(values[i], i);
+    }
+    ranking.sort();
+    for (int64_t first = 0, last; first < n; first = last + 1) {
+      for (last = first; last + 1 < n && ranking.same_value(last + 1, first);) ++last;
+      // descending order: the centred rank changes its sign, on both sides alike
+      for (int64_t r = first; r <= last; ++r) ranks_[ranking[r]] = doubled_centred_rank(first, last, n);
+    }
   }
+  bool valid() const { return valid_; }
+  const int64_t* ranks() const { return ranks_.data(); }
 
  private:
-  // Doubled centred ranks of [n] values; false if one of them is NaN.
-  bool rank(const T* values, int64_t n, std::vector<int64_t>& ranks) {
-    ranks.resize(static_cast<size_t>(n));
-    ranking_.clear();
-    for (int64_t i = 0; i < n; ++i) {
-      if (std::isnan(values[i])) return false;
-      ranking_.add(values[i], i);
-    }
-    ranking_.sort();
-    for (int64_t first = 0, last; first < n; first = last + 1) {
-      for (last = first; last + 1 < n && values[ranking_[last + 1]] == values[ranking_[first]];) ++last;
-      // descending order: the centred rank changes its sign, on both sides alike
-      for (int64_t r = first; r <= last; ++r) ranks[ranking_[r]] = doubled_centred_rank(first, last, n);
-    }
-    return true;
-  }
+  bool valid_ = true;
+  std::vector<int64_t> ranks_;
+};
 
-  Ranking<T> ranking_;
-  std::vector<int64_t> rank_x_, rank_y_;
+template <typename T>
+struct GroupCorrelation {
+  GroupRanks<T> x, y;
+
+  // rho of the n pairs that x and y have ranked.
+  double operator()(int64_t n) const {
+    if (n < 2 || !x.valid() || !y.valid()) return std::nan("");
+    RankSums sums{};
+    for (int64_t i = 0; i < n; ++i) sums.add(x.ranks()[i], y.ranks()[i]);
+    return sums.correlation();
+  }
 };
 
 std::tuple<Tensor, Tensor> segmented_spearman(const Tensor& x, const Tensor& y, const Tensor& segment_ids,
@@ -63,13 +72,31 @@ std::tuple<Tensor, Tensor> segmented_spearman(const Tensor& x, const Tensor& y, 
           gathered_x[position] = static_cast<T>(a[i]);
           gathered_y[position] = static_cast<T>(b[i]);
         });
+    // A group that outweighs a thread's share: its sides are ranked side by side.
+    const int64_t share = std::max<int64_t>(groups.total() / num_chunks(groups.total(), 16384), 32768);
     for_each_group_with(
-        groups, [] { return GroupCorrelation<T>(); },
-        [&](GroupCorrelation<T>& correlate, int64_t k) {
+        groups, [] { return std::pair<GroupCorrelation<T>, Ranking<T>>(); },
+        [&](auto& state, int64_t k) {
+          auto& [correlate, ranking] = state;
           const int64_t begin = groups.begin(k);
           size_out[k] = groups.size(k);
-          rho_out[k] = correlate(gathered_x.get() + begin, gathered_y.get() + begin, size_out[k]);
+          if (size_out[k] >= share) return;
+          correlate.x.rank(gathered_x.get() + begin, size_out[k], ranking);
+          correlate.y.rank(gathered_y.get() + begin, size_out[k], ranking);
+          rho_out[k] = correlate(size_out[k]);
         });
+    for (int64_t k = 0; k < num_segments; ++k) {
+      if (size_out[k] < share) continue;
+      GroupCorrelation<T> correlate;
+      for_chunks(2, num_chunks(2, 1), [&](int64_t, int64_t first, int64_t last) {
+        Ranking<T> ranking;
+        for (int64_t side = first; side < last; ++side) {
+          auto& ranks = side == 0 ? correlate.x : correlate.y;
+          ranks.rank((side == 0 ? gathered_x : gathered_y).get() + groups.begin(k), size_out[k], ranking);
+        }
+      });
+      rho_out[k] = correlate(size_out[k]);
+    }
   });
   return {rho, sizes};
 }
