@@ -143,13 +143,3 @@ def test_errors(change, error, text):
     arguments = {"priors": torch.zeros(3, 4), "gt_boxes": torch.zeros(2, 4), "gt_offsets": torch.tensor([0, 2])}
     with pytest.raises(error, match=f"^match_boxes: .*{text}"):
         mlc_ext.match_boxes(**(arguments | RETINANET | change))
-
-
-def test_opcheck_and_compile():
-    generator = rng(8)
-    arguments = (boxes(30, generator), boxes(5, generator), offsets([2, 3]))
-    crowd = torch.tensor([False, True, False, False, True])
-    torch.library.opcheck(torch.ops.mlc_ext.match_boxes.default, (*arguments, crowd, 0.5, 0.4, True, 0.0, 0.5))
-    compiled = torch.compile(mlc_ext.match_boxes, fullgraph=True, dynamic=True, backend="aot_eager")
-    for a, b in zip(compiled(*arguments, **RETINANET), mlc_ext.match_boxes(*arguments, **RETINANET), strict=True):
-        assert torch.equal(a, b)
