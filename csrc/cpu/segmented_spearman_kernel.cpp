@@ -14,11 +14,12 @@ class GroupCorrelation {
  public:
   double operator()(const T* x, const T* y, int64_t n) {
     if (n < 2 || !rank(x, n, rank_x_) || !rank(y, n, rank_y_)) return std::nan("");
-    __int128 xy = 0, xx = 0, yy = 0;  // a product reaches n^2, a sum n^3
+    __int128 xy = 0, xx = 0, yy = 0;  // a product reaches n^2, beyond int64 from n = 3.04e9 on; a sum n^3
     for (int64_t i = 0; i < n; ++i) {
-      xy += rank_x_[i] * rank_y_[i];
-      xx += rank_x_[i] * rank_x_[i];
-      yy += rank_y_[i] * rank_y_[i];
+      const __int128 a = rank_x_[i], b = rank_y_[i];
+      xy += a * b;
+      xx += a * a;
+      yy += b * b;
     }
     return correlation(static_cast<double>(xy), static_cast<double>(xx), static_cast<double>(yy));
   }
