@@ -105,8 +105,8 @@ def _peers(row: Row) -> list[tuple[str, float]]:
 def circumstances(facts: dict[str, object]) -> str:
     """What the figures of a document depend on, in a line."""
     return (
-        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, {facts['device']}, "
-        f"{facts['date']}, commit {facts['commit']}. Milliseconds, minima"
+        f"{facts['cpu']}, {facts['threads']} thread{'' if facts['threads'] == 1 else 's'}, torch {facts['torch']}, "
+        f"{facts['device']}, {facts['date']}, commit {facts['commit']}. Milliseconds, minima"
     )
 
 
