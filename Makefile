@@ -7,6 +7,7 @@ JOBS ?= 2
 DEMO_ARGS ?= --compare
 TEST_ARGS ?=
 BENCH_ARGS ?=
+GROWTH_ARGS ?=
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,7 +22,7 @@ SOURCES := setup.py pyproject.toml mlc_ext/_build_flags.py mlc_ext/_version.py \
 # Workers share the cores: one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
-.PHONY: help venv build demo test test-slow lint bench cuda-compile cmake wheel develop sanitize clean distclean
+.PHONY: help venv build demo test test-slow lint bench growth cuda-compile cmake wheel develop sanitize clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,10 @@ lint: build  ## ruff
 bench: build  ## operators against their peers (BENCH_ARGS=...)
 	@mkdir -p benchmarks/results
 	$(PY) benchmarks/run.py --json benchmarks/results/cpu.json --markdown benchmarks/results/cpu.md $(BENCH_ARGS)
+
+growth: build  ## how the operators' time grows with their sizes, drawn: docs/growth.md (GROWTH_ARGS=...)
+	$(PIP) install -qq matplotlib
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) benchmarks/growth.py $(GROWTH_ARGS)
 
 cuda-compile: build  ## compile every .cu with nvcc, warnings are errors; no GPU needed
 	$(PY) tools/compile_cuda.py --jobs $(JOBS)

@@ -102,10 +102,17 @@ def _peers(row: Row) -> list[tuple[str, float]]:
     return [(name, ms) for name, ms in row.milliseconds.items() if name != "mlc_ext"]
 
 
+def circumstances(facts: dict[str, object]) -> str:
+    """What the figures of a document depend on, in a line."""
+    return (
+        f"{facts['cpu']}, {facts['threads']} thread{'' if facts['threads'] == 1 else 's'}, torch {facts['torch']}, "
+        f"{facts['device']}, {facts['date']}, commit {facts['commit']}. Milliseconds, minima"
+    )
+
+
 def markdown(rows: list[Row], facts: dict[str, object]) -> str:
     lines = [
-        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, {facts['device']}, "
-        f"{facts['date']}, commit {facts['commit']}. Milliseconds, minima; the ratio is peer / mlc_ext.",
+        f"{circumstances(facts)}; the ratio is peer / mlc_ext.",
         "",
         "| operator | case | mlc_ext | peer | peer's time | ratio |",
         "|---|---|--:|---|--:|--:|",

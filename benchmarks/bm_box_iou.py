@@ -15,10 +15,10 @@ SIZES = [(1000, 1000), (20_000, 100), (200_000, 100), (200_000, 500)]
 
 def cases(settings: Settings) -> Iterator[Case]:
     for n, m in SIZES[:2] if settings.quick else SIZES:
-        yield _case(n, m, settings)
+        yield case(n, m, settings)
 
 
-def _case(n: int, m: int, settings: Settings) -> Case:
+def case(n: int, m: int, settings: Settings) -> Case:
     a, b = boxes(n, settings.device), boxes(m, settings.device, seed=1)
 
     def peer() -> torch.Tensor:

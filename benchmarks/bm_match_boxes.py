@@ -44,10 +44,10 @@ def by_matrix(anchors: Tensor, gts: Tensor) -> Tensor:
 
 def cases(settings: Settings) -> Iterator[Case]:
     for size in SIZES[:1] if settings.quick else SIZES:
-        yield _case(*size, settings)
+        yield case(*size, settings)
 
 
-def _case(kind: str, n: int, num_gts: int, images: int, settings: Settings) -> Case:
+def case(kind: str, n: int, num_gts: int, images: int, settings: Settings) -> Case:
     anchors = priors(kind, n, settings.device)
     gts = boxes(num_gts * images, settings.device, seed=1)
     offsets = (torch.arange(images + 1) * num_gts).to(settings.device)

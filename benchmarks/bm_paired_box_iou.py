@@ -16,10 +16,10 @@ SIZES = [1000, 10_000, 100_000, 1_000_000]
 def cases(settings: Settings) -> Iterator[Case]:
     for kind in ("iou", "giou"):
         for n in SIZES[:2] if settings.quick else SIZES:
-            yield _case(n, kind, settings)
+            yield case(n, kind, settings)
 
 
-def _case(n: int, kind: str, settings: Settings) -> Case:
+def case(n: int, kind: str, settings: Settings) -> Case:
     target = boxes(n, settings.device)
     predicted = boxes(n, settings.device, seed=1, jitter_of=target).requires_grad_()
 

@@ -14,7 +14,7 @@ from mlc_ext import segmented_otsu
 def cases(settings: Settings) -> Iterator[Case]:
     for n, k in SIZES[:2] if settings.quick else SIZES:
         values, ids = group_inputs(n, k, settings.device)
-        yield _exact(values, ids, k, settings)
+        yield exact(values, ids, k, settings)
     if settings.device == "cpu":
         for n, k in SIZES[:2] if settings.quick else SIZES:
             case = _binned(*group_inputs(n, k, "cpu"), k)
@@ -22,7 +22,7 @@ def cases(settings: Settings) -> Iterator[Case]:
                 yield case
 
 
-def _exact(values: torch.Tensor, ids: torch.Tensor, k: int, settings: Settings) -> Case:
+def exact(values: torch.Tensor, ids: torch.Tensor, k: int, settings: Settings) -> Case:
     peers = {"torch, vectorised": lambda: torch_otsu(values, ids, k)}
     if settings.device == "cpu":
         arrays = values.numpy(), ids.numpy()

@@ -21,10 +21,10 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 def cases(settings: Settings) -> Iterator[Case]:
     for n, groups in SIZES[:2] if settings.quick else SIZES:
-        yield _case(n, groups, settings)
+        yield case(n, groups, settings)
 
 
-def _case(n: int, groups: int, settings: Settings) -> Case:
+def case(n: int, groups: int, settings: Settings) -> Case:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.rand(2, n, generator=generator).to(settings.device)
     ids = torch.randint(0, groups, (n,), generator=generator).to(settings.device)

@@ -85,6 +85,7 @@ def test_properties(device, seed, dtype):
     order = torch.randperm(9, generator=g)
     same_bits(iou(device, boxes[order], boxes), result[order])
     same_bits(iou(device, boxes * 4, boxes * 4), result)
+    same_bits(torch.cat([iou(device, boxes[:4], boxes), iou(device, boxes[4:], boxes)]), result)
     pairs = [boxes.repeat_interleave(9, 0), boxes.repeat(9, 1)]
     same_bits(paired_box_iou(*on(device, *pairs)).cpu(), result.flatten())
 

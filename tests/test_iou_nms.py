@@ -90,6 +90,45 @@ def test_batched_limits(device, seed, n, score_threshold, top_k, max_detections)
         assert torch.equal(result.scores[b, :count], scores) and (result.scores[b, count:] == 0).all()
 
 
+def distinct(seed: int, n: int):
+    """A scene in which no two scores and no two qualities are equal."""
+    boxes, *_, labels = scene(seed, n, coarse=True, dtype=torch.float64)
+    scores, quality = ((torch.randperm(n, generator=rng(seed + i)) + 1) / 64.0 for i in (1, 2))
+    return boxes, scores.double(), quality.double(), labels
+
+
+@given(seeds, st.integers(0, 30))
+def test_permutation(seed, n):
+    inputs, order = distinct(seed, n), torch.randperm(n, generator=rng(seed))
+    keep, scores = mlc_ext.iou_nms(*inputs, 0.3)
+    permuted, of_permuted = mlc_ext.iou_nms(*(t[order] for t in inputs), 0.3)
+    assert order[permuted].tolist() == keep.tolist()
+    same_values(of_permuted, scores)
+
+
+@given(seeds, st.integers(0, 30), st.integers(-4, 4))
+def test_scales_and_ranks(seed, n, exponent):
+    """Scaled boxes change nothing, scaled scores scale; of the quality the rank alone counts."""
+    boxes, scores, quality, labels = scene(seed, n, coarse=seed % 2 == 0, dtype=torch.float64)
+    keep, found = mlc_ext.iou_nms(boxes, scores, quality, labels, 0.4)
+    scale = 2.0**exponent
+    changed, of_changed = mlc_ext.iou_nms(boxes * scale, scores * scale, quality**3 - 5, labels, 0.4)
+    if len((quality**3 - 5).unique()) == len(quality.unique()):  # no two became one
+        assert changed.tolist() == keep.tolist()
+        same_values(of_changed, found * scale)
+
+
+@given(seeds, st.integers(0, 30))
+def test_every_kept_box_has_a_score_of_its_own_class_and_all_scores_are_accounted_for(seed, n):
+    boxes, scores, quality, labels = distinct(seed, n)
+    keep, found = mlc_ext.iou_nms(boxes, scores, quality, labels, 0.4)
+    giver = torch.cat([(scores == s).nonzero()[0] for s in found]) if n else keep
+    assert torch.equal(labels[giver], labels[keep]) and (quality[giver] <= quality[keep]).all()
+    overlap = reference.box_iou(boxes, boxes)
+    assert ((overlap[giver, keep] > 0.4) | (giver == keep)).all()
+    assert n == 0 or found[0] == scores.max()  # the best score is in some cluster
+
+
 def test_a_cluster_gives_its_best_score(device):
     """The well placed box is kept and takes the score of the confident, badly placed one."""
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
@@ -161,10 +200,3 @@ def test_nan_is_refused_on_cpu():
     quality[3] = float("nan")
     with pytest.raises(ValueError, match="^iou_nms: NaN in the box, score or quality of box 3"):
         mlc_ext.iou_nms(boxes, scores, quality, labels, 0.5)
-
-
-def test_registration(device):
-    boxes, scores, quality, labels = on(device, *scene(2, 5, coarse=False))
-    torch.library.opcheck(torch.ops.mlc_ext.iou_nms.default, (boxes, scores, quality, labels, 0.5))
-    batch = (boxes[None], scores[None], quality[None], labels[None], 0.5, 0.05, -1, 3)
-    torch.library.opcheck(torch.ops.mlc_ext.batched_iou_nms.default, batch)

@@ -207,6 +207,32 @@ def test_permutation(device, case, options, seed):
         )
 
 
+@given(cases(), options, st.integers(-20, 20))
+def test_scaling_by_a_power_of_two(device, case, options, exponent):
+    """Labels stay, thresholds scale, weights |value - tau|^alpha scale with it."""
+    options |= {"alpha": float(round(options["alpha"]))}  # other powers round
+    scores, ious, ids, baseline = as_inputs(case)
+    scale = 2.0**exponent
+    got = label(device, scores * scale, ious * scale, ids, baseline, case[-1], **options)
+    expected = label(device, scores, ious, ids, baseline, case[-1], **options)
+    weight = torch.where(baseline == IGNORED, scale ** options["alpha"], 1.0)
+    scales = {"cls_weights": weight, "loc_weights": weight, "score_thresholds": scale, "iou_thresholds": scale}
+    for name, ours in got._asdict().items():
+        same_bits(ours, getattr(expected, name) * scales[name] if name in scales else getattr(expected, name))
+
+
+@given(cases(), cases(), dtypes, options)
+def test_merging_batches(device, first, second, dtype, options):
+    one, two = as_inputs(first, dtype), as_inputs(second, dtype)
+    k = first[-1]
+    shifted = torch.where(two[2] >= 0, two[2] + k, -1)
+    both = [torch.cat(pair) for pair in zip(one, (*two[:2], shifted, two[3]), strict=True)]
+    merged = label(device, *both, k + second[-1], **options)
+    apart = zip(label(device, *one, k, **options), label(device, *two, second[-1], **options), strict=True)
+    for ours, parts in zip(merged, apart, strict=True):
+        same_bits(ours, torch.cat(parts))
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64])
 def test_baseline_labels_of_any_integer_type(device, dtype):
     ids, values = torch.zeros(3, dtype=torch.int64), torch.tensor([0.1, 0.2, 0.9])

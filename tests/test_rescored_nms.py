@@ -137,6 +137,31 @@ def test_permutation(device, seed, n):
     assert order[nms(device, boxes[order], scores[order], None, labels[order], 0.4)].tolist() == keep.tolist()
 
 
+@given(batches(), st.integers(-3, 3), st.integers(-3, 3))
+def test_scaling_by_powers_of_two(device, case, of_boxes, of_scores):
+    """Scaled boxes change nothing; scaled scores scale those of the kept."""
+    boxes, scores, quality, labels, threshold, limits = case
+    boxes, scores = boxes.double(), scores.double()
+    quality = None if quality is None else quality.double()
+    scale = 2.0**of_scores
+    limits = limits | {"score_threshold": limits["score_threshold"] * scale}
+    got = batched(device, boxes * 2.0**of_boxes, scores * scale, quality, labels, threshold, **limits)
+    limits = limits | {"score_threshold": limits["score_threshold"] / scale}
+    keep, kept_scores, counts = batched(device, boxes, scores, quality, labels, threshold, **limits)
+    for ours, theirs in zip(got, (keep, kept_scores * scale, counts), strict=True):
+        same_bits(ours, theirs)
+
+
+@given(batches())
+def test_what_is_kept_is_kept_again(device, case):
+    boxes, scores, quality, labels, threshold, _ = case
+    for b in range(len(boxes)):
+        optional = [None if t is None else t[b] for t in (quality, labels)]
+        keep = nms(device, boxes[b], scores[b], *optional, threshold)
+        again = [None if t is None else t[keep] for t in (boxes[b], scores[b], *optional)]
+        assert nms(device, *again, threshold).tolist() == list(range(len(keep)))
+
+
 @given(seeds)
 def test_no_two_kept_boxes_overlap_and_no_box_is_dropped_for_nothing(device, seed):
     g = rng(seed)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import float32_under_autocast
+from ._register import differentiable, float32_under_autocast
+from .paired_box_iou import paired_backward
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -17,14 +18,14 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         boxes2: [M, 4] xyxy of the same dtype and device.
 
     Returns:
-        [N, M] IoUs in [0, 1] of the inputs' dtype; 0 where a union is empty. Differentiable with respect to both
-        (the backward pass takes O(N M) memory; for matched pairs use :func:`paired_box_iou`).
+        [N, M] IoUs in [0, 1] of the inputs' dtype; 0 where a union is empty. Differentiable with respect to both, once
+        and in reverse mode (the backward pass takes O(N M) memory; for matched pairs use :func:`paired_box_iou`).
 
     Raises:
         TypeError: dtypes are not floating point or disagree. ValueError: a shape is not [*, 4], or devices disagree.
     """
     check_tensors("box_iou", boxes1=boxes1, boxes2=boxes2)
-    return call(torch.ops.mlc_ext.box_iou, boxes1, boxes2)
+    return call(_op, boxes1, boxes2)
 
 
 @torch.library.register_fake("mlc_ext::box_iou")
@@ -41,9 +42,14 @@ def _backward(ctx, grad):
     shape = (boxes1.shape[0], boxes2.shape[0], 4)
     pairs1 = boxes1[:, None].expand(shape).reshape(-1, 4)
     pairs2 = boxes2[None].expand(shape).reshape(-1, 4)
-    grad1, grad2 = torch.ops.mlc_ext.paired_box_iou_backward(grad.reshape(-1), pairs1, pairs2, False)
+    grad1, grad2 = paired_backward(grad.reshape(-1), pairs1, pairs2, False)
     return grad1.view(shape).sum(1), grad2.view(shape).sum(0)
 
 
-torch.library.register_autograd("mlc_ext::box_iou", _backward, setup_context=_setup_context)
+_op = differentiable(
+    "box_iou",
+    _setup_context,
+    _backward,
+    instead_of_vmap="call it once a sample, or paired_box_iou on the samples' flattened pairs",
+)
 float32_under_autocast("box_iou")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, limit
-from ._register import float32_under_autocast
+from ._register import float32_under_autocast, refuse_vmap
 from .rescored_nms import NmsResult, check_nms_tensors, fake_batched_result
 
 
@@ -81,3 +81,5 @@ def _(boxes, scores, quality, labels, iou_threshold):
 torch.library.register_fake("mlc_ext::batched_iou_nms", fake_batched_result)
 float32_under_autocast("iou_nms")
 float32_under_autocast("batched_iou_nms")
+refuse_vmap("iou_nms", "call batched_iou_nms on the batch")
+refuse_vmap("batched_iou_nms", "flatten the samples into its batch of images")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import float32_under_autocast
+from ._register import float32_under_autocast, refuse_vmap
 
 
 class MatchedBoxes(NamedTuple):
@@ -87,3 +87,4 @@ def _(priors, gt_boxes, gt_offsets, crowd, high, low, low_quality, min_forced_io
 
 
 float32_under_autocast("match_boxes")
+refuse_vmap("match_boxes", "it takes a batch of images: gt_offsets say which gts are whose")

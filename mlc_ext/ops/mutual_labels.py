@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, choice
-from ._register import float32_under_autocast
+from ._register import SEGMENTS_INSTEAD, float32_under_autocast, refuse_vmap
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
@@ -102,3 +102,4 @@ def _(scores, ious, segment_ids, baseline_labels, num_segments, alpha, literal, 
 
 
 float32_under_autocast("mutual_labels")
+refuse_vmap("mutual_labels", SEGMENTS_INSTEAD)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, choice
-from ._register import float32_under_autocast
+from ._register import differentiable, float32_under_autocast
 
 
 def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tensor:
@@ -19,14 +19,14 @@ def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tens
 
     Returns:
         [N] of the inputs' dtype. An empty union gives 0. Where two coordinates tie, the gradient is split in halves
-        between them, as torch.maximum does; double backward is not provided.
+        between them, as torch.maximum does; double backward and forward mode are not provided.
 
     Raises:
         TypeError: dtypes are not floating point or disagree. ValueError: shapes or devices disagree, unknown kind.
     """
     check_tensors("paired_box_iou", boxes1=boxes1, boxes2=boxes2)
     generalized = choice("paired_box_iou", "kind", kind, ("iou", "giou")) == "giou"
-    return call(torch.ops.mlc_ext.paired_box_iou, boxes1, boxes2, generalized)
+    return call(_op, boxes1, boxes2, generalized)
 
 
 @torch.library.register_fake("mlc_ext::paired_box_iou")
@@ -39,6 +39,11 @@ def _(grad, boxes1, boxes2, generalized):
     return boxes1.new_empty(boxes1.shape), boxes2.new_empty(boxes2.shape)
 
 
+def paired_backward(grad: Tensor, boxes1: Tensor, boxes2: Tensor, generalized: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of boxes1 and boxes2, in the type of grad: under autocast that is float32, whatever the boxes' is."""
+    return _backward_op(grad, boxes1.to(grad.dtype), boxes2.to(grad.dtype), generalized)
+
+
 def _setup_context(ctx, inputs, output):
     boxes1, boxes2, ctx.generalized = inputs
     ctx.save_for_backward(boxes1, boxes2)
@@ -46,13 +51,21 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad):
     boxes1, boxes2 = ctx.saved_tensors
-    return *torch.ops.mlc_ext.paired_box_iou_backward(grad, boxes1, boxes2, ctx.generalized), None
+    return *paired_backward(grad, boxes1, boxes2, ctx.generalized), None
+
+
+def _no_context(ctx, inputs, output):
+    pass
 
 
 def _double_backward(ctx, *grads):
     raise NotImplementedError("paired_box_iou: double backward is not provided")
 
 
-torch.library.register_autograd("mlc_ext::paired_box_iou", _backward, setup_context=_setup_context)
-torch.library.register_autograd("mlc_ext::paired_box_iou_backward", _double_backward)
+_op = differentiable(
+    "paired_box_iou", _setup_context, _backward, instead_of_vmap="flatten the samples' pairs into one call"
+)
+_backward_op = differentiable(
+    "paired_box_iou_backward", _no_context, _double_backward, instead_of_vmap="take one gradient at a time"
+)
 float32_under_autocast("paired_box_iou")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, limit
-from ._register import float32_under_autocast
+from ._register import float32_under_autocast, refuse_vmap
 
 
 class NmsResult(NamedTuple):
@@ -125,3 +125,5 @@ def fake_batched_result(
 torch.library.register_fake("mlc_ext::batched_rescored_nms", fake_batched_result)
 float32_under_autocast("rescored_nms")
 float32_under_autocast("batched_rescored_nms")
+refuse_vmap("rescored_nms", "call batched_rescored_nms on the batch")
+refuse_vmap("batched_rescored_nms", "flatten the samples into its batch of images")

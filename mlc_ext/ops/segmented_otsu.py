@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import float32_under_autocast
+from ._register import SEGMENTS_INSTEAD, float32_under_autocast, refuse_vmap
 
 
 def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bins: int | None = None) -> Tensor:
@@ -43,3 +43,4 @@ def _(values, segment_ids, num_segments, bins=None):
 
 
 float32_under_autocast("segmented_otsu")
+refuse_vmap("segmented_otsu", SEGMENTS_INSTEAD)

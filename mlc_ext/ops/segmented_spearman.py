@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import float32_under_autocast
+from ._register import SEGMENTS_INSTEAD, float32_under_autocast, refuse_vmap
 
 
 def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
@@ -43,3 +43,4 @@ def _(x, y, segment_ids, num_segments):
 
 
 float32_under_autocast("segmented_spearman")
+refuse_vmap("segmented_spearman", SEGMENTS_INSTEAD)
