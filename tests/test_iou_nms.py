@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import on, rng, same_bits, seeds
+from strategies import on, rng, same_bits, same_values, seeds
 
 import mlc_ext
 from mlc_ext import reference
