@@ -46,12 +46,12 @@ def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None
 def _shift(path: Path, keep: int) -> None:
     for number, old in sorted(_numbered(path.parent).items(), reverse=True):
         new = path.with_name(f"{path.stem}.{number + 1}{path.suffix}")
-        if number + 1 >= keep > 1:
-            if number > 0:
+        if number + 1 >= keep:
+            if number > 0:  # 0 is about to be replaced
                 old.unlink()
         elif number > 0:
             os.replace(old, new)
-        elif keep > 1:
+        else:
             try:
                 os.link(old, new)
             except OSError:  # a file system without links: for a moment `path` is missing

@@ -142,12 +142,9 @@ def parallel(model: nn.Module) -> nn.Module:
     """The model whose backward pass averages gradients over the ranks: itself, or DistributedDataParallel around it.
 
     Without ``device_ids``: images are moved by the trainer, and targets are checked on the CPU before they move.
-    Buffers are rank 0's at each step only where batch norms change them.
+    Trained batch norms normalise with each rank's own statistics; rank 0's are kept.
     """
-    if world_size() == 1:
-        return model
-    trained_norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
-    return DistributedDataParallel(model, broadcast_buffers=trained_norms, gradient_as_bucket_view=True)
+    return model if world_size() == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def share_buffers(model: nn.Module) -> None:
@@ -196,7 +193,9 @@ class Vote:
         answer = self._collect()
         votes = torch.tensor([int(stop)])
         self._pending = (dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=_host_group(), async_op=True), votes)
-        return (self._collect() or answer) if last else answer
+        if last or answer:  # nobody leaves while the other ranks' votes are under way
+            answer = self._collect() or answer
+        return answer
 
     def _collect(self) -> bool:
         if self._pending is None:

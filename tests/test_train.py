@@ -295,7 +295,7 @@ def test_resuming_with_another_model_or_other_data_is_refused(folder, compared, 
     resume = ("--resume", "compared/MLC/checkpoint.pt")
     same = {"schedule.epochs": 1, "mlc.start_epoch": 0.5}
     code, _, error = program(*resume, **same, **{"model.num_convs": 2})
-    assert code == 2 and "compared/MLC/checkpoint.pt is of a run with other settings: model.num_convs was 1, is 2" in error
+    assert code == 2 and "checkpoint.pt is of a run with other settings: model.num_convs was 1, is 2" in error
     code, _, error = program(*resume, "--allow-change", "model.num_convs", **same, **{"model.num_convs": 2})
     assert code == 2 and "compared/MLC/checkpoint.pt does not fit this configuration: " in error
     code, _, error = program(*resume, **same, **{"schedule.batch_size": 8})

@@ -47,7 +47,10 @@ def batch_images(
     sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
     height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
     batch = torch.empty((len(images), shape[0], height, width), dtype=dtype, device=device)
-    batch.copy_(torch.as_tensor(pad_value).reshape(-1, 1, 1).expand(shape[0], 1, 1))
+    if isinstance(pad_value, (int, float)):
+        batch.fill_(pad_value)  # no copy to wait for on a GPU
+    else:
+        batch.copy_(torch.as_tensor(pad_value).reshape(-1, 1, 1).expand(shape[0], 1, 1))
     for slot, image, (h, w) in zip(batch, images, sizes, strict=True):
         slot[:, :h, :w].copy_(image)
     return batch, sizes
