@@ -316,18 +316,18 @@ class Trainer:
         return error
 
     def _evaluate(self) -> dict[str, float]:
-        run, schedule, average = self.config.run, self.config.schedule, self.stepper.average
-        distributed.share_buffers(self.model)
-        with contextlib.nullcontext() if average is None else average.applied():
-            metrics = evaluate(
-                self.model,
-                self.val_set,
-                batch_size=max(1, schedule.batch_size // (distributed.world_size() * schedule.accumulate)),
-                device=self.device,
-                workers=self.config.data.workers,
-                correlation=run.correlation,
-                progress=self.progress,
-            )
+        schedule = self.config.schedule
+        model = self.model if self.stepper.average is None else self.stepper.average.model
+        distributed.share_buffers(model)
+        metrics = evaluate(
+            model,
+            self.val_set,
+            batch_size=max(1, schedule.batch_size // (distributed.world_size() * schedule.accumulate)),
+            device=self.device,
+            workers=self.config.data.workers,
+            correlation=self.config.run.correlation,
+            progress=self.progress,
+        )
         self.metrics.add({"iteration": self.iteration, "metrics": metrics})
         _LOG.info("evaluation at iteration %d: %s", self.iteration, metrics)
         if self.main:

@@ -119,6 +119,4 @@ class Stepper:
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
-            self.average = WeightAverage(self.model, self.average.decay)
-            if state["ema"] is not None:
-                self.average.load_state_dict(state["ema"])
+            self.average.load_state_dict(state["ema"] or {"updates": 0, "weights": state["model"]})

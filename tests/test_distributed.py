@@ -149,6 +149,32 @@ def test_a_bad_loss_on_one_rank_stops_all_at_the_same_step(folder):
     assert len(first["image_ids"]) == len(second["image_ids"]) == 2 and len(set(ids)) == 4
 
 
+def one_accumulated(rank: int, config, port: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    trainer = Trainer(config, progress=False)
+    trainer.step(*next(iter(trainer.loader)))
+    sums = {name: value.double().sum().item() for name, value in trainer.model.state_dict().items()}
+    states = distributed.gather(sums)
+    assert states[0] == states[1]
+    if rank == 0:
+        torch.save(trainer.model.state_dict(), trainer.out / "model.pt")
+    dist.destroy_process_group()
+
+
+def test_parts_and_ranks(folder):
+    """Two ranks with two parts: the first parts of both make one normaliser, and the second ones."""
+    settings = {"data__data": str(folder / "full"), "schedule__accumulate": 2, "run__compile": "eager"}
+    config = config_of("retinanet_r50_mlc", folder / "parts", **settings)
+    mp.spawn(one_accumulated, args=(config, free_port()), nprocs=2)
+    alone = Trainer(config, progress=False)
+    images, targets = next(iter(alone.loader))
+    order = [0, 2, 1, 3]
+    alone.step([images[i] for i in order], [targets[i] for i in order])
+    for name, value in torch.load(folder / "parts" / "model.pt", weights_only=True).items():
+        torch.testing.assert_close(value, alone.model.state_dict()[name], rtol=1e-5, atol=1e-7)
+
+
 def test_alone_everything_is_trivial():
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.gather("x") == ["x"] and distributed.broadcast("x") == "x"

@@ -105,30 +105,30 @@ def test_averages_follow_the_formula(folder):
         run.step(*batch)
         decay = min(0.5, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * run.model.state_dict()[key].double()
-    torch.testing.assert_close(run.stepper.average.weights[key].double(), expected, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(run.stepper.average.model.state_dict()[key].double(), expected, rtol=1e-5, atol=1e-9)
 
 
 def test_averages_are_what_is_evaluated(folder):
     run = trainer(folder, schedule__ema=0.5, schedule__lr=0.01)
     reported = run.run()
     state = load_checkpoint(folder / "run" / "checkpoint.pt")
-    assert_same(trained_weights(state), dict(run.stepper.average.weights))
+    assert_same(trained_weights(state), dict(run.stepper.average.model.state_dict()))
     assert not torch.equal(trained_weights(state)["head.cls_logits.bias"], state["model"]["head.cls_logits.bias"])
-    assert_same(state["model"], dict(run.model.state_dict()))  # its own weights again after the evaluation
+    assert_same(state["model"], dict(run.model.state_dict()))
     assert evaluate_checkpoint(folder / "run" / "checkpoint.pt") == pytest.approx(reported, nan_ok=True)
 
 
-def test_averages_come_off_whatever_happens():
-    model = torch.nn.Linear(2, 2)
-    average = WeightAverage(model, 0.9)
-    own = {name: value.clone() for name, value in model.state_dict().items()}
-    average.weights["bias"].fill_(7)
-    with pytest.raises(KeyboardInterrupt), average.applied():
-        assert model.bias.tolist() == [7, 7]
-        raise KeyboardInterrupt
-    assert_same(dict(model.state_dict()), own)
-    with pytest.raises(RuntimeError, match="another model"):
+def test_counters_are_copied_and_other_models_refused():
+    model = torch.nn.BatchNorm1d(2)
+    average = WeightAverage(model, 0.0)
+    model(torch.rand(4, 2))
+    average.update()
+    assert_same(average.model.state_dict(), model.state_dict())  # a decay of 0 is no average
+    assert model.num_batches_tracked == 1 and model.training and not average.model.training
+    with pytest.raises(RuntimeError, match="Missing key"):
         average.load_state_dict({"updates": 1, "weights": {}})
+    with pytest.raises(ValueError, match="decay must be in .*, got 1"):
+        WeightAverage(model, 1.0)
 
 
 # precision

@@ -74,8 +74,8 @@ def test_from_any_iteration(folder, variant):
 
 def killed_often(folder, kills: int, seed: int) -> None:
     draw = random.Random(seed)
-    settings = EVERYTHING | {"name": "rpn_r50_mlc", "run__save_every": 2, "mlc__start_epoch": 3.5}
-    epochs = kills + 4
+    settings = EVERYTHING | {"name": "rpn_r50_mlc", "run__save_every": 2, "mlc__start_epoch": 2.5}
+    epochs = kills + 2
     whole, often = folder / f"whole{kills}", folder / f"killed{kills}"
     finish(start(folder, "--epochs", epochs, "--out", whole.name, **settings))
     steps, seen = 2 * epochs, 0

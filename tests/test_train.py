@@ -263,6 +263,22 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_image_ids(folder, compa
     assert not (folder / "nan" / "checkpoint.pt").exists()
 
 
+def test_a_bug_is_no_usage_error(folder, compared, program, monkeypatch):
+    monkeypatch.setattr("detectors.fcos.FCOS.losses", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):  # Python's own traceback, and exit code 1
+        program("--quiet", "--epochs", "1", "--out", "bug")
+
+
+def test_an_error_of_a_loaders_worker_is_told_in_a_line(folder, compared, program, monkeypatch):
+    def spoilt(*_):
+        raise OSError("image 7 is spoilt")
+
+    monkeypatch.setattr("detectors.data.coco.CocoDetection.__getitem__", spoilt)
+    code, _, error = program("--quiet", "--epochs", "1", "--out", "worker", **{"data.workers": 1})
+    assert code == 2 and error == "train.py: OSError: image 7 is spoilt\n"
+    assert "Traceback" in (folder / "worker" / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
