@@ -18,6 +18,10 @@ from .config import Config, differences, from_dict
 
 FORMAT = "mlc_ext detector checkpoint 2"
 NAME = "checkpoint.pt"
+FREE = ("data.workers",)
+"""Settings, beside those of ``run`` but its seed, that a resumed run may change: they say where and how a run is
+computed, not which one it is."""
+
 _KEYS = ("model", "config", "num_classes", "iteration")
 
 VERSIONS = {"torch": str(torch.__version__), "mlc_ext": __version__, "python": platform.python_version()}
@@ -130,13 +134,12 @@ def trained_weights(state: dict) -> dict[str, Tensor]:
 def check_unchanged(path: Path, state: dict, config: Config, allowed: tuple[str, ...] = ()) -> None:
     """ValueError, naming the settings, if a run with ``config`` would not go on as the checkpoint's did.
 
-    Free to change are the settings of ``run`` but for its seed, and the number of workers: they say where and how a run
-    is computed, not which one it is. ``allowed`` names more.
+    FREE settings may differ, and those that ``allowed`` names.
     """
     changed = {
         name: values
         for name, values in differences(from_dict(state["config"]), config).items()
-        if name not in allowed and name != "data.workers" and (name == "run.seed" or not name.startswith("run."))
+        if name not in (*FREE, *allowed) and (name == "run.seed" or not name.startswith("run."))
     }
     if changed:
         told = ", ".join(f"{name} was {before!r}, is {after!r}" for name, (before, after) in changed.items())

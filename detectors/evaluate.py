@@ -101,6 +101,8 @@ def evaluate(
 
 def _my_batches(dataset: CocoDetection, batch_size: int, workers: int) -> Iterable:
     """This rank's share of the images."""
+    if distributed.world_size() == 1:
+        return build_loader(dataset, batch_size, shuffle=False, num_workers=workers)
     mine = range(distributed.rank(), len(dataset), distributed.world_size())
     if not mine:
         return ()
