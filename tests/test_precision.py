@@ -287,9 +287,11 @@ def test_layout_and_compilation_change_no_result(folder):
 
 @pytest.mark.slow
 def test_compile_option(folder):
-    code, _, error = finish(start(folder, "--epochs", 1, "--compile", "--out", "compiled"), 600)
+    settings = {"data__generated_images": 8}  # no shorter batch, which would be compiled once more
+    code, _, error = finish(start(folder, "--epochs", 1, "--compile", "--out", "compiled", **settings), 900)
     assert code == 0, error
-    code, _, error = finish(start(folder, "--epochs", 1, "--out", "plain"))
+    code, _, error = finish(start(folder, "--epochs", 1, "--out", "plain", **settings))
+    assert code == 0, error
     for a, b in zip(losses(folder / "compiled"), losses(folder / "plain"), strict=True):
         assert a == pytest.approx(b, rel=1e-3)
 
