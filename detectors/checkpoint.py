@@ -1,28 +1,106 @@
-"""Checkpoints: written whole or not at all, read without running code from the file."""
+"""Checkpoints: written whole or not at all, the last few kept, read without running code from the file."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-FORMAT = "mlc_ext detector checkpoint 1"
+from mlc_ext._version import __version__
+
+from .config import Config, differences, from_dict
+
+FORMAT = "mlc_ext detector checkpoint 2"
+NAME = "checkpoint.pt"
+FREE = ("data.workers",)
+"""Settings, beside those of ``run`` but its seed, that a resumed run may change: they say where and how a run is
+computed, not which one it is."""
+
 _KEYS = ("model", "config", "num_classes", "iteration")
 
+VERSIONS = {"torch": str(torch.__version__), "mlc_ext": __version__, "python": platform.python_version()}
 
-def save_checkpoint(path: Path, state: dict) -> None:
-    """Writes ``state`` beside ``path`` and renames it there: a reader, or a crash, never meets half a file."""
+
+def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None:
+    """Writes ``state`` beside ``path`` and renames it there: a reader, or a crash, never meets half a file.
+
+    With ``keep``, the file that was there becomes ``checkpoint.1.pt``, that one ``checkpoint.2.pt`` and so on, ``keep``
+    files in all; ``path`` names a whole file at every moment. Without, it is replaced.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, "torch": str(torch.__version__), **state}, file)
+            torch.save({"format": FORMAT, **VERSIONS, **state}, file)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None:
+            _shift(path, keep)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _shift(path: Path, keep: int) -> None:
+    for number, old in sorted(_numbered(path.parent).items(), reverse=True):
+        new = path.with_name(f"{path.stem}.{number + 1}{path.suffix}")
+        if number + 1 >= keep:
+            if number > 0:  # 0 is about to be replaced
+                old.unlink()
+        elif number > 0:
+            os.replace(old, new)
+        else:
+            try:
+                os.link(old, new)
+            except OSError:  # a file system without links: for a moment `path` is missing
+                os.replace(old, new)
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The run's checkpoints by age, 0 the newest."""
+    found = {}
+    for path in Path(folder).glob("checkpoint*.pt"):
+        if match := re.fullmatch(r"checkpoint(?:\.(\d+))?\.pt", path.name):
+            found[int(match[1] or 0)] = path
+    return found
+
+
+def load_newest(folder: Path, skipped: Callable[[str], None]) -> tuple[Path, dict] | None:
+    """The newest usable checkpoint of a run's folder and its state; None where there is none at all.
+
+    Args:
+        skipped: gets a message for each one that is damaged or foreign.
+
+    Raises ValueError where none of several can be used.
+    """
+    found = [path for _, path in sorted(_numbered(folder).items())]
+    for path in found:
+        try:
+            return path, load_checkpoint(path)
+        except ValueError as error:
+            skipped(f"{error}; trying the one before")
+    if found:
+        raise ValueError(f"none of the {len(found)} checkpoints in {folder} can be used")
+    return None
+
+
+def tidy(folder: Path) -> None:
+    """Removes what killed processes had half written."""
+    for path in Path(folder).glob(f".{NAME}.*"):
+        path.unlink(missing_ok=True)
+
+
+def set_aside(folder: Path) -> None:
+    """Moves the checkpoints of an earlier run to ``earlier/``: a new one must not go on with them."""
+    for path in _numbered(folder).values():
+        (folder / "earlier").mkdir(exist_ok=True)
+        os.replace(path, folder / "earlier" / path.name)
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -46,3 +124,32 @@ def load_checkpoint(path: Path) -> dict:
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     return state
+
+
+def trained_weights(state: dict) -> dict[str, Tensor]:
+    """The weights to evaluate: the averages where the run kept some."""
+    return state["ema"]["weights"] if state.get("ema") else state["model"]
+
+
+def check_unchanged(path: Path, state: dict, config: Config, allowed: tuple[str, ...] = ()) -> None:
+    """ValueError, naming the settings, if a run with ``config`` would not go on as the checkpoint's did.
+
+    FREE settings may differ, and those that ``allowed`` names.
+    """
+    changed = {
+        name: values
+        for name, values in differences(from_dict(state["config"]), config).items()
+        if name not in (*FREE, *allowed) and (name == "run.seed" or not name.startswith("run."))
+    }
+    if changed:
+        told = ", ".join(f"{name} was {before!r}, is {after!r}" for name, (before, after) in changed.items())
+        raise ValueError(f"{path} is of a run with other settings: {told} (--allow-change NAME accepts one)")
+
+
+@contextlib.contextmanager
+def as_misfit(path: Path):
+    """Within, the errors of loading a state become one ValueError that names the file."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit this configuration: {error}") from error

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mlc_ext.mutual_labeling import MLCConfig
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 
 @dataclass
 class ModelConfig:
@@ -78,6 +80,14 @@ class DataConfig:
 class ScheduleConfig:
     epochs: int = 24
     batch_size: int = 16
+    """Images of an optimiser step, over all ranks and parts."""
+    accumulate: int = 1
+    """Parts that a rank's share of the batch is run in, one after another, to save memory. A step's loss is the mean
+    of its parts', each divided by its own count of positives: that of the whole batch if those counts are equal."""
+    precision: str = "fp32"
+    """"fp32", or autocast to "bf16" or "fp16" (with a loss scale); weights, losses and evaluation stay float32."""
+    ema: float | None = None
+    """Decay per step of an exponential moving average of the weights, which is then what is evaluated; None: none."""
     optimizer: str = "sgd"
     """"sgd" (momentum 0.9) or "adamw"."""
     lr: float = 0.01
@@ -96,9 +106,13 @@ class ScheduleConfig:
     of 19."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"schedule.{name} must be at least 1, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"schedule.precision must be one of {PRECISIONS}, got {self.precision!r}")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"schedule.ema must be in [0, 1) or None, got {self.ema}")
 
 
 @dataclass
@@ -113,6 +127,23 @@ class RunConfig:
     """Epochs between evaluations; None: only at the end."""
     correlation: bool = True
     """Report the score-IoU correlations at each evaluation."""
+    save_every: int | None = 500
+    """Iterations between checkpoints, beside those at evaluations, interruptions and the end; None: only those."""
+    keep_checkpoints: int = 3
+    """How many of the newest are kept: checkpoint.pt, checkpoint.1.pt, ..."""
+    compile: str | None = None
+    """torch.compile's backend for backbone, pyramid and head ("inductor"); None: not compiled."""
+    channels_last: bool = False
+    tf32: bool = True
+    """TF32 in convolutions and matrix products on GPUs that have it."""
+    deterministic: bool = False
+    """Only deterministic algorithms: the same bits again on a GPU too, or an error."""
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "save_every", "eval_every", "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"run.{name} must be at least 1, got {value}")
 
 
 @dataclass
@@ -138,6 +169,18 @@ class Config:
         path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
 
+def differences(before: Config, after: Config) -> dict[str, tuple[object, object]]:
+    """``section.key`` -> (before, after) of the settings that differ."""
+    found = {}
+    for section in dataclasses.fields(before):
+        old, new = getattr(before, section.name), getattr(after, section.name)
+        for setting in dataclasses.fields(old):
+            values = getattr(old, setting.name), getattr(new, setting.name)
+            if values[0] != values[1]:
+                found[f"{section.name}.{setting.name}"] = values
+    return found
+
+
 def from_dict(values: dict) -> Config:
     """The configuration of :meth:`Config.to_dict`; unknown keys are errors."""
     config = Config()
@@ -153,15 +196,20 @@ def override(config: Config, name: str, value: object) -> Config:
     Raises:
         ValueError: the name is unknown (the nearest is named) or the text does not fit the type.
     """
+    check_name(config, name)
     section, _, key = name.partition(".")
+    part = getattr(config, section)
+    kind = typing.get_type_hints(type(part))[key]
+    return dataclasses.replace(config, **{section: dataclasses.replace(part, **{key: _parse(name, value, kind)})})
+
+
+def check_name(config: Config, name: str) -> None:
+    """ValueError if there is no setting ``section.key``; the nearest is named."""
     known = [f"{s.name}.{f.name}" for s in dataclasses.fields(config) for f in
              dataclasses.fields(getattr(config, s.name))]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         raise ValueError(f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    part = getattr(config, section)
-    kind = typing.get_type_hints(type(part))[key]
-    return dataclasses.replace(config, **{section: dataclasses.replace(part, **{key: _parse(name, value, kind)})})
 
 
 def _parse(name: str, value: object, kind: object) -> object:

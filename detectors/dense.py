@@ -204,7 +204,7 @@ def prepare_targets(
         if iscrowd is not None:
             iscrowd = iscrowd.bool()
             boxes, labels, crowd = boxes[~iscrowd], labels[~iscrowd], boxes[iscrowd]
-        prepared.append({key: value.to(device) for key, value in
+        prepared.append({key: value.to(device, non_blocking=True) for key, value in
                          (("boxes", boxes), ("labels", labels), ("crowd", crowd))})
     return prepared
 

@@ -1,45 +1,40 @@
-"""Training: the loop, its log, its checkpoint."""
+"""Training: the loop, its steps, its files."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import math
-import random
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from . import distributed, numerics
 from .builder import CACHE, build_datasets, build_model
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import (
+    NAME,
+    VERSIONS,
+    as_misfit,
+    check_unchanged,
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+    set_aside,
+    tidy,
+)
 from .config import Config
 from .data.loader import build_loader
 from .evaluate import evaluate
-from .optim import LearningRate, build_optimizer
+from .interruption import Interruption
+from .metrics_log import MetricsLog
+from .nonfinite import NonFiniteLoss, describe
+from .step import Stepper
 
 _LOG = logging.getLogger("detectors")
-
-REPORTED = (
-    ("AP", "AP"),
-    ("AP50", "AP50"),
-    ("AP75", "AP75"),
-    ("APs", "APs"),
-    ("APm", "APm"),
-    ("APl", "APl"),
-    ("AR@100", "AR@100"),
-    ("AR@300", "AR@300"),
-    ("AR@1000", "AR@1000"),
-    ("correlation", "corr(gt)"),
-    ("correlation_pooled", "corr(pooled)"),
-)
-"""Metrics as they are printed: key, heading."""
 
 SHORT_NAMES = {
     "classification": "cls",
@@ -47,65 +42,58 @@ SHORT_NAMES = {
     "bbox_ctrness": "ctr",
     "iou_rescoring": "iou",
     "prediction_alignment": "align",
+    "loss": "loss",
 }
 """Losses as the progress bar shows them."""
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss is NaN or infinite; the message holds the losses and the image ids."""
-
-
-def pick_device(name: str) -> torch.device:
-    """`name`, or for "auto" the GPU if there is one. ValueError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs")
-    return device
-
-
-def seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def report(*columns: dict[str, float], names: tuple[str, ...] = ()) -> str:
-    """Metrics as a table: a row a run, AP and AR in percent as COCO prints them."""
-    shown = [(key, heading) for key, heading in REPORTED if any(key in metrics for metrics in columns)]
-    header = " ".join(f"{heading:>12}" for _, heading in shown)
-    width = max((len(name) for name in names), default=0) + 2
-    lines = [f"{'':{width}}{header}" if names else header]
-    for i, metrics in enumerate(columns):
-        cells = []
-        for key, _ in shown:
-            value = metrics.get(key, math.nan)
-            percent = key.startswith(("AP", "AR"))
-            cell = "-" if math.isnan(value) else f"{100 * value:.1f}" if percent else f"{value:.3f}"
-            cells.append(f"{cell:>12}")
-        lines.append((f"{names[i]:{width}}" if names else "") + " ".join(cells))
-    return "\n".join(lines)
 
 
 class Trainer:
     """One run: builds everything from the configuration, trains, evaluates, writes ``config.run.out``.
 
-    Files: ``checkpoint.pt``, ``metrics.json`` (result and history), ``log.txt``, ``config.json``.
+    Files: ``checkpoint.pt`` and those before it, ``metrics.jsonl`` (log entries and evaluations, one a line),
+    ``metrics.json`` (result and history), ``log.txt``, ``config.json``. With several ranks (detectors.distributed) all
+    make one and rank 0 alone writes and prints.
     """
 
     def __init__(self, config: Config, *, progress: bool = True) -> None:
-        self.config, self.progress = config, progress
+        self.config = config
+        self.main = distributed.is_main()
+        self.progress = progress and self.main
         self.out = Path(config.run.out)
+        with distributed.together():
+            self._open_files()
+            self._build()
+        self.stepper.connect()
+        self.iteration = 0
+        self._saved_at: int | None = None
+        self._resumed_from: Path | None = None
+
+    def _open_files(self) -> None:
+        for handler in list(_LOG.handlers):
+            _LOG.removeHandler(handler)
+            handler.close()
+        self.metrics = MetricsLog(self.out / "metrics.jsonl" if self.main else None)
+        if not self.main:
+            _LOG.addHandler(logging.NullHandler())
+            return
         self.out.mkdir(parents=True, exist_ok=True)
-        self._open_log()
-        if config.run.threads is not None:
-            torch.set_num_threads(config.run.threads)
-        self.device = pick_device(config.run.device)
-        seed_everything(config.run.seed)
+        tidy(self.out)
+        handler = logging.FileHandler(self.out / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        _LOG.addHandler(handler)
+        _LOG.setLevel(logging.INFO)
+
+    def _build(self) -> None:
+        config, schedule = self.config, self.config.schedule
+        ranks = distributed.world_size()
+        if schedule.batch_size < ranks * schedule.accumulate:
+            raise ValueError(
+                f"schedule.batch_size must give each of {ranks} processes x {schedule.accumulate} parts an image, got "
+                f"{schedule.batch_size}"
+            )
+        numerics.configure(config.run)
+        self.device = distributed.pick_device(config.run.device)
+        numerics.seed_everything(config.run.seed)
         self.train_set, self.val_set = build_datasets(config, CACHE)
         if self.val_set.label_to_category != self.train_set.label_to_category:
             raise ValueError(
@@ -113,63 +101,88 @@ class Trainer:
             )
         self.loader = build_loader(
             self.train_set,
-            config.schedule.batch_size,
+            schedule.batch_size,
             shuffle=True,
             num_workers=config.data.workers,
             seed=config.run.seed,
+            rank=distributed.rank(),
+            world_size=ranks,
+            pin_memory=self.device.type == "cuda",
         )
         self.model = build_model(config, self.train_set.num_classes).to(self.device)
-        self.optimizer = build_optimizer(self.model, config)
-        self.rate = LearningRate(config, len(self.loader))
-        self.iteration = 0
-        self.history: list[dict] = []
-        config.save(self.out / "config.json")
-
-    def _open_log(self) -> None:
-        for handler in list(_LOG.handlers):
-            _LOG.removeHandler(handler)
-            handler.close()
-        handler = logging.FileHandler(self.out / "log.txt")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        _LOG.addHandler(handler)
-        _LOG.setLevel(logging.INFO)
+        numerics.prepare(self.model, config.run)
+        self.stepper = Stepper(self.model, config, len(self.loader), self.device)
+        if self.main:
+            config.save(self.out / "config.json")
 
     @property
     def total_iterations(self) -> int:
         return self.config.schedule.epochs * len(self.loader)
 
-    def resume(self, path: Path) -> None:
-        """Goes on from a checkpoint of a run with the same data and model."""
-        state = load_checkpoint(path)
+    def resume(self, source: Path | str, allowed: tuple[str, ...] = ()) -> Path | None:
+        """Goes on from a checkpoint, or for "auto" from the newest usable one in the run's folder, None without one.
+
+        Any number of ranks may go on with a run, not only the one it was begun with. Rank 0 reads the file.
+
+        Args:
+            allowed: settings that may differ from the run's (see :func:`detectors.checkpoint.check_unchanged`).
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, damaged, foreign, or of a run with other data or settings.
+        """
+        found = None
+        with distributed.together():
+            if self.main:
+                found = load_newest(self.out, self._tell) if source == "auto" else (source, load_checkpoint(source))
+        found = distributed.broadcast(found)
+        if found is None:
+            return None
+        path, state = Path(found[0]), found[1]
+        with distributed.together():
+            self._check(path, state, allowed)
+            with as_misfit(path):
+                self.stepper.load_state_dict(state)
+                self.loader.load_state_dict(state["loader"])
+        self.iteration, self.metrics.entries = state["iteration"], state["history"]
+        self._resumed_from = path
+        self._saved_at = self.iteration if path == self.out / NAME else None
+        return path
+
+    def _check(self, path: Path, state: dict, allowed: tuple[str, ...]) -> None:
         if state["num_classes"] != self.train_set.num_classes:
-            raise ValueError(f"{path} was trained on {state['num_classes']} classes, the data have "
-                             f"{self.train_set.num_classes}")
+            raise ValueError(
+                f"{path} was trained on {state['num_classes']} classes, the data have {self.train_set.num_classes}"
+            )
         if "optimizer" not in state:
             raise ValueError(f"{path} holds no optimiser state to resume from")
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{path} does not fit this configuration's model: {error}") from error
-        self.iteration, self.history = state["iteration"], state["history"]
-        self.loader.load_state_dict(state["loader"])
-        torch.set_rng_state(state["rng"])
+        check_unchanged(path, state, self.config, allowed)
+        for name, version in VERSIONS.items():
+            if state[name] != version:
+                self._tell(f"{path} was written by {name} {state[name]}, this is {version}: bits may differ")
+
+    def _tell(self, message: str) -> None:
+        if self.main:
+            _LOG.warning("%s", message)
+            print(message, file=sys.stderr)
 
     def save(self) -> Path:
-        """Writes checkpoint.pt."""
-        path = self.out / "checkpoint.pt"
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "config": self.config.to_dict(),
-            "num_classes": self.train_set.num_classes,
-            "categories": self.train_set.category_names,
-            "iteration": self.iteration,
-            "history": self.history,
-            "loader": self.loader.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
-        save_checkpoint(path, state)
+        """Writes checkpoint.pt (rank 0), keeping those before it; NonFiniteLoss instead after a bad step."""
+        self._check_finite()
+        path = self.out / NAME
+        if self.main:
+            place = {"epoch": self.iteration // len(self.loader), "position": self.iteration % len(self.loader)}
+            state = {
+                **self.stepper.state_dict(),
+                "config": self.config.to_dict(),
+                "num_classes": self.train_set.num_classes,
+                "categories": self.train_set.category_names,
+                "iteration": self.iteration,
+                "history": self.metrics.entries,
+                "loader": self.loader.state_dict() | place,  # batches may be out whose step never came
+            }
+            again = self._saved_at == self.iteration  # the same weights with an evaluation more
+            save_checkpoint(path, state, keep=None if again else self.config.run.keep_checkpoints)
+        self._saved_at = self.iteration
         return path
 
     def run(self) -> dict[str, float]:
@@ -177,135 +190,147 @@ class Trainer:
 
         Ctrl-C and SIGTERM (a scheduler's end of time) end the step in progress, save a checkpoint and raise
         KeyboardInterrupt; a second one raises it at once and saves nothing, as half a step may have been taken.
+
+        Raises:
+            NonFiniteLoss: the weights were frozen and no checkpoint was written since. LostPeer: another rank is gone.
         """
+        if self.main and (self._resumed_from is None or self._resumed_from.parent != self.out):
+            set_aside(self.out)
+        self.metrics.start()
         _LOG.info("%s", self.train_set.summary())
-        parameters = sum(p.numel() for p in self.model.parameters())
-        _LOG.info("%d parameters, %d iterations on %s", parameters, self.total_iterations, self.device)
+        count = sum(p.numel() for p in self.model.parameters())
+        _LOG.info("%d parameters, %d iterations on %d x %s from %d", count, self.total_iterations,
+                  distributed.world_size(), self.device, self.iteration)  # fmt: skip
         bar = tqdm(total=self.total_iterations, initial=self.iteration, disable=not self.progress, unit="it",
-                   dynamic_ncols=True, mininterval=0.5)
-        with _Interruption() as self._interruption:
+                   dynamic_ncols=True, mininterval=0.5)  # fmt: skip
+        with Interruption() as self._interruption, contextlib.closing(bar):
             try:
-                while self.iteration < self.total_iterations:
-                    self._epoch(bar)
-                    epoch = self.iteration // len(self.loader)
-                    every = self.config.run.eval_every
-                    if every and epoch % every == 0 and self.iteration < self.total_iterations:
-                        self._evaluate()
-                        self.save()
-                self.save()
-                metrics = self._evaluate()
+                return self._train(bar)
             except KeyboardInterrupt:
                 bar.close()
                 _LOG.info("interrupted at iteration %d", self.iteration)
                 if not self._interruption.deferring:
-                    path = self.save()
-                    place = f"iteration {self.iteration} of {self.total_iterations}"
-                    print(f"interrupted: {path} holds {place}", file=sys.stderr)
+                    self._save_and_tell("interrupted")
                 raise
-            finally:
+            except RuntimeError as error:
+                if not distributed.is_lost_peer(error):
+                    raise
                 bar.close()
-            self.save()
+                _LOG.error("lost another process: %s", error)
+                if self.stepper.undo():
+                    self._save_and_tell("another process of this run is gone")
+                raise distributed.LostPeer("another process of this run is gone; --resume auto goes on") from error
+
+    def _train(self, bar: tqdm) -> dict[str, float]:
+        while self.iteration < self.total_iterations:
+            self._epoch(bar)
+            epoch, every = self.iteration // len(self.loader), self.config.run.eval_every
+            if every and epoch % every == 0 and self.iteration < self.total_iterations:
+                self._evaluate()
+                self.save()
+        self.save()
+        metrics = self._evaluate()
+        self.save()
         return metrics
+
+    def _save_and_tell(self, why: str) -> None:
+        path = self.save()
+        if self.main:
+            place = f"iteration {self.iteration} of {self.total_iterations}"
+            print(f"{why}: {path} holds {place}", file=sys.stderr)
 
     def _epoch(self, bar: tqdm) -> None:
         """The rest of the current epoch."""
-        epoch = self.iteration // len(self.loader)
-        self.loader.set_epoch(epoch)
+        run, length = self.config.run, len(self.loader)
+        self.loader.set_epoch(self.iteration // length)
         self.model.train()
-        began, seen, sums = time.perf_counter(), 0, {}
+        self._open_window()
         self._interruption.deferring = True  # from a batch's loading to its step: one place in data and weights
         for images, targets in self.loader:
-            losses = self.step(images, targets)
-            seen += len(images)
-            for name, value in losses.items():
-                sums.setdefault(name, []).append(value)
+            self._seen += self._batch_length()
+            for name, value in self.step(images, targets).items():
+                self._window.setdefault(name, []).append(value)
             bar.update()
-            if self.iteration % self.config.run.log_every == 0 or self.iteration % len(self.loader) == 0:
-                self._log(bar, sums, seen / (time.perf_counter() - began))
-                began, seen, sums = time.perf_counter(), 0, {}
-            self._interruption.check()
+            last = self.iteration % length == 0
+            if last or self.iteration % run.log_every == 0:
+                self._log(bar)
+            if run.save_every is not None and self.iteration % run.save_every == 0:
+                self.save()
+            self._interruption.check(last=last)
         self._interruption.deferring = False
+
+    def _open_window(self) -> None:
+        """Begins to gather for the next log entry."""
+        self._began, self._seen, self._window_start = time.perf_counter(), 0, self.iteration
+        self._window: dict[str, list[Tensor]] = {}
+
+    def _batch_length(self) -> int:
+        """Images of the present batch over all ranks: fewer at an epoch's end."""
+        size, position = self.config.schedule.batch_size, self.iteration % len(self.loader)
+        return min(size, len(self.train_set) - position * size)
 
     def step(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         """One iteration; the losses are left on the device, so nothing waits for it."""
-        self.rate.apply(self.optimizer, self.iteration)
-        self.model.set_epoch(self.iteration / len(self.loader))
-        images = [image.to(self.device, non_blocking=True) for image in images]
-        losses = self.model(images, targets)
-        total = sum(losses.values())
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        clip = self.config.schedule.clip_grad
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        self.optimizer.step()
+        losses = self.stepper.take(self.iteration, images, targets, self._batch_length())
         self.iteration += 1
-        self._last_ids = [target["image_id"] for target in targets]
-        return {name: value.detach() for name, value in (losses | {"loss": total}).items()}
+        return losses
 
-    def _log(self, bar: tqdm, sums: dict[str, list[Tensor]], images_per_second: float) -> None:
+    def _log(self, bar: tqdm) -> None:
         """Writes the means since the last entry; here, and only here, the losses are fetched."""
-        means = {name: torch.stack(values).mean().item() for name, values in sums.items()}
-        if not all(math.isfinite(value) for value in means.values()):
-            message = f"loss is not finite at iteration {self.iteration}: {means}; last images {self._last_ids}"
-            _LOG.error("%s", message)
-            raise NonFiniteLoss(message)
+        means = distributed.mean(torch.stack([torch.stack(values).mean() for values in self._window.values()]))
+        *values, first_bad = torch.cat([means.double(), self.stepper.guard.first_bad.double()[None]]).tolist()
+        if first_bad >= 0:
+            raise self._non_finite(int(first_bad))
+        means = dict(zip(self._window, values, strict=True))
         entry = {
             "iteration": self.iteration,
             "epoch": self.iteration / len(self.loader),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.stepper.optimizer.param_groups[0]["lr"],
             "mutual": self.model.mutual,
-            "images_per_second": images_per_second,
+            "images_per_second": self._seen / (time.perf_counter() - self._began),
             **means,
         }
-        self.history.append(entry)
-        shown = {SHORT_NAMES.get(name, name): f"{value:.3f}" for name, value in means.items()}
+        if self.stepper.scaler.is_enabled():
+            entry["loss_scale"] = self.stepper.scaler.get_scale()
+        if self.device.type == "cuda":
+            entry["peak_memory_mib"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        self.metrics.add(entry)
+        shown = {short: f"{means[name]:.3f}" for name, short in SHORT_NAMES.items() if name in means}
         bar.set_description(f"epoch {entry['epoch']:.1f}{' ML' if entry['mutual'] else ''}")
-        bar.set_postfix(**shown, ips=f"{images_per_second:.1f}")
-        text = " ".join(f"{name} {value:.4g}" for name, value in entry.items())
-        _LOG.info("%s", text)
+        bar.set_postfix(**shown, ips=f"{entry['images_per_second']:.1f}")
+        _LOG.info("%s", " ".join(f"{name} {value:.4g}" for name, value in entry.items()))
+        self._open_window()
+
+    def _check_finite(self) -> None:
+        first_bad = int(self.stepper.guard.first_bad.item())
+        if first_bad >= 0:
+            raise self._non_finite(first_bad)
+
+    def _non_finite(self, first_bad: int) -> NonFiniteLoss:
+        """The error of a step since the last log entry, its batch loaded again and saved."""
+        losses = {name: values[first_bad - self._window_start].item() for name, values in self._window.items()}
+        losses.pop("grad_norm")
+        batch = self.loader.load(first_bad % len(self.loader))
+        error = describe(self.out, first_bad + 1, losses, batch, self.model.state_dict())
+        _LOG.error("%s", error)
+        return error
 
     def _evaluate(self) -> dict[str, float]:
-        run = self.config.run
+        schedule = self.config.schedule
+        model = self.model if self.stepper.average is None else self.stepper.average.model
+        distributed.share_buffers(model)
         metrics = evaluate(
-            self.model,
+            model,
             self.val_set,
-            batch_size=self.config.schedule.batch_size,
+            batch_size=max(1, schedule.batch_size // (distributed.world_size() * schedule.accumulate)),
             device=self.device,
             workers=self.config.data.workers,
-            correlation=run.correlation,
+            correlation=self.config.run.correlation,
             progress=self.progress,
         )
-        self.history.append({"iteration": self.iteration, "metrics": metrics})
+        self.metrics.add({"iteration": self.iteration, "metrics": metrics})
         _LOG.info("evaluation at iteration %d: %s", self.iteration, metrics)
-        result = {"iteration": self.iteration, "metrics": metrics, "history": self.history}
-        (self.out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+        if self.main:
+            result = {"iteration": self.iteration, "metrics": metrics, "history": self.metrics.entries}
+            (self.out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
         return metrics
-
-
-class _Interruption:
-    """SIGINT and SIGTERM as KeyboardInterrupt, the first of them put off to :meth:`check` while ``deferring``."""
-
-    def __init__(self) -> None:
-        self.deferring = self._pending = False
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> _Interruption:
-        if threading.current_thread() is threading.main_thread():  # only there does Python allow handlers
-            self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: object) -> None:
-        if not self.deferring or self._pending:
-            raise KeyboardInterrupt
-        self._pending = True
-
-    def check(self) -> None:
-        """Raises KeyboardInterrupt, no longer ``deferring``, if one was put off."""
-        if self._pending:
-            self.deferring = self._pending = False
-            raise KeyboardInterrupt

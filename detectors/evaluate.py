@@ -1,6 +1,9 @@
 """A trained detector on a validation set: COCO AP and the score-IoU correlations.
 
     python detectors/evaluate.py runs/demo/checkpoint.pt [--data DIR]
+    torchrun --nproc-per-node 8 detectors/evaluate.py runs/demo/checkpoint.pt
+
+Where the run kept averaged weights (schedule.ema), those are evaluated.
 """
 
 from __future__ import annotations
@@ -15,12 +18,17 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 from tqdm import tqdm
 
+from detectors import distributed
+from detectors.checkpoint import load_checkpoint, trained_weights
+from detectors.config import from_dict, override
 from detectors.data.coco import CocoDetection
 from detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
 from detectors.data.loader import build_loader
 from detectors.dense import DenseDetector
+from detectors.metrics_log import report
 from mlc_ext.divergence import Divergence
 
 
@@ -48,13 +56,17 @@ def evaluate(
 
     ``correlation`` is protocol (a), the mean over gts of the rank correlation of their 50 best predictions;
     ``correlation_pooled`` is protocol (b) (mlc_ext.divergence).
+
+    Several ranks take every n-th image each and return the same metrics of all, each image counted once.
+    ``batch_size`` is a rank's.
     """
     was_training = model.training
     model.eval()
     evaluator = ProposalEvaluator(dataset) if model.class_agnostic else CocoEvaluator(dataset)
     divergence = Divergence()
-    loader: Iterable = build_loader(dataset, batch_size, shuffle=False, num_workers=workers)
-    for images, targets in tqdm(loader, desc="evaluating", leave=False, disable=not progress):
+    for images, targets in tqdm(
+        _my_batches(dataset, batch_size, workers), desc="evaluating", leave=False, disable=not progress
+    ):
         images = [image.to(device, non_blocking=True) for image in images]
         detections, predictions = model.detect(images, with_predictions=correlation)
         originals = [
@@ -68,16 +80,33 @@ def evaluate(
                 gts["labels"] = torch.ones_like(gts["labels"])
             divergence.update(prediction, gts)
     model.train(was_training)
+    evaluator.synchronize()
+    states = distributed.gather(divergence.state_dict())
+    if not distributed.is_main():
+        return distributed.broadcast({})
     metrics = evaluator.summarize()
     if correlation:
-        found = divergence.compute()
+        whole = Divergence()
+        for state in states:
+            whole.merge(Divergence.from_state_dict(state))
+        found = whole.compute()
         metrics |= {
             "correlation": found["per_gt"],
             "correlation_pooled": found["pooled"],
             "correlation_gts": found["per_gt_count"],
             "correlation_skipped": found["per_gt_skipped"],
         }
-    return metrics
+    return distributed.broadcast(metrics)
+
+
+def _my_batches(dataset: CocoDetection, batch_size: int, workers: int) -> Iterable:
+    """This rank's share of the images."""
+    if distributed.world_size() == 1:
+        return build_loader(dataset, batch_size, shuffle=False, num_workers=workers)
+    mine = range(distributed.rank(), len(dataset), distributed.world_size())
+    if not mine:
+        return ()
+    return build_loader(Subset(dataset, mine), batch_size, shuffle=False, num_workers=workers)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -92,13 +121,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        metrics = evaluate_checkpoint(options.checkpoint, options.data, options.batch_size, options.device)
+        with distributed.session(options.device):
+            metrics = evaluate_checkpoint(options.checkpoint, options.data, options.batch_size, options.device)
+            if distributed.is_main():
+                print(report(metrics))
+    except KeyboardInterrupt:
+        return 130
     except (ValueError, OSError, ImportError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
+        if distributed.is_main():
+            print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
-    from detectors.engine import report
-
-    print(report(metrics))
     return 0
 
 
@@ -110,24 +142,22 @@ def evaluate_checkpoint(
     Raises ValueError or FileNotFoundError for a checkpoint or data that cannot be used.
     """
     from detectors.builder import CACHE, build_datasets, build_model
-    from detectors.checkpoint import load_checkpoint
-    from detectors.config import from_dict, override
-    from detectors.engine import pick_device
 
-    state = load_checkpoint(path)
-    config = override(from_dict(state["config"]), "model.weights", None)  # the checkpoint brings its own
-    if data:
-        config = override(config, "data.data", data)
-    target = pick_device(device)
-    _, dataset = build_datasets(config, CACHE)
-    if dataset.num_classes != state["num_classes"]:
-        raise ValueError(
-            f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
-            f"{state['num_classes']}"
-        )
-    model = build_model(config, dataset.num_classes)
-    model.load_state_dict(state["model"])
-    model.to(target)
+    with distributed.together():
+        state = load_checkpoint(path)
+        config = override(from_dict(state["config"]), "model.weights", None)  # the checkpoint brings its own
+        if data:
+            config = override(config, "data.data", data)
+        target = distributed.pick_device(device)
+        _, dataset = build_datasets(config, CACHE)
+        if dataset.num_classes != state["num_classes"]:
+            raise ValueError(
+                f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
+                f"{state['num_classes']}"
+            )
+        model = build_model(config, dataset.num_classes)
+        model.load_state_dict(trained_weights(state))
+        model.to(target)
     return evaluate(
         model,
         dataset,

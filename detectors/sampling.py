@@ -2,8 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
+
+_seeds: list[int] | None = None
+_generators: dict[torch.device, list[torch.Generator]] = {}
+
+
+@contextlib.contextmanager
+def draws_by_image(seeds: Sequence[int]) -> Iterator[None]:
+    """Within, what is drawn for image i of a batch of ``len(seeds)`` depends on ``seeds[i]`` and the device alone, not
+    on the batch's other images; without, draws come from torch's global generator."""
+    global _seeds, _generators
+    outer = _seeds, _generators
+    _seeds, _generators = list(seeds), {}
+    try:
+        yield
+    finally:
+        _seeds, _generators = outer
+
+
+def _uniform(shape: torch.Size, device: torch.device) -> Tensor:
+    """[B, A] in [0, 1)."""
+    if _seeds is None:
+        return torch.rand(shape, device=device)
+    if device not in _generators:
+        _generators[device] = [torch.Generator(device).manual_seed(seed) for seed in _seeds]
+    values = torch.empty(shape, device=device)
+    for row, generator in zip(values, _generators[device], strict=True):
+        row.uniform_(generator=generator)
+    return values
 
 
 def sample_at_most(mask: Tensor, limit: int | Tensor, largest: int) -> Tensor:
@@ -20,7 +51,7 @@ def sample_at_most(mask: Tensor, limit: int | Tensor, largest: int) -> Tensor:
     largest = min(largest, mask.shape[1])
     if largest == 0:
         return torch.zeros_like(mask)
-    keys = torch.where(mask, torch.rand(mask.shape, device=mask.device), -1.0)
+    keys = torch.where(mask, _uniform(mask.shape, mask.device), -1.0)
     best, index = keys.topk(largest, dim=1)
     rank = torch.arange(largest, device=mask.device)
     within = rank < (limit[:, None] if isinstance(limit, Tensor) else limit)

@@ -4,8 +4,10 @@
     python detectors/train.py --compare                    the same, the baseline and MLC side by side
     python detectors/train.py --preset small --data DIR    your COCO-format data
     python detectors/train.py --preset fcos_minus_r50_mlc --data COCO --set model.weights=resnet50.pth
+    torchrun --nproc-per-node 8 detectors/train.py ...     the same batch, shared by 8 processes (multi-node alike)
 
-Any setting: --set section.key=value, as the presets in detectors/config.py name them.
+Any setting: --set section.key=value, as detectors/config.py names them. What goes wrong and what happens then:
+docs/faults.md. Exit codes: 0; 2 for options and data that cannot be used; 130 after Ctrl-C or SIGTERM; 1 for the rest.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from detectors.config import Config, override
-from detectors.engine import NonFiniteLoss, Trainer, report
+from detectors import distributed
+from detectors.config import Config, check_name, override
+from detectors.engine import Trainer
+from detectors.metrics_log import report
+from detectors.nonfinite import NonFiniteLoss
 from detectors.presets import PRESETS, preset, with_epochs
 
 DEFAULT_PRESET = "demo"
@@ -37,11 +43,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-ml", action="store_true", help="without mutual labelling")
     parser.add_argument("--no-iur", action="store_true", help="without IoU rescoring")
     parser.add_argument("--epochs", type=int, metavar="N", help="length; the schedule's fractions are kept")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step; default: the preset's")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step, over all processes; "
+                        "default: the preset's")
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and flips; default: the preset's")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--out", metavar="DIR", help="where checkpoint, metrics and log go; default: runs/PRESET")
-    parser.add_argument("--resume", metavar="FILE", type=Path, help="go on from a checkpoint")
+    parser.add_argument("--resume", metavar="FILE", help="go on from a checkpoint; auto: from the newest usable one in "
+                        "--out, or from the start without one")
+    parser.add_argument("--allow-change", action="append", default=[], metavar="KEY", help="a setting that may differ "
+                        "from the resumed run's, repeatable")
+    parser.add_argument("--compile", action="store_true", help="torch.compile backbone, pyramid and head")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, repeatable")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(arguments)
@@ -60,6 +71,7 @@ def configuration(options: argparse.Namespace) -> Config:
         "run.seed": options.seed,
         "run.device": options.device,
         "run.out": options.out,
+        "run.compile": "inductor" if options.compile else None,
     }
     for name, value in named.items():
         if value is not None:
@@ -94,28 +106,60 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         config = configuration(options)
-        if options.compare and options.resume:
-            raise ValueError("--compare starts two runs; --resume goes on with one")
-        runs = {_name(config): config}
-        if options.compare:
-            runs = {"baseline": baseline_of(config), **runs}
-        results = {}
-        for name, each in runs.items():
-            if options.compare:
-                each = override(each, "run.out", str(Path(config.run.out) / name.replace(" ", "")))
-            print(f"{name}: {each.run.out}", flush=True)
-            trainer = Trainer(each, progress=not options.quiet)
-            print(trainer.train_set.summary())
-            if options.resume:
-                trainer.resume(options.resume)
-            results[name] = trainer.run()
+        runs = _runs(config, options)
+        with distributed.session(config.run.device):
+            results = {name: _train(name, each, options) for name, each in runs.items()}
+            _say(report(*results.values(), names=tuple(results)))
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, ImportError, NonFiniteLoss) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    print(report(*results.values(), names=tuple(results)))
+    except NonFiniteLoss as error:
+        return _failed(1, error, told=error.here)
+    except distributed.LostPeer as error:
+        return _failed(1, error, told=distributed.is_main())
+    except (ValueError, OSError, ImportError) as error:
+        return _failed(2, error, told=distributed.is_main() or not isinstance(error, distributed.SetupError))
     return 0
+
+
+def _runs(config: Config, options: argparse.Namespace) -> dict[str, Config]:
+    if options.compare and options.resume:
+        raise ValueError("--compare starts two runs; --resume goes on with one")
+    for name in options.allow_change:
+        check_name(config, name)
+    if not options.compare:
+        return {_name(config): config}
+    runs = {"baseline": baseline_of(config), _name(config): config}
+    return {
+        name: override(each, "run.out", str(Path(config.run.out) / name.replace(" ", "")))
+        for name, each in runs.items()
+    }
+
+
+def _train(name: str, config: Config, options: argparse.Namespace) -> dict[str, float]:
+    _say(f"{name}: {config.run.out}")
+    trainer = Trainer(config, progress=not options.quiet)
+    _say(trainer.train_set.summary())
+    if options.resume:
+        path = trainer.resume(options.resume, tuple(options.allow_change))
+        _say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
+    return trainer.run()
+
+
+def _say(text: str) -> None:
+    if distributed.is_main():
+        print(text, flush=True)
+
+
+def _failed(code: int, error: Exception, *, told: bool) -> int:
+    """Tells an error in a line, the log its traceback."""
+    logging.getLogger("detectors").error("%s", error, exc_info=error)
+    if told:
+        rank = distributed.rank()
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+        if lines[0].startswith("Caught "):  # a loader's worker sends its traceback, the error itself in the last line
+            lines = lines[-1:]
+        print(f"train.py: {f'rank {rank}: ' if rank else ''}{' '.join(lines)}", file=sys.stderr, flush=True)
+    return code
 
 
 def _name(config: Config) -> str:

@@ -311,8 +311,12 @@ def count_per_image(mask: Tensor, num_images: int) -> Tensor:
 
 
 def normaliser(count: Tensor) -> Tensor:
-    """What a sum of losses is divided by: the count of positives averaged over ranks, at least 1."""
-    return reduce_mean(count).clamp(min=1)
+    """What a rank's sum of losses is divided by: the count of positives averaged over ranks, of at least 1 in all.
+
+    The mean of the ranks' losses then is the loss of one process with all their images, however few the positives.
+    """
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return reduce_mean(count).clamp(min=1 / ranks)
 
 
 def _upcast(x: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def test_foreign_files(tmp_path, monkeypatch, write):
 
 
 @pytest.mark.parametrize(
-    "content", [{"weight": torch.zeros(2)}, {**STATE, "format": FORMAT[:-1] + "2"}, torch.zeros(3), [1, 2]]
+    "content", [{"weight": torch.zeros(2)}, {**STATE, "format": FORMAT[:-1] + "1"}, torch.zeros(3), [1, 2]]
 )
 def test_other_formats(tmp_path, content):
     path = tmp_path / "weights.pt"

@@ -99,8 +99,10 @@ def test_compare_prints_both_rows_and_says_where_things_are(folder, compared):
 @pytest.mark.parametrize("name", ["baseline", "MLC"])
 def test_files_of_a_run(folder, compared, name):
     run = folder / "compared" / name
-    assert sorted(p.name for p in run.iterdir()) == ["checkpoint.pt", "config.json", "log.txt", "metrics.json"]
+    files = ["checkpoint.pt", "config.json", "log.txt", "metrics.json", "metrics.jsonl"]
+    assert sorted(p.name for p in run.iterdir()) == files
     result = json.loads((run / "metrics.json").read_text())
+    assert [json.loads(line)["iteration"] for line in open(run / "metrics.jsonl")] == [1, 2, 3, 4, 4]
     assert result["iteration"] == 4 and {"AP", "AP50", "APl", "correlation_pooled"} <= set(result["metrics"])
     steps = [entry for entry in result["history"] if "loss" in entry]
     assert [entry["iteration"] for entry in steps] == [1, 2, 3, 4]
@@ -200,7 +202,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder, compared, program)
     code, whole_out, error = program(*arguments, "--out", "whole", **settings)
     assert code == 0, error
     whole, resumed = (load_checkpoint(folder / name / "checkpoint.pt") for name in ("whole", "resumed"))
-    for key in ("model", "optimizer", "iteration", "loader", "rng"):
+    for key in ("model", "optimizer", "iteration", "loader"):
         assert_same(whole[key], resumed[key], key)
     assert rows(out) == rows(whole_out)
 
@@ -257,8 +259,24 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_image_ids(folder, compa
 
     monkeypatch.setattr("detectors.fcos.FCOS.losses", losses)
     code, _, error = program("--quiet", "--epochs", "1", "--out", "nan")
-    assert code == 2 and re.search(r"loss is not finite at iteration 2: .*nan.*; last images \[\d+", error)
+    assert code == 1 and re.search(r"loss is not finite at iteration 1: .*nan.*; images \[\d+", error)
     assert not (folder / "nan" / "checkpoint.pt").exists()
+
+
+def test_a_bug_is_no_usage_error(folder, compared, program, monkeypatch):
+    monkeypatch.setattr("detectors.fcos.FCOS.losses", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):  # Python's own traceback, and exit code 1
+        program("--quiet", "--epochs", "1", "--out", "bug")
+
+
+def test_an_error_of_a_loaders_worker_is_told_in_a_line(folder, compared, program, monkeypatch):
+    def spoilt(*_):
+        raise OSError("image 7 is spoilt")
+
+    monkeypatch.setattr("detectors.data.coco.CocoDetection.__getitem__", spoilt)
+    code, _, error = program("--quiet", "--epochs", "1", "--out", "worker", **{"data.workers": 1})
+    assert code == 2 and error == "train.py: OSError: image 7 is spoilt\n"
+    assert "Traceback" in (folder / "worker" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -291,10 +309,15 @@ def test_mistakes_are_told_in_a_line(compared, program, arguments, settings, mes
 
 def test_resuming_with_another_model_or_other_data_is_refused(folder, compared, program):
     resume = ("--resume", "compared/MLC/checkpoint.pt")
-    code, _, error = program(*resume, **{"model.num_convs": 2})
-    assert code == 2 and "compared/MLC/checkpoint.pt does not fit this configuration's model" in error
-    code, _, error = program(*resume, **{"schedule.batch_size": 8})
+    same = {"schedule.epochs": 1, "mlc.start_epoch": 0.5}
+    code, _, error = program(*resume, **same, **{"model.num_convs": 2})
+    assert code == 2 and "checkpoint.pt is of a run with other settings: model.num_convs was 1, is 2" in error
+    code, _, error = program(*resume, "--allow-change", "model.num_convs", **same, **{"model.num_convs": 2})
+    assert code == 2 and "compared/MLC/checkpoint.pt does not fit this configuration: " in error
+    code, _, error = program(*resume, **same, **{"schedule.batch_size": 8})
     assert code == 2 and "batch_size was 4, is 8" in error
+    code, _, error = program(*resume, "--allow-change", "schedule.batchsize")
+    assert code == 2 and "unknown setting 'schedule.batchsize'; did you mean 'schedule.batch_size'?" in error
     state = load_checkpoint(folder / "compared" / "MLC" / "checkpoint.pt")
     save_checkpoint(folder / "weights.pt", {k: v for k, v in state.items() if k != "optimizer"})
     code, _, error = program("--resume", "weights.pt")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-_KEY = "seed", "batch_size", "world_size", "num_samples", "shuffle", "drop_last"
+_KEY = "seed", "batch_size", "num_samples", "shuffle", "drop_last"
 
 
 def collate(items: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], list[dict[str, Any]]]:
@@ -47,22 +47,34 @@ def batch_images(
     sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
     height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
     batch = torch.empty((len(images), shape[0], height, width), dtype=dtype, device=device)
-    batch.copy_(torch.as_tensor(pad_value).reshape(-1, 1, 1).expand(shape[0], 1, 1))
+    if isinstance(pad_value, (int, float)):
+        batch.fill_(pad_value)  # no copy to wait for on a GPU
+    else:
+        batch.copy_(torch.as_tensor(pad_value).reshape(-1, 1, 1).expand(shape[0], 1, 1))
     for slot, image, (h, w) in zip(batch, images, sizes, strict=True):
         slot[:, :h, :w].copy_(image)
     return batch, sizes
+
+
+def share(batch: Sequence, part: int, parts: int) -> list:
+    """The `part`-th of `parts` runs of a batch, whose lengths differ by at most one.
+
+    A batch shorter than `parts` is filled up with its own items first: no part is empty.
+    """
+    whole = (list(batch) * parts)[: max(len(batch), parts)]
+    return whole[len(whole) * part // parts : len(whole) * (part + 1) // parts]
 
 
 class AspectRatioBatchSampler(Sampler[list[int]]):
     """Batches of indices in which portrait and landscape images do not mix, which saves padding.
 
     The order is a function of (seed, epoch) alone. Every index comes once per epoch: what is left over of the
-    two groups is batched together at the end, unless `drop_last`. With several ranks each takes every
-    `world_size`-th batch, all equally many; short ones are filled up from the beginning, or cut with
-    `drop_last`.
+    two groups is batched together at the end, unless `drop_last`. Several ranks have the batches of one: each
+    takes its `share` of every batch.
 
     Args:
         aspect_ratios: height / width of every image [n]; None does not group.
+        batch_size: images of a batch over all ranks.
         num_samples: n, where `aspect_ratios` is None.
     """
 
@@ -82,6 +94,8 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in 0..world_size - 1, got rank {rank} of {world_size}")
+        if batch_size < world_size:
+            raise ValueError(f"batch_size {batch_size} leaves some of {world_size} ranks without an image")
         if (aspect_ratios is None) == (num_samples is None):
             raise ValueError("give either aspect_ratios or num_samples")
         self.num_samples = int(num_samples) if aspect_ratios is None else len(aspect_ratios)
@@ -93,9 +107,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         self.epoch = 0
         self.start = 0  # batches of this epoch to pass over: those a resumed run has had
         if len(self) == 0:
-            raise ValueError(
-                f"{self.num_samples} images give no batch of {batch_size} for each of {world_size} ranks"
-            )
+            raise ValueError(f"{self.num_samples} images give no batch of {batch_size}")
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch; a new one starts at its beginning, the present one keeps its position."""
@@ -103,22 +115,17 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, of this rank."""
+        """Batches in a whole epoch."""
         if self.drop_last:
-            return self.num_samples // self.batch_size // self.world_size
-        batches = -(-self.num_samples // self.batch_size)
-        return -(-batches // self.world_size)
+            return self.num_samples // self.batch_size
+        return -(-self.num_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from self._mine()[self.start :]
+        for batch in self.batches()[self.start :]:
+            yield share(batch, self.rank, self.world_size)
 
-    def _mine(self) -> list[list[int]]:
-        batches = self._all()
-        total = len(self) * self.world_size
-        repeats = -(-total // len(batches))
-        return (batches * repeats)[:total][self.rank :: self.world_size]
-
-    def _all(self) -> list[list[int]]:
+    def batches(self) -> list[list[int]]:
+        """The present epoch's, over all ranks."""
         order = np.arange(self.num_samples)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
@@ -208,6 +215,12 @@ class DetectionLoader:
             self.position += 1
             yield batch
 
+    def load(self, position: int) -> tuple[list[Tensor], list[dict[str, Any]]]:
+        """A batch of the present epoch, loaded (again) in this process: the same images and transforms."""
+        sampler = self.batch_sampler
+        indices = share(sampler.batches()[position], sampler.rank, sampler.world_size)
+        return collate([self.loader.dataset[sampler.epoch, index] for index in indices])
+
     def state_dict(self) -> dict[str, Any]:
         """Epoch and batches handed out, and what must be equal for them to mean the same."""
         return {"epoch": self.epoch, "position": self.position, **self._key()}
@@ -254,7 +267,8 @@ def build_loader(
     Args:
         dataset: map-style; `aspect_ratios()` of `CocoDetection` is needed for grouping only.
         group_by_aspect: keep portrait and landscape apart; by default when shuffling, if the set can tell.
-        rank, world_size: this process's share. Without `drop_last`, ranks may see a few images twice.
+        batch_size: images of a batch over all ranks.
+        rank, world_size: this process's share of each batch; all ranks have equally many.
     """
     if num_workers < 0:
         raise ValueError(f"num_workers must not be negative, got {num_workers}")
