@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from detectors.data.coco import CocoDetection
 from detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
-from detectors.data.loader import build_loader
+from detectors.data.loader import DataError, build_loader
 from detectors.dense import DenseDetector
 from mlc_ext.divergence import Divergence
 
@@ -40,6 +40,7 @@ def evaluate(
     device: torch.device,
     workers: int = 0,
     correlation: bool = True,
+    backend: str = "pycocotools",
     progress: bool = True,
 ) -> dict[str, float]:
     """AP, AP50, AP75, APs, APm, APl (0..1) on ``dataset``, and with ``correlation`` the divergence metric.
@@ -47,11 +48,12 @@ def evaluate(
     Proposals (``model.class_agnostic``) are measured by AR@100, AR@300, AR@1000, all classes as one.
 
     ``correlation`` is protocol (a), the mean over gts of the rank correlation of their 50 best predictions;
-    ``correlation_pooled`` is protocol (b) (mlc_ext.divergence).
+    ``correlation_pooled`` is protocol (b) (mlc_ext.divergence). ``backend`` is ``data.evaluator``.
     """
     was_training = model.training
     model.eval()
-    evaluator = ProposalEvaluator(dataset) if model.class_agnostic else CocoEvaluator(dataset)
+    kind = ProposalEvaluator if model.class_agnostic else CocoEvaluator
+    evaluator = kind(dataset, backend=backend)
     divergence = Divergence()
     loader: Iterable = build_loader(dataset, batch_size, shuffle=False, num_workers=workers)
     for images, targets in tqdm(loader, desc="evaluating", leave=False, disable=not progress):
@@ -93,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         metrics = evaluate_checkpoint(options.checkpoint, options.data, options.batch_size, options.device)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, DataError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     from detectors.engine import report
@@ -109,7 +111,7 @@ def evaluate_checkpoint(
 
     Raises ValueError or FileNotFoundError for a checkpoint or data that cannot be used.
     """
-    from detectors.builder import CACHE, build_datasets, build_model
+    from detectors.builder import CACHE, build_model, build_validation_set
     from detectors.checkpoint import load_checkpoint
     from detectors.config import from_dict, override
     from detectors.engine import pick_device
@@ -119,7 +121,7 @@ def evaluate_checkpoint(
     if data:
         config = override(config, "data.data", data)
     target = pick_device(device)
-    _, dataset = build_datasets(config, CACHE)
+    dataset = build_validation_set(config, CACHE)
     if dataset.num_classes != state["num_classes"]:
         raise ValueError(
             f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
@@ -134,6 +136,7 @@ def evaluate_checkpoint(
         batch_size=batch_size or config.schedule.batch_size,
         device=target,
         workers=config.data.workers,
+        backend=config.data.evaluator,
     )
 
 
