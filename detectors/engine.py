@@ -23,6 +23,7 @@ from .config import Config
 from .data.loader import build_loader
 from .evaluate import evaluate
 from .optim import LearningRate, build_optimizer
+from .watch import Watch
 
 _LOG = logging.getLogger("detectors")
 
@@ -106,7 +107,7 @@ class Trainer:
             torch.set_num_threads(config.run.threads)
         self.device = pick_device(config.run.device)
         seed_everything(config.run.seed)
-        self.train_set, self.val_set = build_datasets(config, CACHE)
+        self.train_set, self.val_set = build_datasets(config, CACHE, progress=progress)
         if self.val_set.label_to_category != self.train_set.label_to_category:
             raise ValueError(
                 f"the categories of {self.val_set.annotation_file} are not those of {self.train_set.annotation_file}"
@@ -123,6 +124,8 @@ class Trainer:
         self.rate = LearningRate(config, len(self.loader))
         self.iteration = 0
         self.history: list[dict] = []
+        names = self.train_set.category_names
+        self.watch = Watch(self.out / "tensorboard", names) if config.run.tensorboard else None
         config.save(self.out / "config.json")
 
     def _open_log(self) -> None:
@@ -164,6 +167,7 @@ class Trainer:
             "config": self.config.to_dict(),
             "num_classes": self.train_set.num_classes,
             "categories": self.train_set.category_names,
+            "category_ids": list(self.train_set.label_to_category.values()),
             "iteration": self.iteration,
             "history": self.history,
             "loader": self.loader.state_dict(),
@@ -204,6 +208,8 @@ class Trainer:
                 raise
             finally:
                 bar.close()
+                if self.watch:
+                    self.watch.close()
             self.save()
         return metrics
 
@@ -222,6 +228,8 @@ class Trainer:
             bar.update()
             if self.iteration % self.config.run.log_every == 0 or self.iteration % len(self.loader) == 0:
                 self._log(bar, sums, seen / (time.perf_counter() - began))
+                if self.watch and self.iteration % len(self.loader) == 0:
+                    self.watch.log_images(self.iteration, self.model, images, targets)
                 began, seen, sums = time.perf_counter(), 0, {}
             self._interruption.check()
         self._interruption.deferring = False
@@ -259,6 +267,8 @@ class Trainer:
             **means,
         }
         self.history.append(entry)
+        if self.watch:
+            self.watch.log_scalars(self.iteration, {key: entry[key] for key in entry if key != "iteration"})
         shown = {SHORT_NAMES.get(name, name): f"{value:.3f}" for name, value in means.items()}
         bar.set_description(f"epoch {entry['epoch']:.1f}{' ML' if entry['mutual'] else ''}")
         bar.set_postfix(**shown, ips=f"{images_per_second:.1f}")
@@ -274,9 +284,12 @@ class Trainer:
             device=self.device,
             workers=self.config.data.workers,
             correlation=run.correlation,
+            backend=self.config.data.evaluator,
             progress=self.progress,
         )
         self.history.append({"iteration": self.iteration, "metrics": metrics})
+        if self.watch:
+            self.watch.log_scalars(self.iteration, metrics, "evaluation")
         _LOG.info("evaluation at iteration %d: %s", self.iteration, metrics)
         result = {"iteration": self.iteration, "metrics": metrics, "history": self.history}
         (self.out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
