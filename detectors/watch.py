@@ -21,7 +21,7 @@ from .visualize import draw_detections, draw_priors, side_by_side
 MAX_IMAGES = 2
 """Images shown of a batch."""
 
-SHOWN_DETECTIONS = 20
+SHOWN_DETECTIONS = 10
 """Detections drawn on an image, the best ones."""
 
 

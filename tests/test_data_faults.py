@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -16,13 +17,15 @@ import numpy as np
 import pytest
 import torch
 from coco_files import box, encoded, write_coco
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import Dataset
 
 from detectors import train
 from detectors.builder import build_datasets, build_validation_set
 from detectors.config import Config, override
-from detectors.data import CocoDetection, DataError, ImageDecodeError, build_loader, decode_image
+from detectors.data import CocoDetection, CocoEvaluator, DataError, ImageDecodeError, build_loader, decode_image
 from detectors.data.loader import death_of_worker, start_worker
 
 FAULTS = (Path(__file__).resolve().parents[1] / "docs" / "faults.md").read_text()
@@ -341,6 +344,57 @@ def test_the_summary_counts_everything_once(tmp_path, caplog):
         "1 broken images, 1 missing images; noted: 1 boxes clipped to the image"
     )
     assert caplog.messages[-1] == summary and any("2.png" in message for message in caplog.messages)
+
+
+_JUNK = [None, True, "", "1.png", "../x", 0, -1, 2, 3, 1.5, 1e308, -1e308, 10**30, float("nan"), [], {}, [1, 2, 3, 4],
+         [[]], {"id": 1}, "\ud800", "a" * 300]  # fmt: skip
+
+
+def _spoil(value, draw):
+    """`value` with one thing in it replaced, removed or repeated, anywhere."""
+    if isinstance(value, (list, dict)) and value and draw(st.integers(0, 9)) > 0:
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = draw(st.sampled_from(keys))
+        value[key] = _spoil(value[key], draw)
+        if isinstance(value, list) and draw(st.integers(0, 5)) == 0:
+            value.append(copy.deepcopy(value[key]))
+        return value
+    return copy.deepcopy(draw(st.sampled_from(_JUNK)))
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory):
+    return tmp_path_factory.mktemp("spoilt")
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), faults=st.integers(1, 4), strict=st.booleans())
+def test_whatever_the_json_holds(spoilt, data, faults, strict):
+    """A set that can be used, or one of the two documented errors, in a line."""
+    folder, path = write_coco(spoilt, [box(1), box(2) | {"id": 2}, box(3) | {"id": 3}])
+    content = json.loads(path.read_text())
+    for _ in range(faults):
+        content = _spoil(content, data.draw)
+    path.write_text(json.dumps(content))
+    try:
+        dataset = CocoDetection(folder, path, strict=strict)
+    except (ValueError, FileNotFoundError) as error:
+        assert str(error) and "\n" not in str(error)
+        return
+    dataset.summary().encode()
+    for index in range(len(dataset)):
+        try:
+            image, target = dataset[index]
+        except (ImageDecodeError, DataError):  # no image has the size that its entry says
+            assert strict or len(dataset.broken) == len(dataset)
+            continue
+        boxes, (height, width) = target["boxes"], target["orig_size"]
+        assert image.shape == (3, height, width)
+        assert torch.isfinite(boxes).all() and torch.isfinite(target["area"]).all()
+        assert (boxes[:, :2] < boxes[:, 2:]).all() and (boxes >= 0).all()
+        assert (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+        assert ((target["labels"] >= 1) & (target["labels"] <= dataset.num_classes)).all()
+    CocoEvaluator(dataset).summarize()
 
 
 # -- decoding all at the start
