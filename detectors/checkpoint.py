@@ -18,7 +18,7 @@ from .config import Config, differences, from_dict
 
 FORMAT = "mlc_ext detector checkpoint 2"
 NAME = "checkpoint.pt"
-FREE = ("data.workers",)
+FREE = ("data.workers", "data.cache", "data.evaluator", "data.strict", "data.eval_short_side")
 """Settings, beside those of ``run`` but its seed, that a resumed run may change: they say where and how a run is
 computed, not which one it is."""
 

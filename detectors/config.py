@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
+import reprlib
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +15,8 @@ from pathlib import Path
 from mlc_ext.mutual_labeling import MLCConfig
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+EVALUATORS = ("pycocotools", "faster_coco_eval")
+"""Packages that compute the COCO metrics."""
 
 
 @dataclass
@@ -61,8 +66,12 @@ class DataConfig:
     train_annotations: str | None = None
     val_images: str | None = None
     val_annotations: str | None = None
-    short_side: int = 800
+    short_side: int | tuple[int, ...] = 800
+    """Pixels the short side is resized to. Several (480,640,800) are multi-scale training: each image draws one."""
     long_side: int = 1333
+    """The most pixels of the long side; the short one is smaller where it would be longer."""
+    eval_short_side: int | None = None
+    """The short side in evaluation; None: the largest of short_side."""
     flip: float = 0.5
     limit_train: int | None = None
     """Only the first so many training images (overfitting checks)."""
@@ -70,10 +79,41 @@ class DataConfig:
     """Evaluate on the training images (overfitting checks)."""
     keep_empty: bool = True
     """Keep images without boxes as pure background."""
+    strict: bool = False
+    """A missing, malformed or broken image is an error; otherwise it is left out and told."""
+    verify: bool = False
+    """Decode every image once before training and leave the broken ones out."""
+    cache: bool = False
+    """Keep all image files in memory, encoded."""
     workers: int = 0
+    """Processes that load images; 0: the training process itself."""
+    evaluator: str = "pycocotools"
+    """"pycocotools" or "faster_coco_eval" (the same figures in less time; pycocotools where it is not installed)."""
     generated_images: int = 320
     """Training images of the generated set; a quarter as many are added for validation."""
     generated_size: int = 160
+
+    def __post_init__(self) -> None:
+        sides = self.short_side if isinstance(self.short_side, tuple) else (self.short_side,)
+        if not sides:
+            raise ValueError("data.short_side must be a side or several, got none")
+        least = {f"short_side[{k}]" if len(sides) > 1 else "short_side": (side, 1) for k, side in enumerate(sides)}
+        for name, low in (("long_side", 1), ("eval_short_side", 1), ("limit_train", 1), ("workers", 0)):
+            least[name] = getattr(self, name), low
+        for name, (value, low) in least.items():
+            if value is not None and value < low:
+                raise ValueError(f"data.{name} must be at least {low}, got {value}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"data.flip must be in 0..1, got {self.flip}")
+        if self.evaluator not in EVALUATORS:
+            raise ValueError(f"data.evaluator must be one of {', '.join(EVALUATORS)}, got {self.evaluator!r}")
+
+    @property
+    def evaluated_side(self) -> int:
+        """The short side in evaluation and prediction."""
+        if self.eval_short_side is not None:
+            return self.eval_short_side
+        return max(self.short_side) if isinstance(self.short_side, tuple) else self.short_side
 
 
 @dataclass
@@ -123,6 +163,8 @@ class RunConfig:
     threads: int | None = None
     """CPU threads; None: torch's own choice."""
     log_every: int = 20
+    tensorboard: bool = False
+    """Write scalars, and images with their boxes and labels, for TensorBoard; needs mlc-ext[tensorboard]."""
     eval_every: int | None = None
     """Epochs between evaluations; None: only at the end."""
     correlation: bool = True
@@ -182,19 +224,54 @@ def differences(before: Config, after: Config) -> dict[str, tuple[object, object
 
 
 def from_dict(values: dict) -> Config:
-    """The configuration of :meth:`Config.to_dict`; unknown keys are errors."""
-    config = Config()
+    """The configuration of :meth:`Config.to_dict`; see :func:`update`."""
+    return update(Config(), values)
+
+
+def update(config: Config, values: dict) -> Config:
+    """``config`` with the settings of ``{section: {key: value}}``.
+
+    Raises:
+        ValueError: an unknown section or key (the nearest is named), or a value of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"a configuration must be sections of settings, got {_shown(values)}")
     for section, entries in values.items():
+        known = _settings(config)
+        if entries is None and section in {name.partition(".")[0] for name in known}:
+            continue  # a section with all of its lines commented out
+        if not isinstance(entries, dict):
+            sections = ", ".join(field.name for field in dataclasses.fields(config))
+            near = _nearest(str(section), known)
+            raise ValueError(f"{_shown(section)} is no section of settings ({sections})" + near)
         for key, value in entries.items():
             config = override(config, f"{section}.{key}", value)
     return config
+
+
+def _settings(config: Config) -> list[str]:
+    return [
+        f"{section.name}.{setting.name}"
+        for section in dataclasses.fields(config)
+        for setting in dataclasses.fields(getattr(config, section.name))
+    ]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """The hint to the likeliest of ``known``, by the last part alone too: ``epochs`` means ``schedule.epochs``."""
+    section, _, key = name.rpartition(".")
+    ends = {full.rpartition(".")[2]: full for full in reversed(known)}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    near = near or [ends[end] for end in difflib.get_close_matches(key, ends, n=1, cutoff=0.7)]
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def override(config: Config, name: str, value: object) -> Config:
     """`config` with ``section.key`` set to ``value``; text is parsed by the field's type.
 
     Raises:
-        ValueError: the name is unknown (the nearest is named) or the text does not fit the type.
+        ValueError: the name is unknown (the nearest is named) or the value does not fit the type.
     """
     check_name(config, name)
     section, _, key = name.partition(".")
@@ -205,17 +282,16 @@ def override(config: Config, name: str, value: object) -> Config:
 
 def check_name(config: Config, name: str) -> None:
     """ValueError if there is no setting ``section.key``; the nearest is named."""
-    known = [f"{s.name}.{f.name}" for s in dataclasses.fields(config) for f in
-             dataclasses.fields(getattr(config, s.name))]
+    known = _settings(config)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        raise ValueError(f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(f"unknown setting {name!r}" + _nearest(name, known))
 
 
 def _parse(name: str, value: object, kind: object) -> object:
-    """`value` as the annotation `kind` wants it: from text, or from JSON's types."""
-    options = typing.get_args(kind) if typing.get_origin(kind) not in (None, tuple) else (kind,)
-    if value is None or (isinstance(value, str) and value.lower() == "none"):
+    """`value` as the annotation `kind` wants it: from text, or from the types of JSON and YAML."""
+    is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    options = typing.get_args(kind) if is_union else (kind,)
+    if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
         if type(None) in options:
             return None
         raise ValueError(f"{name} must not be None")
@@ -223,15 +299,51 @@ def _parse(name: str, value: object, kind: object) -> object:
         if option is type(None):
             continue
         try:
-            if typing.get_origin(option) is tuple:
-                parts = value.split(",") if isinstance(value, str) else value
-                return tuple(float(part) for part in parts)
-            if option is bool:
-                return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
-            if option is int and isinstance(value, float) and value != int(value):
-                raise ValueError
-            return option(value)
-        except (ValueError, KeyError, TypeError, OverflowError):
+            return _as(value, option)
+        except (ValueError, TypeError, OverflowError):
             continue
-    wanted = " or ".join("None" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
-    raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    wanted = " or ".join(map(_called, options))
+    raise ValueError(f"{name} must be {wanted}, got {_shown(value)}")
+
+
+_WORDS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _as(value: object, kind: type) -> object:
+    """`value` as a `kind`; TypeError or ValueError where it is none."""
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (str, list, tuple)):
+            raise TypeError
+        parts = value.strip("()[]").split(",") if isinstance(value, str) else value
+        return tuple(_as(part, typing.get_args(kind)[0]) for part in parts)
+    if kind is bool:
+        if isinstance(value, bool) or value in (0, 1):
+            return bool(value)
+        if not isinstance(value, str) or value.strip().lower() not in _WORDS:
+            raise TypeError
+        return _WORDS[value.strip().lower()]
+    if kind is str:
+        if not isinstance(value, (str, Path)):  # a number may have lost zeros: a folder 007 must be quoted
+            raise TypeError
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError
+    if kind is int and isinstance(value, float) and value != int(value):
+        raise ValueError
+    number = kind(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _called(kind: object) -> str:
+    if typing.get_origin(kind) is tuple:
+        return f"several {typing.get_args(kind)[0].__name__}"
+    return {type(None): "None", bool: "bool (true or false)", str: "text"}.get(kind) or kind.__name__
+
+
+def _shown(value: object) -> str:
+    """`value` for a message: in a line, however large it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,17 @@ from .data.loader import batch_images
 from .postprocess import Postprocessor
 
 Target = dict[str, Tensor]
+
+
+class Labelled(NamedTuple):
+    """A batch's priors with what they train."""
+
+    priors: Tensor
+    """Of all levels, of one image: points [HWA, 2] or anchors [HWA, 4]."""
+    boxes: Tensor
+    """[N * HWA, 4] decoded predictions, xyxy pixels."""
+    assignment: Assignment
+    task: TaskTargets
 
 
 class DenseDetector(nn.Module):
@@ -115,12 +127,22 @@ class DenseDetector(nn.Module):
     ) -> dict[str, Tensor]:
         """The criterion: ``classification``, ``bbox_regression``, FCOS's ``bbox_ctrness``, and as switched on
         ``iou_rescoring`` and ``prediction_alignment``."""
+        labelled = self.label(outputs, feature_sizes, targets)
+        losses = self.task_losses(outputs, labelled.priors, labelled.boxes, labelled.task, len(targets))
+        iou_logits = outputs["iou_logits"].flatten() if "iou_logits" in outputs else None
+        return losses | mlc_losses(labelled.task, iou_logits, self.mlc, rescoring=self.rescoring)
+
+    def label(
+        self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]], targets: list[Target]
+    ) -> Labelled:
+        """Who trains what, the baseline's way or mutually, as is due."""
         levels = self.priors(feature_sizes, outputs["bbox_regression"])
         priors = torch.cat(levels)
         boxes = self.decode(outputs, priors).flatten(0, 1)
         gt_boxes, gt_labels = (torch.cat([t[key] for t in targets]) for key in ("boxes", "labels"))
+        assignment = self.assign(levels, targets)
         task = task_targets(
-            self.assign(levels, targets),
+            assignment,
             outputs["cls_logits"].flatten(0, 1),
             boxes,
             gt_boxes,
@@ -128,9 +150,7 @@ class DenseDetector(nn.Module):
             self.mlc,
             mutual=self.mutual,
         )
-        losses = self.task_losses(outputs, priors, boxes, task, len(targets))
-        iou_logits = outputs["iou_logits"].flatten() if "iou_logits" in outputs else None
-        return losses | mlc_losses(task, iou_logits, self.mlc, rescoring=self.rescoring)
+        return Labelled(priors, boxes, assignment, task)
 
     def quality(self, outputs: dict[str, Tensor]) -> Tensor | None:
         """[N, HWA] what the class score is multiplied with at test, in [0, 1]: predicted IoU, else centerness."""

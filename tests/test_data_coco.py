@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -11,43 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from coco_files import box, encoded, write_coco
 from PIL import Image
 
 from detectors.data import CocoDetection, ImageDecodeError, decode_image, find_dataset
 
 SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared"))
-
-
-def write_coco(root: Path, annotations, *, images=None, categories=None, files=True) -> tuple[Path, Path]:
-    """A data set of 40 x 30 images; image k is filled with the grey level 10 k."""
-    if images is None:
-        images = [{"id": k, "file_name": f"{k}.png", "width": 40, "height": 30} for k in (1, 2, 3)]
-    if categories is None:
-        categories = [{"id": 7, "name": "cat"}, {"id": 3, "name": "bird"}, {"id": 90, "name": "dog"}]
-    root.mkdir(exist_ok=True)
-    if files:
-        for entry in images:
-            Image.new("RGB", (40, 30), (10 * entry["id"],) * 3).save(root / entry["file_name"])
-    path = root / "instances.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return root, path
-
-
-def box(image_id=1, bbox=(5, 6, 10, 8), category_id=3, **extra):
-    return {
-        "id": 1,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": list(bbox),
-        "area": 80,
-        "iscrowd": 0,
-    } | extra
-
-
-def encoded(image: Image.Image, kind="PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def test_item(tmp_path):
@@ -183,12 +151,6 @@ def test_bad_image_entries(tmp_path, change, message):
     images = [{"id": 1, "file_name": "1.png", "width": 40, "height": 30} | change]
     with pytest.raises(ValueError, match=message):
         CocoDetection(*write_coco(tmp_path, [], images=images, files=False))
-
-
-def test_repeated_ids(tmp_path):
-    images = [{"id": 1, "file_name": "1.png", "width": 40, "height": 30}] * 2
-    with pytest.raises(ValueError, match="id 1 more than once"):
-        CocoDetection(*write_coco(tmp_path, [], images=images))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import multiprocessing
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -319,3 +320,33 @@ def test_proposals_equal_pycocotools_without_categories(tmp_path):
     result = evaluator.summarize()
     expected = direct.eval["recall"][:, 0, 0, :].mean(axis=0)
     assert [result[f"AR@{n}"] for n in (5, 20, 100)] == pytest.approx(expected.tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize("proposals", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_faster_coco_eval_gives_the_same_figures(tmp_path, seed, proposals):
+    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed (pip install mlc-ext[faster])")
+    rng = np.random.default_rng(seed)
+    dataset = make_dataset(tmp_path, random_rows(rng), num_images=6)
+    outputs = noisy_outputs(dataset, rng)
+    if seed == 4:
+        outputs = [{key: value[:0] for key, value in output.items()} for output in outputs]
+    kind, results = ProposalEvaluator if proposals else CocoEvaluator, []
+    for backend in ("pycocotools", "faster_coco_eval"):
+        evaluator = kind(dataset, backend=backend)
+        assert type(evaluator._truth).__module__.startswith(backend)
+        evaluator.update(dataset.image_ids[1:], outputs[1:])
+        results.append(evaluator.summarize(**({} if proposals else {"per_class": True})))
+    ours, theirs = results
+    assert ours.pop("per_class", {}) == pytest.approx(theirs.pop("per_class", {}), abs=1e-9, nan_ok=True)
+    assert ours == pytest.approx(theirs, abs=1e-9, nan_ok=True)
+    assert seed == 4 or any(value > 0.05 for value in ours.values())
+
+
+def test_data_evaluator_falls_back(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    dataset = make_dataset(tmp_path, [(0, 2, [10, 10, 50, 50], 0)])
+    evaluator = CocoEvaluator(dataset, backend="faster_coco_eval")
+    assert isinstance(evaluator._truth, COCO) and "pip install mlc-ext[faster]" in caplog.text
+    with pytest.raises(ValueError, match="must be pycocotools or faster_coco_eval, got 'fast'"):
+        CocoEvaluator(dataset, backend="fast")

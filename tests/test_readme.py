@@ -60,3 +60,12 @@ def test_commands_exist():
             assert (ROOT / script[1]).is_file(), command
         if preset := re.search(r"--preset (\S+)", command):
             assert preset[1] in PRESETS, command
+
+
+def test_configuration_files(tmp_path):
+    from detectors.train import configuration, parse
+
+    assert len(blocks("yaml")) == 1
+    (tmp_path / "c.yaml").write_text(blocks("yaml")[0])
+    config = configuration(parse(["--config", str(tmp_path / "c.yaml")]))
+    assert config.run.tensorboard and config.data.evaluated_side == 800 and config.mlc.ml

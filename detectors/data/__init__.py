@@ -8,7 +8,7 @@ detectors.data.generated`).
 from .coco import CocoDetection
 from .evaluation import CocoEvaluator, ProposalEvaluator
 from .images import ImageDecodeError, decode_image
-from .loader import AspectRatioBatchSampler, DetectionLoader, batch_images, build_loader, collate
+from .loader import AspectRatioBatchSampler, DataError, DetectionLoader, batch_images, build_loader, collate
 from .paths import DatasetPaths, find_dataset
 from .transforms import Compose, RandomHorizontalFlip, Resize, detection_transforms
 
@@ -17,6 +17,7 @@ __all__ = [
     "CocoDetection",
     "CocoEvaluator",
     "Compose",
+    "DataError",
     "DatasetPaths",
     "DetectionLoader",
     "ImageDecodeError",

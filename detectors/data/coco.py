@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from .images import ImageDecodeError, decode_image
+from .. import distributed
+from .coco_json import CocoContent, is_id, read_coco
+from .images import ImageDecodeError, decode_image, read_image
+from .loader import DataError, start_worker
 from .paths import DatasetPaths, find_dataset
 
 __all__ = ["CocoDetection", "DatasetPaths", "find_dataset"]
 
 _LOG = logging.getLogger(__name__)
+_SHOWN = 3  # of many equal faults
+
+
+def _first(items: Sequence[str], separator: str = "; ") -> str:
+    return separator.join(items[:_SHOWN]) + (f"{separator}..." if len(items) > _SHOWN else "")
 
 
 class CocoDetection(Dataset):
@@ -36,15 +44,19 @@ class CocoDetection(Dataset):
     Crowd boxes are kept with their flag.
 
     Args:
-        image_dir: folder that `file_name` is relative to; a name may not lead out of it.
+        image_dir: folder that `file_name` is relative to; a name may not lead out of it (links in it may).
         annotation_file: the JSON.
         transforms: called as `transforms(image, target)`, returns both.
         keep_empty: keep images without a non-crowd box (they train as pure background).
-        strict: raise on a missing or broken image. Otherwise missing images are left out at the start, and
-            one found broken at load is replaced by the next readable one (its id with it): warned of once,
-            counted in `broken` (in each worker process for itself), never the end of a run.
+        strict: raise on an image that is missing, broken or malformed in the JSON. Otherwise such images are left
+            out at the start, and one found broken at load is replaced by the next readable one (its id with it):
+            told in the target's `skipped`, {file name: why}, warned of once, never the end of a run.
+        verify: decode every image once at the start and leave the broken ones out; ranks of torch.distributed
+            share the work.
         cache: read all files into memory at the start (encoded, as they are on disk).
-        limit: use only the first so many images by id, after all filtering; None for all.
+        limit: use only the first so many images by id, after all filtering but `verify`; None for all.
+        workers: processes that verify; 0 for this one alone.
+        progress: show a bar while verifying or reading.
 
     Attributes:
         num_classes: count of categories.
@@ -52,12 +64,13 @@ class CocoDetection(Dataset):
         label_to_category, category_to_label: label <-> COCO category id.
         image_ids: COCO ids of the items, in order.
         dropped: Counter of what was left out, by reason.
-        broken: {file name: why} of images found unreadable so far.
+        noted: Counter of what was odd but used.
+        broken: {file name: why} of images found unreadable so far (by this process).
 
     Raises:
         ValueError: the JSON is not COCO detection data (says what is missing), a file name leads out of
-            `image_dir`, or `limit` is below 1.
-        FileNotFoundError: no such file or folder; no image at all; in `strict` mode, any image.
+            `image_dir`, no image is left, or `limit` is below 1; in `strict` mode, any malformed or broken image.
+        FileNotFoundError: no such file or folder; no image at all; in `strict` mode, any missing image.
     """
 
     def __init__(
@@ -68,8 +81,11 @@ class CocoDetection(Dataset):
         *,
         keep_empty: bool = True,
         strict: bool = False,
+        verify: bool = False,
         cache: bool = False,
         limit: int | None = None,
+        workers: int = 0,
+        progress: bool = False,
     ):
         if limit is not None and limit < 1:
             raise ValueError(f"CocoDetection: limit must be at least 1 or None, got {limit}")
@@ -77,22 +93,24 @@ class CocoDetection(Dataset):
         self.transforms, self.keep_empty, self.strict = transforms, keep_empty, strict
         if not self.image_dir.is_dir():
             raise FileNotFoundError(f"no image folder {self.image_dir}")
-        content = _read_coco(self.annotation_file)
-        self.dropped: Counter[str] = Counter()
+        content = read_coco(self.annotation_file)
+        if strict and content.problems:
+            raise ValueError(f"{self.annotation_file}: {_first(content.problems)}")
+        self.dropped: Counter[str] = content.dropped
+        self.noted: Counter[str] = content.noted
         self.broken: dict[str, str] = {}
+        for problem in content.problems[:_SHOWN]:
+            _LOG.warning("%s: image left out: %s", self.annotation_file, problem)
 
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        self.category_names: list[str] = [
-            str(category.get("name", category["id"])) for category in categories
-        ]
-        self.num_classes = len(categories)
-        self.label_to_category: dict[int, int] = {k + 1: entry["id"] for k, entry in enumerate(categories)}
+        self.category_names: list[str] = list(content.categories.values())
+        self.num_classes = len(content.categories)
+        self.label_to_category: dict[int, int] = dict(enumerate(content.categories, start=1))
         self.category_to_label: dict[int, int] = {
             entry: label for label, entry in self.label_to_category.items()
         }
 
-        images = self._present(content["images"])
-        rows = self._usable(content["annotations"], images, {entry["id"] for entry in content["images"]})
+        images = self._present(content.images)
+        rows = self._usable(content, images)
         if not keep_empty:
             with_objects = {row.image_id for row in rows if not row.iscrowd}
             if len(images) > len(with_objects):
@@ -100,58 +118,64 @@ class CocoDetection(Dataset):
             images = {key: entry for key, entry in images.items() if key in with_objects}
         if not images:
             raise ValueError(f"{self.annotation_file}: no image left to use ({dict(self.dropped)})")
-        self._store(dict(list(images.items())[:limit]), rows)
         self._cache: list[bytes | None] | None = None
+        images = dict(list(images.items())[:limit])
+        self._store(images, rows)
         if cache:
-            self._cache = [self._read_quietly(index) for index in range(len(self))]
-        if self.dropped:
+            indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not progress, leave=False)
+            self._cache = [self._read_quietly(index) for index in indices]
+        if verify:
+            self.verify(workers=workers, progress=progress)
+        elif self.dropped or self.noted:
             _LOG.warning("%s", self.summary())
 
     # -- reading the JSON
     # ------------------------------------------------------------------------------------------------
 
-    def _present(self, entries: list[dict]) -> dict[int, dict]:
+    def _present(self, entries: dict[int, dict]) -> dict[int, dict]:
         """Images whose files exist, by id, in the order of their ids."""
-        listing = set(os.listdir(self.image_dir))
+        with os.scandir(self.image_dir) as listing:
+            files = {entry.name for entry in listing if _is_file(entry)}
         present, missing = {}, []
-        for entry in sorted(entries, key=lambda entry: entry["id"]):
+        for image_id, entry in entries.items():
             name = entry["file_name"]
-            _check_inside(name, self.annotation_file)
             # one listing of the folder serves a flat set; only names with a folder cost a look at the disk
             # each
-            if name in listing or ("/" in name and (self.image_dir / name).is_file()):
-                present[entry["id"]] = entry
+            if name in files or ("/" in name and os.path.isfile(self.image_dir / name)):
+                present[image_id] = entry
             else:
                 missing.append(name)
         if missing and (self.strict or not present):
-            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise FileNotFoundError(
-                f"{len(missing)} of {len(entries)} images are not in {self.image_dir}: {shown}"
+                f"{len(missing)} of {len(entries)} images are not in {self.image_dir}: {_first(missing, ', ')}"
             )
         if missing:
             self.dropped["missing images"] = len(missing)
         return present
 
-    def _usable(self, annotations: list, images: dict[int, dict], known_images: set[int]) -> list[_Row]:
+    def _usable(self, content: CocoContent, images: dict[int, dict]) -> list[_Row]:
         rows = []
-        for annotation in annotations:
-            row = self._parse(annotation, images, known_images)
+        for annotation in content.annotations:
+            row = self._parse(annotation, images, content)
             if isinstance(row, str):
                 self.dropped[row] += 1
             else:
                 rows.append(row)
+        if not content.annotations:
+            self.noted["file without annotations"] = 1
         return rows
 
-    def _parse(self, annotation: Any, images: dict[int, dict], known_images: set[int]) -> _Row | str:
+    def _parse(self, annotation: Any, images: dict[int, dict], content: CocoContent) -> _Row | str:
         """The usable form of an annotation, or the reason to drop it."""
         if not isinstance(annotation, Mapping):
             return "malformed annotations"
         image_id, category = annotation.get("image_id"), annotation.get("category_id")
-        if not _is_id(image_id) or image_id not in known_images:
+        if not is_id(image_id) or image_id not in content.known_images:
             return "annotations of unknown images"
+        image_id = content.same_image.get(image_id, image_id)
         if image_id not in images:
             return "annotations of missing images"
-        if not _is_id(category) or category not in self.category_to_label:
+        if not is_id(category) or category not in self.category_to_label:
             return "annotations of unknown categories"
         box = _numbers(annotation.get("bbox"), 4)
         if box is None:
@@ -165,6 +189,10 @@ class CocoDetection(Dataset):
         # judged in float32, the precision that training sees
         if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
             return "boxes outside the image"
+        if max(map(abs, box)) >= 2**31:  # its area, which COCO evaluates, may be infinite
+            return "malformed boxes"
+        if not np.array_equal(corners, [x, y, x + w, y + h]):
+            self.noted["boxes clipped to the image"] += 1
         area = _numbers([annotation.get("area")], 1)
         size = float((clipped[2] - clipped[0]) * (clipped[3] - clipped[1]))
         return _Row(
@@ -172,7 +200,7 @@ class CocoDetection(Dataset):
             self.category_to_label[category],
             clipped,
             box,
-            area[0] if area is not None and area[0] > 0 else size,
+            area[0] if area is not None and 0 < area[0] < 2**62 else size,
             annotation.get("iscrowd") in (1, True),
         )
 
@@ -189,13 +217,68 @@ class CocoDetection(Dataset):
         self._areas = np.array([row.area for row in rows], dtype=np.float64)
         self._iscrowd = np.array([row.iscrowd for row in rows], dtype=bool)
         self.image_ids: list[int] = list(images)
-        self._names = [entry["file_name"] for entry in images.values()]
+        self._names: list[str] = [entry["file_name"] for entry in images.values()]
         self._sizes = np.array(
             [(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64
         )
 
-    # -- items -----------------------------------------------------------------------------------------------
-    # ------------
+    def verify(self, *, workers: int = 0, progress: bool = False) -> None:
+        """Decodes every image once and leaves the broken ones out, the same on all ranks, which share the work.
+
+        Raises ImageDecodeError if none is left, or with ``strict`` for any broken one.
+        """
+        self._leave_out(self._broken_images(workers, progress))
+        if self.dropped or self.noted:
+            _LOG.warning("%s", self.summary())
+
+    def _broken_images(self, workers: int, progress: bool) -> dict[int, str]:
+        """{index: what is wrong with the image}, of all ranks."""
+        rank = distributed.rank()
+        mine = list(range(rank, len(self), distributed.world_size()))
+        loader = DataLoader(
+            _Problems(self),
+            batch_size=32,
+            sampler=mine,
+            num_workers=workers,
+            collate_fn=list,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # else it takes a draw from the global one
+        )
+        found: dict[int, str] = {}
+        with tqdm(total=len(mine), desc="checking images", unit="img", disable=not progress or rank > 0) as bar:
+            for batch in loader:
+                found |= {index: problem for index, problem in batch if problem is not None}
+                bar.update(len(batch))
+        parts = distributed.gather(found)
+        return dict(sorted((index, problem) for part in parts for index, problem in part.items()))
+
+    def _leave_out(self, bad: dict[int, str]) -> None:
+        """Goes on without the images at the indices of `bad`."""
+        if not bad:
+            return
+        if self.strict or len(bad) == len(self):
+            raise ImageDecodeError(
+                f"{self.annotation_file}: {len(bad)} of {len(self)} images cannot be used: {_first(list(bad.values()))}"
+            )
+        for problem in list(bad.values())[:_SHOWN]:
+            _LOG.warning("image left out: %s", problem)
+        self.dropped["broken images"] = len(bad)
+        if self._cache is not None:
+            self._cache = [data for index, data in enumerate(self._cache) if index not in bad]
+        kept = np.setdiff1d(np.arange(len(self)), list(bad))
+        counts = np.diff(self._offsets)
+        kept_rows = np.isin(np.repeat(np.arange(len(self)), counts), kept)
+        if not kept_rows.all():
+            self.dropped["annotations of broken images"] = int((~kept_rows).sum())
+        for name in ("_boxes", "_file_boxes", "_labels", "_areas", "_iscrowd"):
+            setattr(self, name, getattr(self, name)[kept_rows])
+        self._offsets = np.concatenate([[0], np.cumsum(counts[kept])])
+        self._sizes = self._sizes[kept]
+        self.image_ids = [self.image_ids[index] for index in kept]
+        self._names = [self._names[index] for index in kept]
+
+    # -- items
+    # ------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -204,6 +287,7 @@ class CocoDetection(Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images")
         index = int(index) % len(self)
+        skipped: dict[str, str] = {}
         for step in range(len(self)):
             at = (index + step) % len(self)
             try:
@@ -211,11 +295,15 @@ class CocoDetection(Dataset):
             except (OSError, ImageDecodeError) as error:
                 if self.strict:
                     raise
-                self._note_broken(at, error)
+                skipped[self._names[at]] = str(error)
+                self.note_broken({self._names[at]: str(error)})
                 continue
             target = self.target(at)
+            if skipped:
+                target["skipped"] = skipped
             return (image, target) if self.transforms is None else self.transforms(image, target)
-        raise RuntimeError(f"none of the {len(self)} images in {self.image_dir} can be read")
+        shown = _first(list(skipped.values()))
+        raise DataError(f"none of the {len(self)} images in {self.image_dir} can be read: {shown}")
 
     def load_image(self, index: int) -> torch.Tensor:
         """Image `index` as uint8 [3, H, W], before transforms. Raises OSError or ImageDecodeError, naming the
@@ -253,22 +341,29 @@ class CocoDetection(Dataset):
 
     def _read(self, index: int) -> bytes:
         cached = self._cache[index] if self._cache is not None else None
-        return self.image_path(index).read_bytes() if cached is None else cached
+        return read_image(self.image_path(index)) if cached is None else cached
 
     def _read_quietly(self, index: int) -> bytes | None:
         try:
-            return self.image_path(index).read_bytes()
-        except OSError:
+            return read_image(self.image_path(index))
+        except (OSError, ImageDecodeError):
             return None  # met again, and dealt with, at load
 
-    def _note_broken(self, index: int, error: Exception) -> None:
-        name = self._names[index]
-        if name not in self.broken:
-            self.broken[name] = str(error)
-            _LOG.warning("image skipped: %s", error)
+    def note_broken(self, broken: Mapping[str, str]) -> None:
+        """Takes {file name: why} of images found unreadable, by a worker process say, into `broken`."""
+        for name, why in broken.items():
+            if name not in self.broken:
+                self.broken[name] = why
+                if torch.utils.data.get_worker_info() is None:  # the main process hears of it, and tells
+                    _LOG.warning("image skipped: %s", why)
 
     # -- what the set holds
     # ----------------------------------------------------------------------------------------------
+
+    @property
+    def num_objects(self) -> int:
+        """Usable boxes that are no crowd's."""
+        return int((~self._iscrowd).sum())
 
     def summary(self) -> str:
         """One paragraph: what is in the set, and what was dropped and why."""
@@ -279,8 +374,10 @@ class CocoDetection(Dataset):
         )
         left_out = [f"{count} {reason}" for reason, count in sorted(self.dropped.items()) if count]
         if self.broken:
-            left_out.append(f"{len(self.broken)} broken images")
-        return text + ("; dropped: " + ", ".join(left_out) if left_out else "")
+            left_out.append(f"{len(self.broken)} broken images met while loading")
+        text += "; dropped: " + ", ".join(left_out) if left_out else ""
+        odd = [f"{count} {reason}" for reason, count in sorted(self.noted.items())]
+        return text + ("; noted: " + ", ".join(odd) if odd else "")
 
     def ground_truth(self) -> dict[str, Any]:
         """The annotations in use as a COCO dictionary, with the file's own (unclipped) boxes and areas, for
@@ -311,6 +408,20 @@ class CocoDetection(Dataset):
         }
 
 
+class _Problems(Dataset):
+    """(index, what is wrong with image `index` or None)."""
+
+    def __init__(self, images: CocoDetection):
+        self.images = images
+
+    def __getitem__(self, index: int) -> tuple[int, str | None]:
+        try:
+            self.images.load_image(index)
+        except (OSError, ImageDecodeError) as error:
+            return index, str(error)
+        return index, None
+
+
 @dataclass
 class _Row:
     image_id: int
@@ -321,8 +432,12 @@ class _Row:
     iscrowd: bool
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_file(entry: os.DirEntry) -> bool:
+    """Not a pipe or a device: reading it might never end."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads round in a circle, say
+        return False
 
 
 def _numbers(values: Any, count: int) -> list[float] | None:
@@ -336,47 +451,3 @@ def _numbers(values: Any, count: int) -> list[float] | None:
     except OverflowError:
         return None
     return numbers if all(math.isfinite(v) for v in numbers) else None
-
-
-def _read_coco(path: Path) -> dict[str, list]:
-    """Reads and checks a COCO detection JSON; ValueError says what is wrong or missing."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotation file {path}")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not COCO detection data: a {type(content).__name__}, not an object")
-    missing = [
-        key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)
-    ]
-    if missing:
-        raise ValueError(f"{path} is not COCO detection data: no list {', '.join(missing)}")
-    for key, fields in (("images", ("id", "file_name", "width", "height")), ("categories", ("id",))):
-        if not content[key]:
-            raise ValueError(f"{path}: {key} is empty")
-        for k, entry in enumerate(content[key]):
-            absent = [f for f in fields if f not in entry] if isinstance(entry, dict) else list(fields)
-            if absent:
-                raise ValueError(f"{path}: {key}[{k}] has no {', '.join(absent)}")
-            if not _is_id(entry["id"]):
-                raise ValueError(f"{path}: {key}[{k}] has id {entry['id']!r}, which is not an integer")
-        counts = Counter(entry["id"] for entry in content[key])
-        repeated = [entry for entry, count in counts.items() if count > 1]
-        if repeated:
-            raise ValueError(f"{path}: {key} has id {repeated[0]} more than once")
-    for entry in content["images"]:
-        if not all(_is_id(entry[side]) and 0 < entry[side] < 2**31 for side in ("width", "height")):
-            raise ValueError(f"{path}: image {entry['id']} has size {entry['width']!r} x {entry['height']!r}")
-    return content
-
-
-def _check_inside(name: Any, source: Path) -> None:
-    """Refuses a file name that could lead out of the image folder, on any system (purely by its text: links
-    are fine)."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise ValueError(f"{source}: {name!r} is not a file name")
-    windows = PureWindowsPath(name)
-    if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-        raise ValueError(f"{source}: file_name {name!r} leads out of the image folder")

@@ -3,17 +3,42 @@ workers."""
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from .images import ImageDecodeError
 
 _KEY = "seed", "batch_size", "num_samples", "shuffle", "drop_last"
+
+
+class DataError(RuntimeError):
+    """The data cannot be loaded any more; the message is for the user."""
+
+
+def death_of_worker(error: Exception) -> DataError | None:
+    """`error` in plain words, if torch raised it because a loader's worker process died, else None.
+
+    The main process learns of it by a signal, so it may be raised anywhere, not only where batches are fetched.
+    """
+    if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader worker"):
+        return None
+    return _lost(str(error).rstrip(". "))
+
+
+def _lost(how: str) -> DataError:
+    return DataError(
+        f"a process that loads data died ({how}). Killed processes are often out of memory: use fewer data.workers, or "
+        "none (data.workers=0) to see an error of the process itself"
+    )
 
 
 def collate(items: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], list[dict[str, Any]]]:
@@ -145,7 +170,8 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
 
 class _SeededItems(Dataset):
     """Seeds torch, numpy and random for every item, from (seed, epoch, index): transforms then draw the same
-    whichever worker has the item, and whether or not the run was resumed."""
+    whichever worker has the item, and whether or not the run was resumed. What can go wrong with data is given back
+    as the item, to be raised in the main process as it is, not inside a worker's traceback."""
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -161,10 +187,16 @@ class _SeededItems(Dataset):
         random.seed(numpy_seed)
         try:
             return self.dataset[index]
+        except (OSError, ImageDecodeError, DataError) as error:
+            return error
         finally:  # with no workers this is the training process, whose own draws are not ours to change
             torch.set_rng_state(state[0])
             np.random.set_state(state[1])
             random.setstate(state[2])
+
+
+def _collate_or_error(items: Sequence[Any]) -> Any:
+    return next((item for item in items if isinstance(item, Exception)), None) or collate(items)
 
 
 class _KeyedBatches(Sampler):
@@ -211,15 +243,42 @@ class DetectionLoader:
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
         self.batch_sampler.start = self.position = self._resume_at
         self._resume_at = 0
-        for batch in self.loader:
+        batches = iter(self.loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if (died := death_of_worker(error)) is not None:
+                    raise died from error
+                raise
+            except (OSError, EOFError) as error:  # what a worker had sent dies with it, if it was not fetched yet
+                raise _lost(f"{type(error).__name__}: {error}") from error
+            batch = self._usable(batch)
             self.position += 1
             yield batch
+
+    @property
+    def dataset(self) -> Dataset:
+        """What the images come from, whole where a part of it is loaded."""
+        dataset = self.loader.dataset.dataset
+        return dataset.dataset if isinstance(dataset, Subset) else dataset
 
     def load(self, position: int) -> tuple[list[Tensor], list[dict[str, Any]]]:
         """A batch of the present epoch, loaded (again) in this process: the same images and transforms."""
         sampler = self.batch_sampler
         indices = share(sampler.batches()[position], sampler.rank, sampler.world_size)
-        return collate([self.loader.dataset[sampler.epoch, index] for index in indices])
+        return self._usable(_collate_or_error([self.loader.dataset[sampler.epoch, index] for index in indices]))
+
+    def _usable(self, batch: Any) -> tuple[list[Tensor], list[dict[str, Any]]]:
+        """A batch without the notes of its loading; an error that came in its place is raised."""
+        if isinstance(batch, Exception):
+            raise batch
+        for target in batch[1]:
+            if skipped := target.pop("skipped", None):
+                self.dataset.note_broken(skipped)
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and batches handed out, and what must be equal for them to mean the same."""
@@ -241,10 +300,21 @@ class DetectionLoader:
         return {key: getattr(self.batch_sampler, key) for key in _KEY}
 
 
-def _start_worker(worker_id: int) -> None:
+def start_worker(worker_id: int) -> None:
+    """What each worker process begins with."""
     torch.set_num_threads(1)  # workers are the parallelism
-    # Ctrl-C reaches the workers too: the main process decides when they end.
+    # Ctrl-C, and a scheduler's SIGTERM, reach the workers too: the main process decides when they end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_the_parent(parent: int) -> None:
+    """Ends this process at a SIGTERM that the process `parent` sent; passes over those of others."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(128 + signal.SIGTERM)
 
 
 def build_loader(
@@ -293,8 +363,8 @@ def build_loader(
         _SeededItems(dataset, seed),
         batch_sampler=_KeyedBatches(sampler),
         num_workers=num_workers,
-        collate_fn=collate,
-        worker_init_fn=_start_worker,
+        collate_fn=_collate_or_error,
+        worker_init_fn=start_worker,
         pin_memory=pin_memory,
         persistent_workers=persistent_workers and num_workers > 0,
         generator=torch.Generator().manual_seed(

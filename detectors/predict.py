@@ -1,0 +1,235 @@
+"""A trained detector on images: draws what it finds, and writes it as JSON in COCO's results format.
+
+    python detectors/predict.py runs/demo/checkpoint.pt photo.jpg holiday/ --out found
+
+OUT gets a drawing of every image (found/photo.jpg.png, found/holiday/...) and predictions.json: COCO's result rows with
+file names beside. An image id is the number that a file is called by, as COCO's are, where all files are called by
+different ones; else images are numbered from 1. An image's EXIF rotation is applied, and boxes are in pixels of the
+image so turned. Images that cannot be read are told and left out.
+
+Exit code: 0; 1 if some image could not be read; 2 if nothing could be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from detectors import distributed
+from detectors.builder import build_model, evaluation_transforms
+from detectors.checkpoint import load_checkpoint, trained_weights
+from detectors.config import Config, from_dict, override
+from detectors.data.images import ImageDecodeError, decode_image, read_image
+from detectors.dense import DenseDetector
+from detectors.evaluate import to_original
+from detectors.visualize import draw_detections
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
+"""What counts as an image in a folder; a file that is named itself may be called anything."""
+
+MAX_DRAWN = 100
+"""Boxes drawn on an image, the best ones; the JSON holds all."""
+
+
+class Predictor:
+    """A checkpoint's detector with the preprocessing it is evaluated with.
+
+    Attributes:
+        names: class names by label; `names[l - 1]` is label l's.
+        category_ids: COCO's ids of the classes, likewise.
+    """
+
+    def __init__(self, checkpoint: Path, device: str = "auto"):
+        """Raises FileNotFoundError or ValueError for a checkpoint, or a device, that cannot be used."""
+        state = load_checkpoint(checkpoint)
+        # the checkpoint brings its own weights
+        self.config: Config = override(from_dict(state["config"]), "model.weights", None)
+        self.device = distributed.pick_device(device)
+        self.model: DenseDetector = build_model(self.config, state["num_classes"])
+        try:
+            self.model.load_state_dict(trained_weights(state))
+        except RuntimeError as error:
+            shown = " ".join(str(error).split())[:200]
+            raise ValueError(f"{checkpoint} does not fit its own configuration's model: {shown}") from error
+        self.model.to(self.device).eval()
+        self.transforms = evaluation_transforms(self.config)
+        numbers = list(range(1, state["num_classes"] + 1))
+        self.names: list[str] = state.get("categories") or list(map(str, numbers))
+        self.category_ids: list[int] = state.get("category_ids") or numbers  # not in checkpoints of version 0.1
+        if self.model.class_agnostic:
+            self.names, self.category_ids = ["object"], [1]
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        """uint8 [3, H, W] -> `boxes` [n, 4] xyxy pixels of this image, `labels` [n], `scores` [n], best first."""
+        size = tuple(image.shape[-2:])
+        empty = {"boxes": torch.zeros(0, 4), "area": torch.zeros(0)}
+        resized, _ = self.transforms(image, empty)
+        detections, _ = self.model.detect([resized.to(self.device)])
+        return to_original(detections[0], tuple(resized.shape[-2:]), size)
+
+
+def find_images(inputs: Sequence[Path], recursive: bool, leave_out: Path) -> Iterator[tuple[Path, Path]]:
+    """(image file, where it goes below the output folder), each file once, folders in the order of names.
+
+    Links are followed to files, not to folders. What lies in ``leave_out``, the output of an earlier run, is no input.
+
+    Raises FileNotFoundError for an input that is not there.
+    """
+    seen: set[Path] = set()
+    taken: set[Path] = set()
+    leave_out = leave_out.resolve()
+    for given in inputs:
+        if given.is_file():
+            found = [(given, Path(given.name))]
+        elif given.is_dir():
+            found = []
+            for folder, folders, files in os.walk(given):
+                here = Path(folder)
+                folders[:] = sorted(f for f in folders if recursive and (here / f).resolve() != leave_out)
+                if here.resolve() != leave_out:
+                    found += [
+                        (here / name, Path(given.resolve().name) / here.relative_to(given) / name)
+                        for name in sorted(files)
+                        if Path(name).suffix.lower() in SUFFIXES
+                    ]
+        else:
+            raise FileNotFoundError(f"no image or folder {given}")
+        for path, place in found:
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
+            chosen, number = place, 1
+            while chosen in taken:
+                number += 1
+                chosen = place.with_name(f"{place.stem}_{number}{place.suffix}")
+            taken.add(chosen)
+            yield path, chosen
+
+
+def image_ids(paths: Sequence[Path]) -> list[int]:
+    """The numbers that the files are called by, if all are and differ; else 1, 2, ..."""
+    stems = [path.stem for path in paths]
+    if all(stem.isascii() and stem.isdigit() and len(stem) < 19 for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(paths) + 1))
+
+
+def result_rows(detections: dict[str, Tensor], image_id: int, path: Path, predictor: Predictor) -> list[dict[str, Any]]:
+    """Detections as rows of COCO's results format (boxes are x, y, width, height), with file and class names."""
+    rows = []
+    columns = (detections[key].tolist() for key in ("boxes", "labels", "scores"))
+    for (x1, y1, x2, y2), label, score in zip(*columns, strict=True):
+        rows.append(
+            {
+                "image_id": image_id,
+                "file_name": str(path),
+                "category_id": predictor.category_ids[label - 1],
+                "category": predictor.names[label - 1],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+            }
+        )
+    return rows
+
+
+def predict(
+    predictor: Predictor,
+    images: Sequence[tuple[Path, Path]],
+    out: Path,
+    *,
+    score_threshold: float,
+    draw: bool = True,
+    progress: bool = True,
+) -> tuple[list[dict[str, Any]], dict[Path, str]]:
+    """Predicts on every image, draws into ``out`` and writes ``out/predictions.json``.
+
+    -> (the rows of the JSON, {image that cannot be read: why}).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    failed: dict[Path, str] = {}
+    ids = image_ids([path for path, _ in images])
+    names = None if predictor.model.class_agnostic else predictor.names
+    bar = tqdm(images, unit="img", disable=not progress, dynamic_ncols=True)
+    for (path, place), image_id in zip(bar, ids, strict=True):
+        try:
+            image = decode_image(read_image(path))
+        except (OSError, ImageDecodeError) as error:
+            failed[path] = str(error)
+            continue
+        found = predictor(image)
+        kept = found["scores"] > score_threshold
+        found = {key: value[kept] for key, value in found.items()}
+        rows += result_rows(found, image_id, path, predictor)
+        if draw:
+            target = out / place.with_name(f"{place.name}.png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draw_detections(image, {key: value[:MAX_DRAWN] for key, value in found.items()}, names).save(target)
+    temporary = out / ".predictions.json"
+    temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    temporary.replace(out / "predictions.json")
+    return rows, failed
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a run")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="what to predict on")
+    parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
+    parser.add_argument("--recursive", action="store_true", help="folders within folders too")
+    parser.add_argument("--score-threshold", type=float, metavar="S", help="keep what scores above; default: 0.3, of "
+                        "proposals 0.5; what the detector itself drops (below 0.05) does not come back")
+    parser.add_argument("--json", action="store_true", help="write predictions.json only, draw nothing")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        images = list(find_images(options.images, options.recursive, options.out))
+        if not images:
+            raise ValueError(f"no images in {', '.join(map(str, options.images))} (--recursive looks deeper)")
+        predictor = Predictor(options.checkpoint, options.device)
+        threshold = options.score_threshold
+        if threshold is None:
+            threshold = 0.5 if predictor.model.class_agnostic else 0.3
+        rows, failed = predict(
+            predictor,
+            images,
+            options.out,
+            score_threshold=threshold,
+            draw=not options.json,
+            progress=not options.quiet,
+        )
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"predict.py: {error}", file=sys.stderr)
+        return 2
+    for path, why in failed.items():
+        print(f"predict.py: {path}: {why}", file=sys.stderr)
+    done = len(images) - len(failed)
+    print(f"{options.out / 'predictions.json'}: {len(rows)} boxes on {done} of {len(images)} images")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

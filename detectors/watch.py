@@ -1,0 +1,147 @@
+"""Watching a run in TensorBoard: its figures, and images with detections and with who trains which task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import Tensor
+
+from .dense import DenseDetector, Target, prepare_targets
+from .visualize import draw_detections, draw_priors, side_by_side
+
+MAX_IMAGES = 2
+"""Images shown of a batch."""
+
+SHOWN_DETECTIONS = 10
+"""Detections drawn on an image, the best ones."""
+
+
+class Watch:
+    """Writes a run's events for TensorBoard into `folder`; on ranks other than 0 it does nothing.
+
+    Nothing is written before the first `log_scalars` or `log_images`; its iteration is where a resumed run takes up,
+    and TensorBoard hides what an interrupted one had written beyond.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path, category_names: Sequence[str]):
+        self.folder, self.names = Path(folder), list(category_names)
+        self._writer = None
+        self._active = not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
+        if self._active:
+            _writer_class()  # missing packages are told at the start
+
+    def log_scalars(self, iteration: int, values: Mapping[str, float], group: str = "train") -> None:
+        """One point of each curve `group/name`; what is not finite (a metric of nothing) is left out."""
+        if not self._active:
+            return
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._open(iteration).add_scalar(f"{group}/{name}", float(value), iteration)
+
+    def log_images(
+        self, iteration: int, model: DenseDetector, images: Sequence[Tensor], targets: Sequence[Target]
+    ) -> None:
+        """The first images of a batch (uint8 [3, H, W]) with the model's detections and its labels of both tasks.
+
+        Costs a forward pass of these images. The model, its statistics and the random state are left as they are.
+        """
+        if not self._active:
+            return
+        for k, view in enumerate(look(model, images[:MAX_IMAGES], targets[:MAX_IMAGES])):
+            picture = np.asarray(view.picture(None if model.class_agnostic else self.names))
+            self._open(iteration).add_image(f"images/{k}", picture, iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes out what is pending."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _open(self, iteration: int):
+        if self._writer is None:
+            self._writer = _writer_class()(str(self.folder), purge_step=iteration)
+        return self._writer
+
+
+def _writer_class() -> type:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(f"run.tensorboard needs tensorboard (pip install mlc-ext[tensorboard]): {error}") from error
+    return SummaryWriter
+
+
+@dataclass
+class View:
+    """What a detector does with one image and its objects."""
+
+    image: Tensor
+    """uint8 [3, H, W]."""
+    boxes: Tensor
+    """[G, 4] the objects, without crowd."""
+    detections: dict[str, Tensor]
+    centres: Tensor
+    """[n, 2] (x, y) of the candidate priors, those of any object."""
+    cls_positive: Tensor
+    """[n] bool: candidates that are positives for classification. Ignored ones are in neither mask."""
+    cls_negative: Tensor
+    loc_positive: Tensor
+    """[n] bool: candidates that are positives for localisation; the others are negatives."""
+
+    def picture(self, names: Sequence[str] | None) -> Image.Image:
+        """Detections, classification labels and localisation labels, side by side."""
+        best = {key: value[:SHOWN_DETECTIONS] for key, value in self.detections.items()}
+        used = self.cls_positive | self.cls_negative
+        return side_by_side(
+            [
+                draw_detections(self.image, best, names),
+                draw_priors(self.image, self.centres[used], self.cls_positive[used], self.boxes),
+                draw_priors(self.image, self.centres, self.loc_positive, self.boxes),
+            ],
+            ["detections", "classification", "localisation"],
+        )
+
+
+@torch.no_grad()
+def look(model: DenseDetector, images: Sequence[Tensor], targets: Sequence[Target]) -> list[View]:
+    """The model's detections and its labels of both tasks on uint8 images, in evaluation mode (batch norm's fixed
+    statistics), labelling as it trains now: the baseline's way, or mutually. RPN's sample is drawn from these labels.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        device = next(model.parameters()).device
+        outputs, feature_sizes, image_sizes = model._run([image.to(device) for image in images])
+        detections = model.detections(outputs, feature_sizes, image_sizes)
+        objects = prepare_targets(targets, len(images), device, model.num_classes)
+        priors, _, assignment, task = model.label(outputs, feature_sizes, objects)
+    finally:
+        model.train(was_training)
+    centres = priors if priors.shape[1] == 2 else (priors[:, :2] + priors[:, 2:]) / 2
+    views = []
+    for k, image in enumerate(images):
+        mine = slice(k * len(priors), (k + 1) * len(priors))
+        candidate = assignment.candidate_gt[mine] >= 0
+        cls_labels = task.cls_labels[mine][candidate]
+        views.append(
+            View(
+                image=image,
+                boxes=objects[k]["boxes"],
+                detections=detections[k],
+                centres=centres[candidate],
+                cls_positive=cls_labels > 0,
+                cls_negative=cls_labels == 0,
+                loc_positive=task.loc_positive[mine][candidate],
+            )
+        )
+    return views
