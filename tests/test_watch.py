@@ -159,7 +159,7 @@ def test_other_ranks_write_nothing(tmp_path, monkeypatch):
 
 
 def test_without_tensorboard_the_run_ends_at_the_start(tmp_path, monkeypatch, capsys):
-    from detectors import dense
+    from detectors import train
 
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
@@ -182,7 +182,7 @@ def test_a_run_is_watched_and_trains_the_same(tmp_path, monkeypatch):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert not (tmp_path / "runFalse" / "tensorboard").exists()
     found = events(tmp_path / "runTrue" / "tensorboard")
-    logged = [entry for entry in trainer.history if "loss" in entry]
+    logged = [entry for entry in trainer.metrics.entries if "loss" in entry]
     assert scalars(found, "train/loss") == [(e["iteration"], pytest.approx(e["loss"])) for e in logged]
     assert [value for _, value in scalars(found, "train/mutual")] == [0, 0, 1, 1]
     assert scalars(found, "evaluation/AR@100")[-1] == (4, pytest.approx(metrics["AR@100"]))

@@ -196,7 +196,7 @@ def test_learns_eight_images_by_heart(detector, method, tmp_path):
         config = override(config, name, value)
     trainer = Trainer(config, progress=False)
     metrics = trainer.run()
-    steps = [entry for entry in trainer.history if "loss" in entry]
+    steps = [entry for entry in trainer.metrics.entries if "loss" in entry]
     assert trainer.model.mutual == METHODS[method]["ml"] and len(trainer.val_set) == 8
     assert steps[-1]["bbox_regression"] < 0.5 * steps[0]["bbox_regression"]
     if detector == "rpn":
