@@ -33,8 +33,8 @@ struct KeptColumns {
 };
 
 // The first of n boxes, whole lanes, that overlaps `box` by more than the threshold, or -1. Their x1 stand at
-// columns[0..], the other columns each `stride` further (few arguments: most calls compare with one box or two). To draw one answer from a
-// vector costs almost as much as to fill it: after the first few boxes, four vectors share one.
+// columns[0..], the other columns each `stride` further (few arguments: most calls compare with one box or two). To
+// draw one answer from a vector costs almost as much as to fill it: after the first few boxes, four vectors share one.
 template <typename T>
 MLC_SIMD_CLONES int64_t first_overlap(const T* columns, int64_t stride, int64_t n, Box<T> box, T box_area,
                                       T threshold) {

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "kept_boxes.h"
@@ -52,27 +51,30 @@ class NmsImage {
     return kept;
   }
 
-  // IoU-NMS, likewise. A kept box's cluster is known by its index.
+  // IoU-NMS, likewise. Clusters are numbered as they are found: few, they stay in the cache.
   int64_t by_quality(const Input& in, const Limits& limits, int64_t* keep, scalar_t* scores) {
     if (int64_t bad = rank_by_quality(in, limits); bad >= 0) return -1 - bad;
     make_room(in);
-    constexpr T none = -std::numeric_limits<T>::infinity();  // which no candidate's score is
-    cluster_score_.assign(static_cast<size_t>(in.n), none);
+    cluster_score_.clear();
+    chosen_.clear();  // the kept
     for (int64_t r = 0; r < ranking_.size(); ++r) {
       const int64_t i = ranking_[r];
-      const int64_t suppressor = kept_.suppressor_or_keep(r, load(in, i), limits.iou_threshold, i);
-      T& best = cluster_score_[suppressor < 0 ? i : suppressor];
-      best = max_of(best, score(in, i));
+      const int64_t cluster =
+          kept_.suppressor_or_keep(r, load(in, i), limits.iou_threshold, static_cast<int64_t>(chosen_.size()));
+      if (cluster < 0) {
+        chosen_.push_back(i);
+        cluster_score_.push_back(score(in, i));
+      } else {
+        cluster_score_[cluster] = max_of(cluster_score_[cluster], score(in, i));
+      }
     }
     ranking_.clear();
-    for (int64_t i = 0; i < in.n; ++i) {
-      if (cluster_score_[i] > none) ranking_.add(cluster_score_[i], i);
-    }
+    for (size_t k = 0; k < chosen_.size(); ++k) ranking_.add(cluster_score_[k], chosen_[k]);
     ranking_.keep_first(limits.max_detections);
     ranking_.sort();
     for (int64_t k = 0; k < ranking_.size(); ++k) {
       keep[k] = ranking_[k];
-      scores[k] = static_cast<scalar_t>(cluster_score_[keep[k]] + T(0));  // -0 becomes 0
+      scores[k] = static_cast<scalar_t>(ranking_.value(k));
     }
     return ranking_.size();
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "../rescored_nms.h"
@@ -20,6 +21,7 @@ class Ranking {
   }
   int64_t size() const { return static_cast<int64_t>(keys_.size()); }
   int64_t operator[](int64_t rank) const { return static_cast<int64_t>(keys_[rank] & 0xffffffffu); }
+  float value(int64_t rank) const { return descending_value(static_cast<unsigned int>(keys_[rank] >> 32)); }  // no -0
   bool same_value(int64_t rank, int64_t other) const { return keys_[rank] >> 32 == keys_[other] >> 32; }
 
   // Keeps the k first, in no order.
@@ -36,13 +38,23 @@ class Ranking {
     const bool ordered = std::is_sorted(keys_.begin(), keys_.end(), [](uint64_t a, uint64_t b) {
       return (a & 0xffffffffu) < (b & 0xffffffffu);
     });
-    for (int shift = ordered ? 32 : 0; shift < 64; shift += kDigit) pass(shift);
+    if (size() < kWideFrom) {
+      passes<8>(ordered);
+    } else {
+      passes<11>(ordered);
+    }
   }
 
  private:
-  static constexpr int64_t kRadixFrom = 512;
-  static constexpr int kDigit = 11;
+  static constexpr int64_t kRadixFrom = 96;
+  static constexpr int64_t kWideFrom = 768;  // fewer keys than this are not worth a table of 2048 counts a pass
 
+  template <int kDigit>
+  void passes(bool ordered) {
+    for (int shift = ordered ? 32 : 0; shift < 64; shift += kDigit) pass<kDigit>(shift);
+  }
+
+  template <int kDigit>
   void pass(int shift) {
     uint32_t count[1 << kDigit] = {};
     constexpr uint64_t mask = (1 << kDigit) - 1;
@@ -66,6 +78,7 @@ class Ranking<double> {
   void add(double value, int64_t index) { keys_.push_back({descending_key(value), index}); }
   int64_t size() const { return static_cast<int64_t>(keys_.size()); }
   int64_t operator[](int64_t rank) const { return keys_[rank].second; }
+  double value(int64_t rank) const { return descending_value(keys_[rank].first); }
   bool same_value(int64_t rank, int64_t other) const { return keys_[rank].first == keys_[other].first; }
   void keep_first(int64_t k) {
     if (k < 0 || k >= size()) return;
