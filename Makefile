@@ -7,7 +7,8 @@ JOBS ?= 2
 DEMO_ARGS ?= --compare
 TEST_ARGS ?=
 BENCH_ARGS ?=
-GROWTH_ARGS ?=
+GROWTH_ARGS ?= --threads 1
+
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

@@ -28,15 +28,16 @@ def case(n: int, groups: int, settings: Settings) -> Case:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.rand(2, n, generator=generator).to(settings.device)
     ids = torch.randint(0, groups, (n,), generator=generator).to(settings.device)
-    order = ids.argsort(stable=True).numpy()
-    cuts = np.cumsum(np.bincount(ids.numpy(), minlength=groups))[:-1]
-    pairs = list(zip(np.split(x.numpy()[order], cuts), np.split(y.numpy()[order], cuts), strict=True))
+    host_x, host_y, host_ids = (t.cpu().numpy() for t in (x, y, ids))
+    order = host_ids.argsort(kind="stable")
+    cuts = np.cumsum(np.bincount(host_ids, minlength=groups))[:-1]
+    pairs = list(zip(np.split(host_x[order], cuts), np.split(host_y[order], cuts), strict=True))
 
     def peer() -> list[float]:
         return [rank_correlation(a, b) for a, b in pairs]
 
     def check() -> None:
-        np.testing.assert_allclose(segmented_spearman(x, y, ids, groups)[0].numpy(), peer(), atol=1e-9)
+        np.testing.assert_allclose(segmented_spearman(x, y, ids, groups)[0].cpu().numpy(), peer(), atol=1e-9)
 
     name = f"{n:,} pairs, {groups:,} groups"
     return Case(name, lambda: segmented_spearman(x, y, ids, groups), {"scipy, per group": peer}, check)

@@ -15,7 +15,7 @@
 
 // Hot CPU loops are compiled for several instruction sets and chosen at load time, so one wheel is fast everywhere.
 // Sanitizers cannot instrument the resolver, and clang's support is partial: there the plain version is used.
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(__CUDACC__) && \
+#if defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && defined(__x86_64__) && !defined(__CUDACC__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(MLC_NO_SIMD_CLONES)
 #define MLC_SIMD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

@@ -12,7 +12,7 @@
 // - matched_gt: the gt it is forced to, else the gt of the largest IoU (the first of equals) if that is >= low and
 //   above 0, else -1. In other words: the candidates of mutual labelling.
 // - Crowd gts match nothing. A negative of which a crowd gt covers at least crowd_iof of the area is ignored.
-// - O(A + K) memory an image: the A x K matrix is never stored.
+// - O(A + K) memory an image, on CPU A K / 512 more: the A x K matrix is never stored.
 #pragma once
 
 #include "box_iou.h"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 import re
@@ -97,10 +98,15 @@ def tidy(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """Moves the checkpoints of an earlier run to ``earlier/``: a new one must not go on with them."""
-    for path in _numbered(folder).values():
-        (folder / "earlier").mkdir(exist_ok=True)
-        os.replace(path, folder / "earlier" / path.name)
+    """Moves the checkpoints of an earlier run to ``earlier/`` (``earlier.1/``, ... where that is there): a new one must
+    not go on with them."""
+    found = _numbered(folder).values()
+    if not found:
+        return
+    place = next(p for n in itertools.count() if not (p := folder / (f"earlier.{n}" if n else "earlier")).exists())
+    place.mkdir()
+    for path in found:
+        os.replace(path, place / path.name)
 
 
 def load_checkpoint(path: Path) -> dict:

@@ -149,6 +149,10 @@ class ScheduleConfig:
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"schedule.{name} must be at least 1, got {getattr(self, name)}")
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise ValueError(f"schedule.clip_grad must be positive or None, got {self.clip_grad}")
+        if self.warmup_iterations < 0:
+            raise ValueError(f"schedule.warmup_iterations must not be negative, got {self.warmup_iterations}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"schedule.precision must be one of {PRECISIONS}, got {self.precision!r}")
         if self.ema is not None and not 0 <= self.ema < 1:
@@ -182,7 +186,7 @@ class RunConfig:
     """Only deterministic algorithms: the same bits again on a GPU too, or an error."""
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_every", "eval_every", "keep_checkpoints"):
+        for name in ("log_every", "save_every", "eval_every", "keep_checkpoints", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"run.{name} must be at least 1, got {value}")

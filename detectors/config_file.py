@@ -3,7 +3,7 @@
     preset: fcos_minus_r50_mlc      # optional: what the settings below change
     data: {data: COCO, short_side: [640, 672, 704, 736, 768, 800], workers: 8}
     schedule:
-      epochs: 12
+      batch_size: 8
 """
 
 from __future__ import annotations

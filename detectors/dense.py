@@ -153,8 +153,9 @@ class DenseDetector(nn.Module):
         return Labelled(priors, boxes, assignment, task)
 
     def quality(self, outputs: dict[str, Tensor]) -> Tensor | None:
-        """[N, HWA] what the class score is multiplied with at test, in [0, 1]: predicted IoU, else centerness."""
-        for key, used in (("iou_logits", self.mlc.iur), ("bbox_ctrness", True)):
+        """[N, HWA] what the class score is multiplied with at test, in [0, 1]: predicted IoU, once its layer is
+        trained (``mlc.iur_start_epoch``), else centerness."""
+        for key, used in (("iou_logits", self.rescoring), ("bbox_ctrness", True)):
             if used and key in outputs:
                 return outputs[key].squeeze(-1).float().sigmoid()
         return None

@@ -210,4 +210,6 @@ def is_lost_peer(error: BaseException) -> bool:
     """Whether an exchange failed because another process does not answer any more."""
     if world_size() == 1 or not isinstance(error, RuntimeError):
         return False
-    return isinstance(error, dist.DistError) or any(mark in str(error) for mark in ("gloo", "NCCL"))
+    if isinstance(error, dist.DistError):
+        return True
+    return type(error) is RuntimeError and any(mark in str(error) for mark in ("gloo", "NCCL"))

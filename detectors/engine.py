@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import sys
@@ -28,9 +29,9 @@ from .checkpoint import (
 )
 from .config import Config
 from .data.loader import build_loader
-from .evaluate import evaluate
+from .evaluate import evaluate, rank_batch
 from .interruption import Interruption
-from .metrics_log import MetricsLog
+from .metrics_log import MetricsLog, plain, write_whole
 from .nonfinite import NonFiniteLoss, describe
 from .step import Stepper
 from .watch import Watch
@@ -66,6 +67,7 @@ class Trainer:
             numerics.configure(config.run)
             self.device = distributed.pick_device(config.run.device)
             self.train_set, self.val_set = build_datasets(config, CACHE, progress=self.progress)
+        self._compare_data()
         verify(config, self.train_set, self.val_set, progress=self.progress)
         with distributed.together():
             self._build()
@@ -73,6 +75,15 @@ class Trainer:
         self.iteration = 0
         self._saved_at: int | None = None
         self._resumed_from: Path | None = None
+
+    def _compare_data(self) -> None:
+        """SetupError where a rank has other data than the first: one incomplete copy, and they would not keep step."""
+        mine = [(dataset.image_ids, dataset.num_objects) for dataset in (self.train_set, self.val_set)]
+        digests = distributed.gather(hashlib.sha256(repr(mine).encode()).hexdigest())
+        for rank, digest in enumerate(digests):
+            if digest != digests[0]:
+                message = f"rank {rank} has other images or objects than rank 0: is a copy incomplete?"
+                raise distributed.SetupError(message)
 
     def _open_files(self) -> None:
         for handler in list(_LOG.handlers):
@@ -144,7 +155,7 @@ class Trainer:
         found = distributed.broadcast(found)
         if found is None:
             return None
-        path, state = Path(found[0]), found[1]
+        path, state = Path(found[0]).resolve(), found[1]
         with distributed.together():
             self._check(path, state, allowed)
             with as_misfit(path):
@@ -152,7 +163,7 @@ class Trainer:
                 self.loader.load_state_dict(state["loader"])
         self.iteration, self.metrics.entries = state["iteration"], state["history"]
         self._resumed_from = path
-        self._saved_at = self.iteration if path == self.out / NAME else None
+        self._saved_at = self.iteration if path == self.out.resolve() / NAME else None
         return path
 
     def _check(self, path: Path, state: dict, allowed: tuple[str, ...]) -> None:
@@ -202,7 +213,7 @@ class Trainer:
         Raises:
             NonFiniteLoss: the weights were frozen and no checkpoint was written since. LostPeer: another rank is gone.
         """
-        if self.main and (self._resumed_from is None or self._resumed_from.parent != self.out):
+        if self.main and (self._resumed_from is None or self._resumed_from.parent != self.out.resolve()):
             set_aside(self.out)
         self.metrics.start()
         _LOG.info("%s", self.train_set.summary())
@@ -232,15 +243,22 @@ class Trainer:
 
     def _train(self, bar: tqdm) -> dict[str, float]:
         while self.iteration < self.total_iterations:
-            self._epoch(bar)
-            epoch, every = self.iteration // len(self.loader), self.config.run.eval_every
-            if every and epoch % every == 0 and self.iteration < self.total_iterations:
+            if self._evaluation_is_due():  # also after a resume in the place of the one that was cut off
                 self._evaluate()
                 self.save()
+            self._epoch(bar)
         self.save()
         metrics = self._evaluate()
         self.save()
         return metrics
+
+    def _evaluation_is_due(self) -> bool:
+        """At the end of every ``run.eval_every``-th epoch, once."""
+        epoch, inside = divmod(self.iteration, len(self.loader))
+        every = self.config.run.eval_every
+        if not every or inside or epoch == 0 or epoch % every:
+            return False
+        return not any("metrics" in entry and entry["iteration"] == self.iteration for entry in self.metrics.entries)
 
     def _save_and_tell(self, why: str) -> None:
         path = self.save()
@@ -329,13 +347,13 @@ class Trainer:
         return error
 
     def _evaluate(self) -> dict[str, float]:
-        schedule = self.config.schedule
         model = self.model if self.stepper.average is None else self.stepper.average.model
+        model.set_epoch(self.iteration / len(self.loader))
         distributed.share_buffers(model)
         metrics = evaluate(
             model,
             self.val_set,
-            batch_size=max(1, schedule.batch_size // (distributed.world_size() * schedule.accumulate)),
+            batch_size=rank_batch(self.config),
             device=self.device,
             workers=self.config.data.workers,
             correlation=self.config.run.correlation,
@@ -348,5 +366,5 @@ class Trainer:
         _LOG.info("evaluation at iteration %d: %s", self.iteration, metrics)
         if self.main:
             result = {"iteration": self.iteration, "metrics": metrics, "history": self.metrics.entries}
-            (self.out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+            write_whole(self.out / "metrics.json", json.dumps(plain(result), indent=1) + "\n")
         return metrics

@@ -22,11 +22,11 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from detectors import distributed
-from detectors.checkpoint import load_checkpoint, trained_weights
-from detectors.config import from_dict, override
+from detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
+from detectors.config import Config, from_dict, override
 from detectors.data.coco import CocoDetection
 from detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
-from detectors.data.loader import DataError, build_loader
+from detectors.data.loader import DataError, build_loader, death_of_worker
 from detectors.dense import DenseDetector
 from detectors.metrics_log import report
 from mlc_ext.divergence import Divergence
@@ -65,7 +65,7 @@ def evaluate(
     model.eval()
     kind = ProposalEvaluator if model.class_agnostic else CocoEvaluator
     evaluator = kind(dataset, backend=backend)
-    divergence = Divergence()
+    divergence, measured = Divergence(), set()
     for images, targets in tqdm(
         _my_batches(dataset, batch_size, workers), desc="evaluating", leave=False, disable=not progress
     ):
@@ -77,6 +77,9 @@ def evaluate(
         ]
         evaluator.update([target["image_id"] for target in targets], originals)
         for prediction, target in zip(predictions, targets, strict=False):  # none without correlation
+            if target["image_id"] in measured:
+                continue  # it stands in for a broken image
+            measured.add(target["image_id"])
             gts = {key: target[key].to(device) for key in ("boxes", "labels", "iscrowd")}
             if model.class_agnostic:
                 gts["labels"] = torch.ones_like(gts["labels"])
@@ -99,6 +102,11 @@ def evaluate(
             "correlation_skipped": found["per_gt_skipped"],
         }
     return distributed.broadcast(metrics)
+
+
+def rank_batch(config: Config) -> int:
+    """Images that a rank holds at a time in training."""
+    return max(1, config.schedule.batch_size // (distributed.world_size() * config.schedule.accumulate))
 
 
 def _my_batches(dataset: CocoDetection, batch_size: int, workers: int) -> Iterable:
@@ -130,8 +138,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, ImportError, DataError) as error:
-        if distributed.is_main():
+        if distributed.is_main() or not isinstance(error, distributed.SetupError):
             print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if (died := death_of_worker(error)) is None:
+            raise
+        print(f"evaluate.py: {died}", file=sys.stderr)
         return 2
     return 0
 
@@ -150,6 +163,8 @@ def evaluate_checkpoint(
         config = override(from_dict(state["config"]), "model.weights", None)  # the checkpoint brings its own
         if data:
             config = override(config, "data.data", data)
+            for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
+                config = override(config, f"data.{name}", None)  # the run's own: they would come first
         target = distributed.pick_device(device)
         dataset = build_validation_set(config, CACHE)
         if dataset.num_classes != state["num_classes"]:
@@ -157,14 +172,19 @@ def evaluate_checkpoint(
                 f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
                 f"{state['num_classes']}"
             )
+        known = state.get("category_ids")
+        if known is not None and known != list(dataset.label_to_category.values()):
+            raise ValueError(f"{dataset.annotation_file} has other category ids than the data of the checkpoint")
         model = build_model(config, dataset.num_classes)
-        model.load_state_dict(trained_weights(state))
+        with as_misfit(path):
+            model.load_state_dict(trained_weights(state))
+        model.set_epoch(state["loader"]["epoch"] if "loader" in state else config.schedule.epochs)
         model.to(target)
     verify(config, dataset)
     return evaluate(
         model,
         dataset,
-        batch_size=batch_size or config.schedule.batch_size,
+        batch_size=rank_batch(config) if batch_size is None else batch_size,
         device=target,
         workers=config.data.workers,
         backend=config.data.evaluator,

@@ -41,9 +41,7 @@ class MetricsLog:
         """Makes the file hold the entries, all or nothing."""
         if self.path is None:
             return
-        temporary = self.path.with_name(f".{self.path.name}")
-        temporary.write_text("".join(map(_line, self.entries)))
-        os.replace(temporary, self.path)
+        write_whole(self.path, "".join(map(_line, self.entries)))
 
     def add(self, entry: dict) -> None:
         self.entries.append(entry)
@@ -53,13 +51,22 @@ class MetricsLog:
 
 
 def _line(entry: dict) -> str:
-    return json.dumps(_plain(entry), allow_nan=False) + "\n"
+    return json.dumps(plain(entry), allow_nan=False) + "\n"
 
 
-def _plain(value: object) -> object:
+def write_whole(path: Path, text: str) -> None:
+    """Writes beside ``path`` and renames: a reader, or a kill, never meets half a file."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def plain(value: object) -> object:
     """JSON has neither NaN nor infinity: null."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from detectors import distributed
 from detectors.builder import build_model, evaluation_transforms
-from detectors.checkpoint import load_checkpoint, trained_weights
+from detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
 from detectors.config import Config, from_dict, override
 from detectors.data.images import ImageDecodeError, decode_image, read_image
 from detectors.dense import DenseDetector
@@ -58,11 +58,9 @@ class Predictor:
         self.config: Config = override(from_dict(state["config"]), "model.weights", None)
         self.device = distributed.pick_device(device)
         self.model: DenseDetector = build_model(self.config, state["num_classes"])
-        try:
+        with as_misfit(checkpoint):
             self.model.load_state_dict(trained_weights(state))
-        except RuntimeError as error:
-            shown = " ".join(str(error).split())[:200]
-            raise ValueError(f"{checkpoint} does not fit its own configuration's model: {shown}") from error
+        self.model.set_epoch(state["loader"]["epoch"] if "loader" in state else self.config.schedule.epochs)
         self.model.to(self.device).eval()
         self.transforms = evaluation_transforms(self.config)
         numbers = list(range(1, state["num_classes"] + 1))

@@ -51,10 +51,11 @@ def ml_start(epochs: int) -> float:
 
 def with_epochs(config: Config, epochs: int) -> Config:
     """``config`` at another length, with the paper's fractions."""
+    iur_start = config.mlc.iur_start_epoch * epochs / config.schedule.epochs
     return dataclasses.replace(
         config,
         schedule=dataclasses.replace(config.schedule, epochs=epochs),
-        mlc=dataclasses.replace(config.mlc, start_epoch=ml_start(epochs)),
+        mlc=dataclasses.replace(config.mlc, start_epoch=ml_start(epochs), iur_start_epoch=iur_start),
     )
 
 

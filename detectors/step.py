@@ -76,6 +76,7 @@ class Stepper:
         if self.average is not None:
             self.average.update()
         self.undone = True
+        self._statistics = {}
         return sums | {"grad_norm": norm}
 
     def _backward(self, images: list[Tensor], targets: list[dict], parts: int) -> dict[str, Tensor]:
@@ -115,7 +116,8 @@ class Stepper:
     def load_state_dict(self, state: dict) -> None:
         """Takes up :meth:`state_dict`; one without averages or loss scale, if that is allowed, begins with new ones."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]  # the configuration's: a setting that may change, changes
+        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:

@@ -35,6 +35,9 @@ from detectors.presets import PRESETS, preset, with_epochs
 
 DEFAULT_PRESET = "demo"
 
+# without a run's log file yet, an error is told in a line and its traceback goes nowhere
+logging.getLogger("detectors").addHandler(logging.NullHandler())
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -89,7 +92,8 @@ def configuration(options: argparse.Namespace) -> Config:
         if value is not None:
             config = override(config, name, value)
     if options.epochs is not None:
-        config = with_epochs(override(config, "schedule.epochs", options.epochs), options.epochs)
+        override(config, "schedule.epochs", options.epochs)  # checked
+        config = with_epochs(config, options.epochs)
     for assignment in options.set:
         name, separator, value = assignment.partition("=")
         if not separator:
@@ -107,7 +111,7 @@ def weights_available() -> bool:
 def baseline_of(config: Config) -> Config:
     """The same run without the method."""
     mlc = dataclasses.replace(config.mlc, ml=False, iur=False, alignment=0.0)
-    return dataclasses.replace(config, mlc=mlc)
+    return dataclasses.replace(config, mlc=mlc, model=dataclasses.replace(config.model, nms="rescored"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,6 +155,10 @@ def _train(name: str, config: Config, options: argparse.Namespace) -> dict[str, 
     _say(f"{name}: {config.run.out}")
     trainer = Trainer(config, progress=not options.quiet)
     _say(trainer.train_set.summary())
+    for part, start in (("ml", config.mlc.start_epoch), ("iur", config.mlc.iur_start_epoch)):
+        if getattr(config.mlc, part) and start >= config.schedule.epochs:
+            _say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}: never (--epochs N keeps "
+                 "the schedule's fractions)")  # fmt: skip
     if options.resume:
         path = trainer.resume(options.resume, tuple(options.allow_change))
         _say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")

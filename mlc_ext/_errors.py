@@ -42,7 +42,7 @@ def limit(op: str, name: str, value: int | None) -> int:
     """`value`, or -1 for None; a ValueError where it is negative."""
     if value is None:
         return -1
-    if not isinstance(value, int | torch.SymInt):
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
         raise TypeError(f"{op}: {name} must be an int or None, got {value!r}")
     if value < 0:
         raise ValueError(f"{op}: {name} must not be negative, got {value}")

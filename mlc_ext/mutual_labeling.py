@@ -20,7 +20,7 @@ from .ops.mutual_labels import IGNORED, POSITIVE
 
 @dataclass(frozen=True)
 class MLCConfig:
-    """Which parts of the method are on, and the settings the paper gives or leaves open (METHOD: README, "The method").
+    """Which parts of the method are on, and the settings the paper gives or leaves open.
 
     Raises ValueError for a setting out of its range.
     """

@@ -28,16 +28,13 @@ class Program:
     expected: Callable[..., object]
     """run of mlc_ext.reference."""
     differentiable: bool = False
-    cpu_only: bool = False
 
     @property
     def operator(self) -> str:
         return self.name.split()[0]
 
     def inputs(self, device: str, size: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-        """On the device; skips the calling test where the operator has no kernel for it."""
-        if self.cpu_only and device != "cpu":
-            pytest.skip(f"{self.operator} has no CUDA kernel yet")
+        """On the device."""
         inputs = (t.to(device) for t in self.make(size, dtype))
         return tuple(t.requires_grad_() if self.differentiable else t for t in inputs)
 
@@ -127,19 +124,17 @@ def _programs():
         lambda *t: reference.rescored_nms(*t, 0.5)[0],
     )
     yield both("batched_rescored_nms", nms_inputs, lambda m: lambda *t: m.batched_rescored_nms(*t, 0.5, **LIMITS))
-    yield both("iou_nms", image_inputs, lambda m: lambda *t: m.iou_nms(*t, 0.5), cpu_only=True)
+    yield both("iou_nms", image_inputs, lambda m: lambda *t: m.iou_nms(*t, 0.5))
     yield Program(
         "batched_iou_nms",
         nms_inputs,
         lambda *t: mlc_ext.batched_iou_nms(*t, 0.5, **LIMITS),
         batched_iou_nms,
-        cpu_only=True,
     )
     yield both(
         "segmented_spearman",
         lambda *size_and_type: group_inputs(*size_and_type)[:3],
         lambda m: lambda x, y, i: m.segmented_spearman(x, y, i, GROUPS),
-        cpu_only=True,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from runs import config_of, finish, free_port, history, losses, reached, start, wait_until
+from small_runs import config_of, finish, free_port, history, losses, reached, start, wait_until
 
 from detectors import distributed
 from detectors.checkpoint import load_checkpoint
@@ -57,6 +57,21 @@ def rank_of_two(rank: int, folder: Path, port: int) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     train_all(folder, "two")
     dist.destroy_process_group()
+
+
+def rank_with_its_own_data(rank: int, folder: Path, port: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    data = folder / ("full", "empty")[rank]
+    with pytest.raises(distributed.SetupError, match="^rank 1 has other images or objects than rank 0"):
+        Trainer(config_of("fcos_minus_r50_mlc", folder / "other", data__data=str(data)), progress=False)
+    (folder / f"refused_{rank}").touch()
+    dist.destroy_process_group()
+
+
+def test_a_rank_with_other_data_ends_all(folder):
+    mp.spawn(rank_with_its_own_data, args=(folder, free_port()), nprocs=2)
+    assert sorted(path.name for path in folder.glob("refused_*")) == ["refused_0", "refused_1"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 import torch
-from runs import assert_same, config_of, finish, history, losses, start
+from small_runs import assert_same, config_of, finish, history, losses, start
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detectors import numerics

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from runs import TINY, assert_same, config_of, finish, history, losses, reached, start, wait_until
+from small_runs import TINY, assert_same, config_of, finish, history, losses, reached, start, wait_until
 
 from detectors import train
 from detectors.checkpoint import load_checkpoint, load_newest, save_checkpoint, set_aside, tidy
@@ -211,6 +211,17 @@ def test_an_allowed_change(finished, capsys):
     code, _, error = program(capsys, *arguments, "--epochs", "3")
     assert code == 0, error
     assert [entry["iteration"] for entry in losses(out)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_allowed_change_of_the_rate_is_followed(finished, capsys):
+    """The optimiser's own record of it must not come back with its momenta."""
+    out = finished.parent / "faster"
+    allowed = ("--allow-change", "schedule.epochs", "--allow-change", "schedule.lr")
+    arguments = ("--out", out, "--resume", finished / "checkpoint.pt", *allowed)
+    code, _, error = program(capsys, *arguments, "--epochs", "3", **{"schedule.lr": 0.5})
+    assert code == 0, error
+    before, after = (losses(out)[iteration]["lr"] for iteration in (3, 4))
+    assert after > 20 * before
 
 
 def test_a_new_run_puts_an_old_ones_checkpoints_aside(finished):

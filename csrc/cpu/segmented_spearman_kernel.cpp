@@ -72,8 +72,8 @@ std::tuple<Tensor, Tensor> segmented_spearman(const Tensor& x, const Tensor& y, 
           gathered_x[position] = static_cast<T>(a[i]);
           gathered_y[position] = static_cast<T>(b[i]);
         });
-    // A group that outweighs a thread's share: its sides are ranked side by side.
-    const int64_t share = std::max<int64_t>(groups.total() / num_chunks(groups.total(), 16384), 32768);
+    // A group that outweighs all others: its sides are ranked side by side. There is one at the most.
+    const int64_t share = std::max<int64_t>(groups.total() / 2 + 1, 32768);
     for_each_group_with(
         groups, [] { return std::pair<GroupCorrelation<T>, Ranking<T>>(); },
         [&](auto& state, int64_t k) {

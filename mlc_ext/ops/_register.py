@@ -62,4 +62,8 @@ def differentiable(name: str, setup_context: Callable, backward: Callable, *, in
 
 def _is_transformed() -> bool:
     """Whether a transform of torch.func, or forward-mode differentiation, is in force."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return _functorch_is_active() or getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
+
+
+# private names of torch: without them a transform is met by the dispatcher's own, obscurer words
+_functorch_is_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)

@@ -11,6 +11,9 @@ using cuda_shim::sort_rows;
 namespace nms_driver {
 
 constexpr int kThreads = 64;
+// Of images with more boxes the blocks that suppress are the GPU's: four threads share a candidate.
+constexpr int kLargeThreads = 256;
+constexpr unsigned kLargeFrom = 250;
 
 template <typename T>
 struct alignas(16) AlignedBox {
@@ -55,9 +58,18 @@ struct Steps {
     cuda_shim::launch(3, kThreads, [&] {
       lay_out_candidates<T>(in.boxes, kClusters ? in.scores : nullptr, in.batch, in.n, top_k, scratch);
     });
-    const unsigned slices = in.labels ? (in.n + kThreads - 1) / kThreads : 1;
-    cuda_shim::launch(in.batch * slices, kThreads,
-                      [&] { suppress<kClusters, kThreads>(scratch, in.n, slices, in.iou_threshold, max_kept); });
+    if (in.n > kLargeFrom) {
+      suppress_with<kClusters, kLargeThreads>(in, max_kept);
+    } else {
+      suppress_with<kClusters, kThreads>(in, max_kept);
+    }
+  }
+
+  template <bool kClusters, int kBlock>
+  void suppress_with(const Inputs<T>& in, unsigned max_kept) {
+    const unsigned slices = in.labels ? (in.n + kBlock - 1) / kBlock : 1;
+    cuda_shim::launch(in.batch * slices, kBlock,
+                      [&] { suppress<kClusters, kBlock>(scratch, in.n, slices, in.iou_threshold, max_kept); });
   }
 };
 
