@@ -9,9 +9,11 @@ travel over gloo.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import sys
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -85,7 +87,25 @@ def session(device: str) -> Iterator[None]:
         torch.cuda.set_device(target)
     dist.init_process_group("nccl" if target.type == "cuda" else "gloo")
     yield
-    dist.destroy_process_group()  # not after an error: who failed does not answer
+    leave()  # not after an error: who failed does not answer
+
+
+def leave() -> None:
+    """Ends the process groups."""
+    global _host
+    _host = None
+    dist.destroy_process_group()
+
+
+def end_program(status: int) -> NoReturn:
+    """Ends the process with this exit code; one of several without the interpreter's teardown, in which threads of the
+    exchanges that are still on their way out can abort it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise SystemExit(status)
 
 
 _host: tuple[Any, Any] | None = None

@@ -192,4 +192,4 @@ def evaluate_checkpoint(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    distributed.end_program(main())

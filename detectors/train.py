@@ -187,4 +187,4 @@ def _name(config: Config) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    distributed.end_program(main())

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from small_runs import config_of, finish, free_port, history, losses, reached, start, wait_until
+from small_runs import config_of, end_rank, finish, free_port, history, losses, reached, start, wait_until
 
 from detectors import distributed
 from detectors.checkpoint import load_checkpoint
@@ -56,7 +56,7 @@ def rank_of_two(rank: int, folder: Path, port: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     train_all(folder, "two")
-    dist.destroy_process_group()
+    end_rank()
 
 
 def rank_with_its_own_data(rank: int, folder: Path, port: int) -> None:
@@ -66,7 +66,7 @@ def rank_with_its_own_data(rank: int, folder: Path, port: int) -> None:
     with pytest.raises(distributed.SetupError, match="^rank 1 has other images or objects than rank 0"):
         Trainer(config_of("fcos_minus_r50_mlc", folder / "other", data__data=str(data)), progress=False)
     (folder / f"refused_{rank}").touch()
-    dist.destroy_process_group()
+    end_rank()
 
 
 def test_a_rank_with_other_data_ends_all(folder):
@@ -120,7 +120,7 @@ def one_vote(rank: int, port: int) -> None:
     assert distributed.gather(rank) == [0, 1] and distributed.broadcast(("of", rank)) == ("of", 0)
     assert distributed.any_rank(torch.tensor(rank == 1)) and not distributed.any_rank(torch.tensor(False))
     assert distributed.mean(torch.tensor([rank, 1.0])).tolist() == [0.5, 1.0]
-    dist.destroy_process_group()
+    end_rank()
 
 
 def test_ranks_agree():
@@ -153,7 +153,7 @@ def one_bad_loss(rank: int, folder: Path, port: int) -> None:
     assert caught.value.here == (rank == 1) and trainer.iteration == 4
     for now, before in zip(trainer.model.parameters(), weights[2], strict=True):
         assert torch.equal(now, before)
-    dist.destroy_process_group()
+    end_rank()
 
 
 def test_a_bad_loss_on_one_rank_stops_all_at_the_same_step(folder):
@@ -174,7 +174,7 @@ def one_accumulated(rank: int, config, port: int) -> None:
     assert states[0] == states[1]
     if rank == 0:
         torch.save(trainer.model.state_dict(), trainer.out / "model.pt")
-    dist.destroy_process_group()
+    end_rank()
 
 
 def test_parts_and_ranks(folder):
