@@ -90,12 +90,13 @@ class Trainer:
             _LOG.removeHandler(handler)
             handler.close()
         self.metrics = MetricsLog(self.out / "metrics.jsonl" if self.main else None)
-        if not self.main:
-            _LOG.addHandler(logging.NullHandler())
-            return
         self.out.mkdir(parents=True, exist_ok=True)
-        tidy(self.out)
-        handler = logging.FileHandler(self.out / "log.txt")
+        if self.main:
+            tidy(self.out)
+            handler = logging.FileHandler(self.out / "log.txt")
+        else:  # what only this rank has met: a broken image of its share, an error's traceback
+            handler = logging.FileHandler(self.out / f"log_rank{distributed.rank()}.txt", delay=True)
+            handler.setLevel(logging.WARNING)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         _LOG.addHandler(handler)
         _LOG.setLevel(logging.INFO)
