@@ -133,9 +133,15 @@ class DenseDetector(nn.Module):
         return losses | mlc_losses(labelled.task, iou_logits, self.mlc, rescoring=self.rescoring)
 
     def label(
-        self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]], targets: list[Target]
+        self,
+        outputs: dict[str, Tensor],
+        feature_sizes: Sequence[tuple[int, int]],
+        targets: list[Target],
+        *,
+        mutual: bool | None = None,
     ) -> Labelled:
-        """Who trains what, the baseline's way or mutually, as is due."""
+        """Who trains what: mutually or the baseline's way, by default as is due (``self.mutual``). Targets are of
+        :func:`prepare_targets`."""
         levels = self.priors(feature_sizes, outputs["bbox_regression"])
         priors = torch.cat(levels)
         boxes = self.decode(outputs, priors).flatten(0, 1)
@@ -148,7 +154,7 @@ class DenseDetector(nn.Module):
             gt_boxes,
             torch.ones_like(gt_labels) if self.class_agnostic else gt_labels,
             self.mlc,
-            mutual=self.mutual,
+            mutual=self.mutual if mutual is None else mutual,
         )
         return Labelled(priors, boxes, assignment, task)
 
