@@ -128,7 +128,7 @@ def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tu
         transforms=detection_transforms(data.short_side, data.long_side, flip=data.flip),
         keep_empty=data.keep_empty,
         limit=data.limit_train,
-        **_checks(config, progress),
+        **_common(config, progress),
     )
     require_objects(train)
     return train, build_validation_set(config, cache, progress=progress)
@@ -159,10 +159,10 @@ def build_validation_set(config: Config, cache: Path, *, progress: bool = False)
         getattr(paths, f"{split}_annotations"),
         transforms=evaluation_transforms(config),
         limit=config.data.limit_train if config.data.val_is_train else None,
-        **_checks(config, progress),
+        **_common(config, progress),
     )
 
 
-def _checks(config: Config, progress: bool) -> dict[str, bool]:
+def _common(config: Config, progress: bool) -> dict[str, object]:
     data = config.data
-    return {"strict": data.strict, "cache": data.cache, "progress": progress}
+    return {"categories": data.categories, "strict": data.strict, "cache": data.cache, "progress": progress}

@@ -9,6 +9,7 @@ import math
 import reprlib
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +67,8 @@ class DataConfig:
     train_annotations: str | None = None
     val_images: str | None = None
     val_annotations: str | None = None
+    categories: tuple[str, ...] | None = None
+    """Names of the categories to train and evaluate on ("person,car"); None: all."""
     short_side: int | tuple[int, ...] = 800
     """Pixels the short side is resized to. Several (480,640,800) are multi-scale training: each image draws one."""
     long_side: int = 1333
@@ -173,6 +176,11 @@ class RunConfig:
     """Epochs between evaluations; None: only at the end."""
     correlation: bool = True
     """Report the score-IoU correlations at each evaluation."""
+    label_images: int | None = None
+    """Validation images on which evaluations compare mutual labels with the baseline's (detectors.label_statistics);
+    None: none."""
+    results: bool = False
+    """Write the last evaluation's detections to results.json, in COCO's results format."""
     save_every: int | None = 500
     """Iterations between checkpoints, beside those at evaluations, interruptions and the end; None: only those."""
     keep_checkpoints: int = 3
@@ -186,7 +194,7 @@ class RunConfig:
     """Only deterministic algorithms: the same bits again on a GPU too, or an error."""
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_every", "eval_every", "keep_checkpoints", "threads"):
+        for name in ("log_every", "save_every", "eval_every", "keep_checkpoints", "threads", "label_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"run.{name} must be at least 1, got {value}")
@@ -282,6 +290,16 @@ def override(config: Config, name: str, value: object) -> Config:
     part = getattr(config, section)
     kind = typing.get_type_hints(type(part))[key]
     return dataclasses.replace(config, **{section: dataclasses.replace(part, **{key: _parse(name, value, kind)})})
+
+
+def assign(config: Config, assignments: Sequence[str]) -> Config:
+    """:func:`override` by texts ``section.key=value``, in their order."""
+    for assignment in assignments:
+        name, separator, value = assignment.partition("=")
+        if not separator:
+            raise ValueError(f"--set wants KEY=VALUE, got {assignment!r}")
+        config = override(config, name, value)
+    return config
 
 
 def check_name(config: Config, name: str) -> None:

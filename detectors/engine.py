@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from . import distributed, numerics
@@ -29,8 +30,10 @@ from .checkpoint import (
 )
 from .config import Config
 from .data.loader import build_loader
+from .dense import DenseDetector
 from .evaluate import evaluate, rank_batch
 from .interruption import Interruption
+from .label_statistics import label_statistics
 from .metrics_log import MetricsLog, plain, write_whole
 from .nonfinite import NonFiniteLoss, describe
 from .step import Stepper
@@ -205,8 +208,11 @@ class Trainer:
         self._saved_at = self.iteration
         return path
 
-    def run(self) -> dict[str, float]:
+    def run(self, until: int | None = None) -> dict[str, float]:
         """Trains to the end, evaluates and returns the metrics.
+
+        With ``until`` it stops at that iteration instead, with a checkpoint, evaluates nothing and returns {}: other
+        runs may go on from there.
 
         Ctrl-C and SIGTERM (a scheduler's end of time) end the step in progress, save a checkpoint and raise
         KeyboardInterrupt; a second one raises it at once and saves nothing, as half a step may have been taken.
@@ -226,7 +232,7 @@ class Trainer:
         watch = contextlib.closing(self.watch) if self.watch else contextlib.nullcontext()
         with Interruption() as self._interruption, contextlib.closing(bar), watch:
             try:
-                return self._train(bar)
+                return self._train(bar, self.total_iterations if until is None else until)
             except KeyboardInterrupt:
                 bar.close()
                 _LOG.info("interrupted at iteration %d", self.iteration)
@@ -242,13 +248,15 @@ class Trainer:
                     self._save_and_tell("another process of this run is gone")
                 raise distributed.LostPeer("another process of this run is gone; --resume auto goes on") from error
 
-    def _train(self, bar: tqdm) -> dict[str, float]:
-        while self.iteration < self.total_iterations:
+    def _train(self, bar: tqdm, until: int) -> dict[str, float]:
+        while self.iteration < min(until, self.total_iterations):
             if self._evaluation_is_due():  # also after a resume in the place of the one that was cut off
                 self._evaluate()
                 self.save()
-            self._epoch(bar)
+            self._epoch(bar, until)
         self.save()
+        if until < self.total_iterations:
+            return {}
         metrics = self._evaluate()
         self.save()
         return metrics
@@ -267,8 +275,8 @@ class Trainer:
             place = f"iteration {self.iteration} of {self.total_iterations}"
             print(f"{why}: {path} holds {place}", file=sys.stderr)
 
-    def _epoch(self, bar: tqdm) -> None:
-        """The rest of the current epoch."""
+    def _epoch(self, bar: tqdm, until: int) -> None:
+        """The rest of the current epoch, at most to iteration ``until``."""
         run, length = self.config.run, len(self.loader)
         self.loader.set_epoch(self.iteration // length)
         self.model.train()
@@ -287,6 +295,8 @@ class Trainer:
             if run.save_every is not None and self.iteration % run.save_every == 0:
                 self.save()
             self._interruption.check(last=last)
+            if self.iteration == until:
+                break
         self._interruption.deferring = False
 
     def _open_window(self) -> None:
@@ -347,6 +357,18 @@ class Trainer:
         _LOG.error("%s", error)
         return error
 
+    def _label_statistics(self, model: DenseDetector) -> dict[str, float]:
+        """Rank 0 counts, the others wait: the images are few."""
+        found = None
+        if self.main:
+            batches = build_loader(
+                Subset(self.val_set, range(min(self.config.run.label_images, len(self.val_set)))),
+                rank_batch(self.config),
+                shuffle=False,
+            )
+            found = label_statistics(model, batches, self.device)
+        return distributed.broadcast(found)
+
     def _evaluate(self) -> dict[str, float]:
         model = self.model if self.stepper.average is None else self.stepper.average.model
         model.set_epoch(self.iteration / len(self.loader))
@@ -359,8 +381,11 @@ class Trainer:
             workers=self.config.data.workers,
             correlation=self.config.run.correlation,
             backend=self.config.data.evaluator,
+            results=self.out / "results.json" if self.config.run.results else None,
             progress=self.progress,
         )
+        if self.config.run.label_images is not None:
+            metrics |= self._label_statistics(model)
         self.metrics.add({"iteration": self.iteration, "metrics": metrics})
         if self.watch:
             self.watch.log_scalars(self.iteration, metrics, "evaluation")

@@ -9,8 +9,9 @@ Where the run kept averaged weights (schedule.ema), those are evaluated.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
@@ -23,12 +24,12 @@ from tqdm import tqdm
 
 from detectors import distributed
 from detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
-from detectors.config import Config, from_dict, override
+from detectors.config import Config, assign, from_dict, override
 from detectors.data.coco import CocoDetection
 from detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
 from detectors.data.loader import DataError, build_loader, death_of_worker
 from detectors.dense import DenseDetector
-from detectors.metrics_log import report
+from detectors.metrics_log import report, write_whole
 from mlc_ext.divergence import Divergence
 
 
@@ -49,6 +50,7 @@ def evaluate(
     workers: int = 0,
     correlation: bool = True,
     backend: str = "pycocotools",
+    results: Path | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
     """AP, AP50, AP75, APs, APm, APl (0..1) on ``dataset``, and with ``correlation`` the divergence metric.
@@ -56,7 +58,8 @@ def evaluate(
     Proposals (``model.class_agnostic``) are measured by AR@100, AR@300, AR@1000, all classes as one.
 
     ``correlation`` is protocol (a), the mean over gts of the rank correlation of their 50 best predictions;
-    ``correlation_pooled`` is protocol (b) (mlc_ext.divergence). ``backend`` is ``data.evaluator``.
+    ``correlation_pooled`` is protocol (b) (mlc_ext.divergence). ``backend`` is ``data.evaluator``. ``results`` is a
+    file that gets the detections in COCO's results format.
 
     Several ranks take every n-th image each and return the same metrics of all, each image counted once.
     ``batch_size`` is a rank's.
@@ -89,6 +92,8 @@ def evaluate(
     states = distributed.gather(divergence.state_dict())
     if not distributed.is_main():
         return distributed.broadcast({})
+    if results is not None:
+        write_whole(results, json.dumps(evaluator.results()))
     metrics = evaluator.summarize()
     if correlation:
         whole = Divergence()
@@ -125,6 +130,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", help="COCO-format folder; default: the one the run was trained on")
     parser.add_argument("--batch-size", type=int, help="images at a time; default: the run's")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write the detections in COCO's results format")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting that is not the "
+                        "run's, repeatable: model.nms=iou, model.nms_threshold=0.6, data.eval_short_side=640")
     return parser.parse_args(arguments)
 
 
@@ -132,7 +140,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         with distributed.session(options.device):
-            metrics = evaluate_checkpoint(options.checkpoint, options.data, options.batch_size, options.device)
+            metrics = evaluate_checkpoint(
+                options.checkpoint,
+                options.data,
+                options.batch_size,
+                options.device,
+                results=options.results,
+                settings=options.set,
+            )
             if distributed.is_main():
                 print(report(metrics))
     except KeyboardInterrupt:
@@ -150,9 +165,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def evaluate_checkpoint(
-    path: Path, data: str | None = None, batch_size: int | None = None, device: str = "auto"
+    path: Path,
+    data: str | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    *,
+    results: Path | None = None,
+    settings: Sequence[str] = (),
 ) -> dict[str, float]:
     """:func:`evaluate` of a run's checkpoint on the validation set of ``data``, or of the run.
+
+    ``settings`` are KEY=VALUE texts, laid over the run's configuration.
 
     Raises ValueError or FileNotFoundError for a checkpoint or data that cannot be used.
     """
@@ -165,6 +188,7 @@ def evaluate_checkpoint(
             config = override(config, "data.data", data)
             for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
                 config = override(config, f"data.{name}", None)  # the run's own: they would come first
+        config = assign(config, settings)
         target = distributed.pick_device(device)
         dataset = build_validation_set(config, CACHE)
         if dataset.num_classes != state["num_classes"]:
@@ -188,6 +212,7 @@ def evaluate_checkpoint(
         device=target,
         workers=config.data.workers,
         backend=config.data.evaluator,
+        results=results,
     )
 
 

@@ -25,7 +25,7 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from detectors import distributed
-from detectors.config import Config, check_name, override, update
+from detectors.config import Config, assign, check_name, override, update
 from detectors.config_file import read_config_file
 from detectors.data.loader import DataError, death_of_worker
 from detectors.engine import Trainer
@@ -94,12 +94,7 @@ def configuration(options: argparse.Namespace) -> Config:
     if options.epochs is not None:
         override(config, "schedule.epochs", options.epochs)  # checked
         config = with_epochs(config, options.epochs)
-    for assignment in options.set:
-        name, separator, value = assignment.partition("=")
-        if not separator:
-            raise ValueError(f"--set wants KEY=VALUE, got {assignment!r}")
-        config = override(config, name, value)
-    return config
+    return assign(config, options.set)
 
 
 def weights_available() -> bool:

@@ -43,6 +43,21 @@ def test_category_ids_with_holes(tmp_path):
     assert all(dataset.category_to_label[c] == label for label, c in dataset.label_to_category.items())
 
 
+def test_chosen_categories_alone_are_there(tmp_path):
+    paths = write_coco(tmp_path, [box(1, id=1), box(2, category_id=90, id=2), box(2, (1, 1, 5, 5), 3, id=3)])
+    dataset = CocoDetection(*paths, categories=("dog", "bird"))
+    assert dataset.category_names == ["bird", "dog"] and dataset.label_to_category == {1: 3, 2: 90}
+    assert [dataset[k][1]["labels"].tolist() for k in range(3)] == [[1], [2, 1], []]
+    dogs = CocoDetection(*paths, categories=["dog"], strict=True)
+    assert dogs.image_ids == [1, 2, 3] and dogs.num_objects == 1 and not dogs.dropped and not dogs.noted
+    assert [entry["name"] for entry in dogs.ground_truth()["categories"]] == ["dog"]
+    assert CocoDetection(*paths, categories=["dog"], keep_empty=False).image_ids == [2]
+    with pytest.raises(ValueError, match="instances.json: no category 'dgo'; did you mean 'dog'"):
+        CocoDetection(*paths, categories=["cat", "dgo"])
+    with pytest.raises(ValueError, match="no category is chosen"):
+        CocoDetection(*paths, categories=[])
+
+
 def test_images_without_boxes(tmp_path):
     paths = write_coco(tmp_path, [box(1), box(2, iscrowd=1)])
     dataset = CocoDetection(*paths)

@@ -46,6 +46,7 @@ class CocoDetection(Dataset):
     Args:
         image_dir: folder that `file_name` is relative to; a name may not lead out of it (links in it may).
         annotation_file: the JSON.
+        categories: names of the categories to use, the others' objects are not there; None for all.
         transforms: called as `transforms(image, target)`, returns both.
         keep_empty: keep images without a non-crowd box (they train as pure background).
         strict: raise on an image that is missing, broken or malformed in the JSON. Otherwise such images are left
@@ -69,7 +70,8 @@ class CocoDetection(Dataset):
 
     Raises:
         ValueError: the JSON is not COCO detection data (says what is missing), a file name leads out of
-            `image_dir`, no image is left, or `limit` is below 1; in `strict` mode, any malformed or broken image.
+            `image_dir`, no image is left, a chosen category is not there, or `limit` is below 1; in `strict` mode, any
+            malformed or broken image.
         FileNotFoundError: no such file or folder; no image at all; in `strict` mode, any missing image.
     """
 
@@ -79,6 +81,7 @@ class CocoDetection(Dataset):
         annotation_file: str | os.PathLike,
         transforms: Callable | None = None,
         *,
+        categories: Sequence[str] | None = None,
         keep_empty: bool = True,
         strict: bool = False,
         verify: bool = False,
@@ -96,6 +99,11 @@ class CocoDetection(Dataset):
         content = read_coco(self.annotation_file)
         if strict and content.problems:
             raise ValueError(f"{self.annotation_file}: {_first(content.problems)}")
+        if categories is not None:
+            try:
+                content.choose(categories)
+            except ValueError as error:
+                raise ValueError(f"{self.annotation_file}: {error}") from None
         self.dropped: Counter[str] = content.dropped
         self.noted: Counter[str] = content.noted
         self.broken: dict[str, str] = {}

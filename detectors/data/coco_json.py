@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -32,6 +33,24 @@ class CocoContent:
     """What was left out, by reason."""
     noted: Counter[str] = field(default_factory=Counter)
     """What is odd but used."""
+
+    def choose(self, names: Sequence[str]) -> None:
+        """Leaves out all categories but the named, with their annotations; ValueError if one is not there."""
+        there = set(self.categories.values())
+        for name in names:
+            if name not in there:
+                near = difflib.get_close_matches(name, there, n=1)
+                raise ValueError(f"no category {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if not names:
+            raise ValueError("no category is chosen")
+        others = {key for key, name in self.categories.items() if name not in set(names)}
+        self.categories = {key: name for key, name in self.categories.items() if key not in others}
+        self.annotations = [entry for entry in self.annotations if not _is_of(entry, others)]
+
+
+def _is_of(annotation: Any, categories: set[int]) -> bool:
+    category = annotation.get("category_id") if isinstance(annotation, dict) else None
+    return is_id(category) and category in categories
 
 
 def is_id(value: Any) -> bool:

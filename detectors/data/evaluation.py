@@ -58,6 +58,11 @@ class _Collector:
         """Forgets all outputs."""
         self._rows.clear()
 
+    @property
+    def truth(self) -> dict[str, Any]:
+        """The ground truth in COCO's format, as it is evaluated against."""
+        return self._truth.dataset
+
     def update(self, image_ids: Sequence[int], outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Takes the outputs of some images; an image that was seen before counts no second time (its first
         output stays).
@@ -110,7 +115,8 @@ class _Collector:
             coco.createIndex()
         return coco
 
-    def _evaluate(self, categories: Mapping[int, int], **parameters: Any) -> COCOeval:
+    def _results(self, categories: Mapping[int, int]) -> list[dict[str, Any]]:
+        """The outputs in COCO's results format, images in order."""
         rows = []
         for image_id in self.image_ids:
             if image_id not in self._rows:
@@ -118,17 +124,14 @@ class _Collector:
             boxes, scores, labels = self._rows[image_id]
             xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
             for box, score, label in zip(xywh.tolist(), scores.tolist(), labels.tolist(), strict=True):
-                rows.append(
-                    {
-                        "id": len(rows) + 1,
-                        "image_id": image_id,
-                        "category_id": categories[int(label)],
-                        "bbox": box,
-                        "area": box[2] * box[3],
-                        "score": score,
-                        "iscrowd": 0,
-                    }
-                )
+                rows.append({"image_id": image_id, "category_id": categories[int(label)], "bbox": box, "score": score})
+        return rows
+
+    def _evaluate(self, categories: Mapping[int, int], **parameters: Any) -> COCOeval:
+        rows = [
+            {**row, "id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+            for number, row in enumerate(self._results(categories), start=1)
+        ]
         # Not COCO.loadRes, which cannot take an empty list.
         detections = self._as_coco({**self._truth.dataset, "annotations": rows})
         with contextlib.redirect_stdout(io.StringIO()):
@@ -175,6 +178,10 @@ class CocoEvaluator(_Collector):
         if unknown:
             raise ValueError(f"image {image_id}: label {min(unknown)} is not in 1..{len(self._categories)}")
         return boxes, scores, labels
+
+    def results(self) -> list[dict[str, Any]]:
+        """The outputs in COCO's results format: image_id, category_id, bbox (x, y, width, height), score."""
+        return self._results(self._categories)
 
     def summarize(self, *, per_class: bool = False) -> dict[str, Any]:
         """AP (IoU .5:.95), AP50, AP75, APs, APm, APl and AR1, AR10, AR100 (the counts of `max_detections`),
@@ -231,6 +238,10 @@ class ProposalEvaluator(_Collector):
         return super()._check(
             image_id, {"boxes": output["boxes"], "scores": output["scores"], "labels": ones}
         )
+
+    def results(self) -> list[dict[str, Any]]:
+        """The outputs in COCO's results format, all of category 1."""
+        return self._results({1: 1})
 
     def summarize(self) -> dict[str, float]:
         """AR@n for every count, and ARs, ARm, ARl (small, medium, large objects) at the last; in 0..1, NaN

@@ -1,0 +1,72 @@
+"""Parts side by side in processes of their own, each as soon as what it needs is there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import time
+from collections.abc import Callable, Sequence
+
+from .parts import Part, work
+
+
+def run_parts(
+    parts: Sequence[Part], *, jobs: int, seconds: float | None = None, say: Callable[[str], None] = print
+) -> tuple[list[Part], list[Part]]:
+    """Does what is not done yet, in order, so many at a time.
+
+    Args:
+        seconds: after which the parts in progress are stopped, each with a checkpoint; None: never.
+
+    Returns:
+        The parts that failed, with those that need them left undone, and all that are not done.
+    """
+    context = multiprocessing.get_context("spawn")
+    end = None if seconds is None else time.monotonic() + seconds
+    waiting = [part for part in parts if not part.done]
+    running: dict[Part, tuple[multiprocessing.process.BaseProcess, float]] = {}
+    failed: list[Part] = []
+    try:
+        while waiting or running:
+            late = end is not None and time.monotonic() >= end
+            for part in _ready(waiting) if not late else ():
+                if len(running) < jobs:
+                    waiting.remove(part)
+                    process = context.Process(target=work, args=(part,))
+                    process.start()
+                    running[part] = process, time.monotonic()
+            if not running:
+                break
+            for part in _ended(running, late):
+                process, began = running.pop(part)
+                if process.exitcode == 0:
+                    say(f"{part.name}: {time.monotonic() - began:.0f} s")
+                elif process.exitcode != 130 or not late:
+                    failed.append(part)
+                    say(f"{part.name} failed ({process.exitcode}): {part.out / 'out.txt'} ends with\n{_tail(part)}")
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.join()
+    return failed, [part for part in parts if not part.done]
+
+
+def _ready(waiting: Sequence[Part]) -> list[Part]:
+    return [part for part in waiting if part.after is None or part.after.done]
+
+
+def _ended(running: dict[Part, tuple], late: bool) -> list[Part]:
+    """Waits a moment for a part to end; with ``late`` tells all to, and waits for them."""
+    if late:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.join()
+    else:
+        multiprocessing.connection.wait([process.sentinel for process, _ in running.values()], timeout=1.0)
+    return [part for part, (process, _) in running.items() if process.exitcode is not None]
+
+
+def _tail(part: Part, lines: int = 12) -> str:
+    return "\n".join((part.out / "out.txt").read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,157 @@
+"""Finished rows as tables, beside the paper's figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detectors.builder import CACHE, build_validation_set
+from detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
+
+from .bootstrap import Difference, Matches, match, paired_differences
+from .parts import Part
+from .rows import ROWS, STEMS, TABLES, Table, baseline
+
+HEADINGS = {"correlation": "corr (per gt)", "correlation_pooled": "corr (pooled)"}
+BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
+
+
+@dataclass
+class Found:
+    """Rows that are done: ``parts[row]`` those of each seed, ``metrics[row]`` the last evaluation of each."""
+
+    parts: dict[str, list[Part]]
+    metrics: dict[str, list[dict[str, float]]]
+
+    def __bool__(self) -> bool:
+        return bool(self.parts)
+
+    def of(self, row: str, metric: str) -> np.ndarray:
+        """[seeds], in percent but for correlations; NaN where a metric is not defined."""
+        values = [entry.get(metric) for entry in self.metrics.get(row, [])]
+        scale = 100 if metric.startswith("A") else 1
+        return np.array([math.nan if value is None else scale * value for value in values])
+
+    def matches(self, row: str) -> list[Matches]:
+        """Of each seed, from the detections that its run left."""
+        found = []
+        for part in self.parts[row]:
+            dataset = build_validation_set(part.config, CACHE)
+            proposals = part.config.model.detector == "rpn"
+            truth = (ProposalEvaluator if proposals else CocoEvaluator)(dataset).truth
+            results = json.loads((part.out / "results.json").read_text())
+            counts = (100, 300, 1000) if proposals else ()
+            found.append(match(truth, results, max_detections=max(counts, default=100), recall_at=counts))
+        return found
+
+    def differences(self, tables: Sequence[Table], resamples: int) -> dict[str, Difference]:
+        """{row: AP (RPN: AR@100) less its baseline's}, of the seeds that all rows of a detector have; in percent."""
+        if resamples == 0:
+            return {}
+        wanted: dict[str, list[str]] = {}
+        for row in dict.fromkeys(row for table in tables for row in table.rows if row in self.parts):
+            wanted.setdefault(baseline(row), []).append(row)
+        found = {}
+        for base, rows in wanted.items():
+            if base not in self.parts:
+                continue
+            seeds = min(len(self.parts[row]) for row in rows)
+            matches = {row: self.matches(row)[:seeds] for row in rows}
+            metric = "AR@100" if STEMS[ROWS[base].stem].detector == "rpn" else "AP"
+            found |= paired_differences(matches, base, metric, resamples=resamples)
+        return {row: Difference(100 * d.mean, 100 * d.low, 100 * d.high) for row, d in found.items()}
+
+
+def collect(parts: Sequence[Part]) -> Found:
+    """What is done of ``parts``."""
+    found = Found({}, {})
+    for part in parts:
+        if part.is_stem or not part.done:
+            continue
+        key = part.out.name
+        found.parts.setdefault(key, []).append(part)
+        found.metrics.setdefault(key, []).append(json.loads((part.out / "metrics.json").read_text())["metrics"])
+    return found
+
+
+def _columns(table: Table) -> list[str]:
+    """The paper's metrics, ours, and the difference: a heading each."""
+    in_paper = [m for m in table.metrics if any(m in ROWS[row].paper for row in table.rows)]
+    main = "AR@100" if "AR@100" in table.metrics else "AP"
+    return [
+        "",
+        *(f"paper: {HEADINGS.get(metric, metric).replace(' (per gt)', '')}" for metric in in_paper),
+        *(HEADINGS.get(metric, metric) for metric in table.metrics),
+        f"{main} - baseline's [95 %]",
+    ]
+
+
+def _row(row: str, table: Table, found: Found, differences: Mapping[str, Difference]) -> list[str]:
+    in_paper = [m for m in table.metrics if any(m in ROWS[key].paper for key in table.rows)]
+    cells = [ROWS[row].name]
+    cells += [_number(ROWS[row].paper[m], m) if m in ROWS[row].paper else "-" for m in in_paper]
+    cells += [_mean(found.of(row, m), m) for m in table.metrics]
+    d = differences.get(row)
+    return [*cells, f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else ""]
+
+
+def _number(value: float, metric: str) -> str:
+    return f"{value:.1f}" if metric.startswith("A") else f"{value:.2f}"
+
+
+def _mean(values: np.ndarray, metric: str) -> str:
+    """Mean and standard deviation over seeds."""
+    if len(values) == 0 or np.isnan(values).all():
+        return "-"
+    digits = 2 if metric.startswith("A") else 3
+    deviation = f" ± {np.nanstd(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.nanmean(values):.{digits}f}{deviation}"
+
+
+def _seeds(found: Found, table: Table) -> str:
+    counts = sorted({len(found.parts.get(row, ())) for row in table.rows})
+    return f"seeds: {counts[0]}" if len(counts) == 1 else f"seeds: {counts[0]} to {counts[-1]}, as far as they are done"
+
+
+def as_text(numbers: Sequence[int], found: Found, differences: Mapping[str, Difference]) -> str:
+    lines = []
+    for number in numbers:
+        table = TABLES[number]
+        rows = [_columns(table), *(_row(row, table, found, differences) for row in table.rows)]
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        lines.append(f"Table {number}. {table.title} ({_seeds(found, table)})")
+        for cells in rows:
+            first, *rest = (f"{cell:{'<' if k == 0 else '>'}{widths[k]}}" for k, cell in enumerate(cells))
+            lines.append("  ".join([first, *rest]).rstrip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+def as_markdown(numbers: Sequence[int], found: Found, differences: Mapping[str, Difference], facts: str) -> str:
+    """``facts``: a line on how the figures came about."""
+    lines = [facts, ""]
+    for number in numbers:
+        table = TABLES[number]
+        columns = _columns(table)
+        lines += [f"### Table {number}: {table.title.lower()}", "", f"{_seeds(found, table)}.", ""]
+        lines += ["| " + " | ".join(columns) + " |", "|---|" + "--:|" * (len(columns) - 1)]
+        lines += ["| " + " | ".join(_row(row, table, found, differences)) + " |" for row in table.rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def replace_marked(path: Path, text: str) -> None:
+    """Writes ``text`` between the marks of a file, or at its end with new ones."""
+    block = f"{BEGIN}\n{text.rstrip()}\n{END}"
+    before = path.read_text() if path.exists() else ""
+    marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if marked.search(before):
+        path.write_text(marked.sub(lambda _: block, before, count=1))
+    else:
+        path.write_text(f"{before.rstrip()}\n\n{block}\n".lstrip())
