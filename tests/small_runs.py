@@ -138,4 +138,4 @@ def assert_same(a: object, b: object, where: str = "") -> None:
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             assert_same(x, y, f"{where}[{i}]")
     else:
-        assert a == b, where
+        assert a == b or (a != a and b != b), where  # NaN is the same as NaN

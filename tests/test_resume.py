@@ -14,7 +14,7 @@ from small_runs import TINY, assert_same, config_of, finish, history, losses, re
 
 from detectors import train
 from detectors.checkpoint import load_checkpoint, load_newest, save_checkpoint, set_aside, tidy
-from detectors.config import override
+from detectors.config import from_dict, override
 from detectors.engine import Trainer
 
 # random draws (RPN's sampling), batch-norm statistics, averages, parts, and mutual labelling from within an epoch on
@@ -222,6 +222,21 @@ def test_an_allowed_change_of_the_rate_is_followed(finished, capsys):
     assert code == 0, error
     before, after = (losses(out)[iteration]["lr"] for iteration in (3, 4))
     assert after > 20 * before
+
+
+@pytest.mark.parametrize("until", [2, 3])
+def test_others_go_on_from_a_first_part(finished, until):
+    """Stopped at the end of an epoch and within one: what goes on elsewhere ends as the run that never stopped."""
+    first, out = finished.parent / f"first{until}", finished.parent / f"branch{until}"
+    one = json.loads((finished / "config.json").read_text())
+    configs = [override(from_dict(one), "run.out", str(folder)) for folder in (first, out)]
+    assert Trainer(configs[0], progress=False).run(until) == {}
+    assert load_checkpoint(first / "checkpoint.pt")["iteration"] == until and not (first / "metrics.json").exists()
+    branch = Trainer(configs[1], progress=False)
+    branch.resume(first / "checkpoint.pt")
+    branch.run()
+    assert_same_run(finished, out)
+    assert load_checkpoint(first / "checkpoint.pt")["iteration"] == until
 
 
 def test_a_new_run_puts_an_old_ones_checkpoints_aside(finished):

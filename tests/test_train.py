@@ -135,6 +135,21 @@ def test_evaluate_gives_the_runs_metrics(folder, compared):
     assert rows(out)[""] == rows(compared)["MLC"]
 
 
+def test_evaluate_with_other_settings_and_results(folder, compared):
+    """IoU-NMS keeps as many boxes' places but other scores; a setting that does not fit is told in a line."""
+    state = load_checkpoint(folder / "compared" / "MLC" / "checkpoint.pt")
+    state["model"]["head.cls_logits.bias"] += 5  # it is sure of all it sees
+    save_checkpoint(folder / "sure.pt", {key: state[key] for key in state if key != "format"})
+    checkpoint = ("sure.pt", "--device", "cpu")
+    for name, more in (("found.json", ()), ("by_iou.json", ("--set", "model.nms=iou"))):
+        code, _, error = finish(start(folder, "evaluate.py", *checkpoint, "--results", name, *more))
+        assert code == 0, error
+    found, by_iou = (json.loads((folder / name).read_text()) for name in ("found.json", "by_iou.json"))
+    assert found and found[0].keys() == {"image_id", "category_id", "bbox", "score"} and found != by_iou
+    code, _, error = finish(start(folder, "evaluate.py", *checkpoint, "--set", "model.nms"))
+    assert (code, error) == (2, "evaluate.py: --set wants KEY=VALUE, got 'model.nms'\n")
+
+
 def test_evaluate_refuses_what_is_no_checkpoint(folder):
     (folder / "foreign.pt").write_text("not a checkpoint")
     code, out, error = finish(start(folder, "evaluate.py", "foreign.pt"))
