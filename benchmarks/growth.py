@@ -6,7 +6,6 @@ Draws docs/growth/<operator>.png, log-log, mlc_ext and one peer, and writes docs
 from __future__ import annotations
 
 import argparse
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,10 +19,10 @@ import bm_paired_box_iou
 import bm_rescored_nms
 import bm_segmented_otsu
 import bm_segmented_spearman
-import PIL.Image
 import torch
 from _harness import ROOT, THREADS, Case, Settings, circumstances, facts, measure
 from _otsu_peers import group_inputs
+from _pictures import pyplot, save
 
 DOCS = ROOT / "docs"
 OURS = "mlc_ext"
@@ -169,18 +168,6 @@ def document(results: dict[str, list[tuple[str, list[Curve]]]], facts: dict[str,
     return "\n".join(lines) + "\n"
 
 
-def pyplot():
-    """matplotlib.pyplot without a display; a SystemExit that says what to install where it is absent."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise SystemExit("growth.py draws with matplotlib: pip install matplotlib (or mlc-ext[bench])") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
-
-
 def draw(plt, operator: str, drawn: list[tuple[str, list[Curve]]], path: Path) -> None:
     figure, axes = plt.subplots(
         1, len(drawn), figsize=(4.6 * len(drawn), 4.2), squeeze=False, sharey=True, layout="constrained"
@@ -196,10 +183,7 @@ def draw(plt, operator: str, drawn: list[tuple[str, list[Curve]]], path: Path) -
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8, frameon=False)
     axes[0][0].set_ylabel("time of a call, ms")
     figure.suptitle(operator)
-    image = io.BytesIO()
-    figure.savefig(image, dpi=90)
-    plt.close(figure)
-    PIL.Image.open(image).convert("RGB").quantize(64).save(path, optimize=True)  # a third of the bytes
+    save(plt, figure, path)
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _harness import Settings, facts  # noqa: E402
+from _pictures import pyplot  # noqa: E402
+from paper.figures import draw_all  # noqa: E402
 from paper.jobs import run_parts  # noqa: E402
 from paper.parts import SCALES, Part, build_parts  # noqa: E402
 from paper.rows import TABLES  # noqa: E402
@@ -31,7 +33,8 @@ from paper.tables import as_markdown, as_text, collect, replace_marked  # noqa: 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="DIR", help="COCO-format data set; default: the generated one")
-    parser.add_argument("--tables", default="1,2,3,4", metavar="N,N", help="default: 1,2,3,4")
+    parser.add_argument("--tables", default="1,2,3,4", metavar="N,N", help="of 1, 2, 3, 4 and ablations (default "
+                        "1,2,3,4)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (default 3)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N")
     parser.add_argument("--scale", choices=SCALES, default="small", help="small: efficientnet_lite0, 160 px, 5 epochs; "
@@ -45,13 +48,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resamples", type=int, default=300, metavar="N", help="of the bootstrap; 0: no intervals")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too, between its lines "
                         "<!-- tables --> and <!-- /tables --> where it has them")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the course over the epochs, the labels that "
+                        "flip and AP by IoU threshold there; needs matplotlib")
     options = parser.parse_args(arguments)
-    try:
-        options.tables = sorted({int(text) for text in options.tables.split(",")})
-    except ValueError:
-        parser.error(f"--tables wants numbers with commas, got {options.tables!r}")
-    if unknown := [str(n) for n in options.tables if n not in TABLES]:
-        parser.error(f"there are tables {', '.join(map(str, TABLES))}, not {', '.join(unknown)}")
+    names = options.tables.split(",")
+    if unknown := [name for name in names if name not in TABLES]:
+        parser.error(f"--tables: there are {', '.join(TABLES)}, not {', '.join(map(repr, unknown))}")
+    options.tables = [name for name in TABLES if name in names]
     for name in ("seeds", "jobs"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -61,7 +64,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def plan(options: argparse.Namespace, jobs: int) -> list[Part]:
     """All parts, seed by seed: what is there early is a whole table."""
-    rows = list(dict.fromkeys(row for number in options.tables for row in TABLES[number].rows))
+    rows = list(dict.fromkeys(row for name in options.tables for row in TABLES[name].rows))
     out = options.out or Path("runs/tables") / options.scale
     threads = None if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // jobs)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -92,12 +95,15 @@ def main(arguments: list[str] | None = None) -> int:
         if not found:
             print("no row is done yet")
         else:
-            tables = [TABLES[number] for number in options.tables]
+            tables = [TABLES[name] for name in options.tables]
             differences = found.differences(tables, options.resamples)
             print(as_text(options.tables, found, differences))
             if options.markdown:
                 text = as_markdown(options.tables, found, differences, circumstances(arguments))
                 replace_marked(options.markdown, text)
+            if options.figures:
+                for path in draw_all(pyplot(), found, options.figures):
+                    print(path)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:

@@ -131,7 +131,8 @@ def test_paired_differences(paper, tmp_path):
 
 def test_rows_are_the_papers(paper):
     tables, rows = paper["rows"].TABLES, paper["rows"].ROWS
-    assert [len(tables[n].rows) for n in (1, 2, 3, 4)] == [3, 4, 8, 4]
+    assert [len(tables[n].rows) for n in "1234"] == [3, 4, 8, 4]
+    assert {key for key, row in rows.items() if row.paper} == {row for n in "1234" for row in tables[n].rows}
     used = {row for table in tables.values() for row in table.rows}
     assert used == rows.keys() and {row.stem for row in rows.values()} == paper["rows"].STEMS.keys()
     assert paper["rows"].baseline("fcos") == paper["rows"].baseline("fcos-_mlc") == "fcos-"
@@ -141,7 +142,8 @@ def test_rows_are_the_papers(paper):
 def test_a_seeds_parts(paper, tmp_path):
     """Rows of a detector go on from two first parts, alone and with the IoU layer; only what is switched on differs."""
     build = paper["parts"].build_parts
-    every = build(list(paper["rows"].ROWS), "small", 3, tmp_path, None, ["schedule.epochs=19"], 1)
+    rows = [row for n in "1234" for row in paper["rows"].TABLES[n].rows]
+    every = build(rows, "small", 3, tmp_path, None, ["schedule.epochs=19"], 1)
     by_name = {part.out.name: part for part in every}
     assert len(every) == 7 + 15 and all(part.config.run.seed == 3 for part in every)
     assert by_name["fcos-_ml"].after is by_name["fcos-"].after is by_name["stem_fcos-"]
@@ -152,6 +154,8 @@ def test_a_seeds_parts(paper, tmp_path):
     full = build(["retinanet_ml"], "full", 0, tmp_path, "coco", ["mlc.start_epoch=7"], None)
     assert [part.config.schedule.epochs for part in full] == [19, 19] and full[0].config.mlc.start_epoch == 7
     assert len(build(["fcos-_iou_nms"], "small", 0, tmp_path, None, [], 1)) == 3
+    early = build(["fcos-_ml_early"], "small", 0, tmp_path, None, ["schedule.epochs=19"], 1)
+    assert [part.config.mlc.start_epoch for part in early] == [6, 6]
 
 
 def command(out, *arguments):
@@ -183,9 +187,13 @@ def test_the_program(paper, tmp_path):
     assert first["history"]
     assert_same(row["history"][: len(first["history"])], first["history"])
     metrics = json.loads((tmp_path / "out" / "seed0" / "fcos-_iur" / "metrics.json").read_text())["metrics"]
-    again = run(tmp_path, "--tables", "2", "--show")
+    again = run(tmp_path, "--tables", "2", "--show", "--figures", "drawn")
+    assert again.returncode == 0, again.stderr
     assert f"{100 * metrics['AP']:.2f}" in again.stdout and "first part" not in again.stdout
-    assert again.stdout == done.stdout[done.stdout.index("Table 2.") :]
+    table = done.stdout[done.stdout.index("Table 2.") :]
+    assert again.stdout == table + "drawn/epochs.png\ndrawn/labels.png\ndrawn/ap_by_iou.png\n"
+    for name in ("epochs", "labels", "ap_by_iou"):
+        assert (tmp_path / "drawn" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     other = run(tmp_path, "--tables", "2", "--set", "schedule.lr=0.5")
     assert other.returncode == 2 and "made with other settings (schedule.lr): choose another --out" in other.stderr
 
@@ -198,8 +206,8 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--tables", "5"], "there are tables 1, 2, 3, 4, not 5"),
-        (["--tables", "a"], "--tables wants numbers with commas, got 'a'"),
+        (["--tables", "1,5"], "--tables: there are 1, 2, 3, 4, ablations, not '5'"),
+        (["--tables", ""], "not ''"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
     ],
 )

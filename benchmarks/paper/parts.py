@@ -16,7 +16,7 @@ from detectors.config import override as set_to
 from detectors.engine import Trainer
 from detectors.evaluate import evaluate_checkpoint
 from detectors.metrics_log import plain, write_whole
-from detectors.presets import ALPHA, ml_start, r50
+from detectors.presets import ALPHA, r50
 from mlc_ext.mutual_labeling import MLCConfig
 
 from .rows import ROWS, STEMS
@@ -59,9 +59,7 @@ class Part:
 def scale_config(scale: str, detector: str) -> Config:
     """The paper's settings for ``detector``, or what of them fits the scale: lengths keep the paper's fractions."""
     if scale == "full":
-        config = r50(detector, ml=False, iur=False)
-        schedule = set_to(config, "schedule.epochs", 19)
-        return set_to(schedule, "mlc.start_epoch", ml_start(19))
+        return set_to(r50(detector, ml=False, iur=False), "schedule.epochs", 19)
     model = {"backbone": "efficientnet_lite0", "weights": "imagenet"}
     schedule = {"optimizer": "adamw", "weight_decay": 1e-2, "bias_lr_factor": 1.0, "warmup": "linear"}
     if scale == "small":
@@ -74,7 +72,7 @@ def scale_config(scale: str, detector: str) -> Config:
         data = DataConfig(short_side=320, long_side=320, cache=True, workers=4)
     return Config(
         model=ModelConfig(detector=detector, **model),
-        mlc=MLCConfig(ml=False, iur=False, alpha=ALPHA[detector], start_epoch=ml_start(schedule["epochs"])),
+        mlc=MLCConfig(ml=False, iur=False, alpha=ALPHA[detector]),
         data=data,
         schedule=ScheduleConfig(**schedule),
         run=RunConfig(
@@ -99,7 +97,8 @@ def build_parts(
     """The parts of one seed, each after those it goes on from.
 
     Args:
-        settings: KEY=VALUE texts, laid over the scale's settings; ``schedule.epochs`` moves the switch with it.
+        settings: KEY=VALUE texts, laid over the scale's settings; with ``mlc.start_epoch`` the switch is there, else
+            at the stem's fraction of ``schedule.epochs``.
         threads: CPU threads of a part.
     """
     stems: dict[str, Part] = {}
@@ -114,7 +113,7 @@ def build_parts(
             common = {"data.data": data, "run.seed": seed, "run.threads": threads, **stem.settings}
             for name, value in common.items():
                 config = set_to(config, name, value)
-            config = _with_settings(config, settings)
+            config = _with_settings(config, settings, stem.switch)
             config = set_to(config, "run.out", str(folder / f"stem_{row.stem}"))
             stems[row.stem] = Part(f"seed {seed}: {row.stem}, first part", config, is_stem=True)
         before = stems[row.stem] if row.tested_from is None else parts[row.tested_from]
@@ -125,11 +124,11 @@ def build_parts(
     return [*stems.values(), *parts.values()]
 
 
-def _with_settings(config: Config, settings: Sequence[str]) -> Config:
+def _with_settings(config: Config, settings: Sequence[str], switch: int) -> Config:
     config = assign(config, settings)
-    if not any(text.startswith("mlc.start_epoch=") for text in settings):
-        config = set_to(config, "mlc.start_epoch", ml_start(config.schedule.epochs))
-    return config
+    if any(text.startswith("mlc.start_epoch=") for text in settings):
+        return config
+    return set_to(config, "mlc.start_epoch", config.schedule.epochs * switch / 19)
 
 
 def work(part: Part) -> None:

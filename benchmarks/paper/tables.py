@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ class Found:
 
     parts: dict[str, list[Part]]
     metrics: dict[str, list[dict[str, float]]]
+    _matches: dict[str, list[Matches]] = field(default_factory=dict, repr=False)
 
     def __bool__(self) -> bool:
         return bool(self.parts)
@@ -40,6 +41,11 @@ class Found:
 
     def matches(self, row: str) -> list[Matches]:
         """Of each seed, from the detections that its run left."""
+        if row not in self._matches:
+            self._matches[row] = self._read_matches(row)
+        return self._matches[row]
+
+    def _read_matches(self, row: str) -> list[Matches]:
         found = []
         for part in self.parts[row]:
             dataset = build_validation_set(part.config, CACHE)
@@ -110,8 +116,12 @@ def _mean(values: np.ndarray, metric: str) -> str:
     if len(values) == 0 or np.isnan(values).all():
         return "-"
     digits = 2 if metric.startswith("A") else 3
-    deviation = f" ± {np.nanstd(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    deviation = f" ± {np.nanstd(values, ddof=1):.{digits}f}" if np.isfinite(values).sum() > 1 else ""
     return f"{np.nanmean(values):.{digits}f}{deviation}"
+
+
+def _called(name: str) -> str:
+    return f"Table {name}" if name.isdigit() else name.capitalize()
 
 
 def _seeds(found: Found, table: Table) -> str:
@@ -119,13 +129,13 @@ def _seeds(found: Found, table: Table) -> str:
     return f"seeds: {counts[0]}" if len(counts) == 1 else f"seeds: {counts[0]} to {counts[-1]}, as far as they are done"
 
 
-def as_text(numbers: Sequence[int], found: Found, differences: Mapping[str, Difference]) -> str:
+def as_text(names: Sequence[str], found: Found, differences: Mapping[str, Difference]) -> str:
     lines = []
-    for number in numbers:
-        table = TABLES[number]
+    for name in names:
+        table = TABLES[name]
         rows = [_columns(table), *(_row(row, table, found, differences) for row in table.rows)]
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines.append(f"Table {number}. {table.title} ({_seeds(found, table)})")
+        lines.append(f"{_called(name)}. {table.title} ({_seeds(found, table)})")
         for cells in rows:
             first, *rest = (f"{cell:{'<' if k == 0 else '>'}{widths[k]}}" for k, cell in enumerate(cells))
             lines.append("  ".join([first, *rest]).rstrip())
@@ -133,13 +143,13 @@ def as_text(numbers: Sequence[int], found: Found, differences: Mapping[str, Diff
     return "\n".join(lines)
 
 
-def as_markdown(numbers: Sequence[int], found: Found, differences: Mapping[str, Difference], facts: str) -> str:
+def as_markdown(names: Sequence[str], found: Found, differences: Mapping[str, Difference], facts: str) -> str:
     """``facts``: a line on how the figures came about."""
     lines = [facts, ""]
-    for number in numbers:
-        table = TABLES[number]
+    for name in names:
+        table = TABLES[name]
         columns = _columns(table)
-        lines += [f"### Table {number}: {table.title.lower()}", "", f"{_seeds(found, table)}.", ""]
+        lines += [f"### {_called(name)}. {table.title}", "", f"{_seeds(found, table)}.", ""]
         lines += ["| " + " | ".join(columns) + " |", "|---|" + "--:|" * (len(columns) - 1)]
         lines += ["| " + " | ".join(_row(row, table, found, differences)) + " |" for row in table.rows]
         lines.append("")
