@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 
@@ -39,3 +40,11 @@ def encoded(image: Image.Image, kind="PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def noise(height=30, width=40, seed=0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def entry(image_id, name=None, width=40, height=30):
+    return {"id": image_id, "file_name": name or f"{image_id}.png", "width": width, "height": height}

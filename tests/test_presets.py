@@ -4,36 +4,19 @@ import dataclasses
 
 import pytest
 import torch
+from small_runs import config_of
 
 from detectors.builder import build_model
 from detectors.config import override
 from detectors.engine import Trainer
 from detectors.fcos import FCOS
-from detectors.presets import PRESETS, preset, with_epochs
+from detectors.presets import PRESETS, preset
 from detectors.retinanet import RetinaNet
 from detectors.rpn import RPN
 
-TINY = {
-    "model.backbone": "resnet18",
-    "model.weights": None,
-    "model.fpn_channels": 64,
-    "data.generated_images": 4,
-    "data.generated_size": 96,
-    "data.short_side": 96,
-    "data.long_side": 96,
-    "data.workers": 0,
-    "schedule.batch_size": 2,
-    "schedule.lr": 1e-3,
-    "schedule.warmup_iterations": 0,
-    "run.device": "cpu",
-}
 
-
-def tiny(name: str, out):
-    config = with_epochs(preset(name), 1)
-    for key, value in (TINY | {"run.out": str(out), "mlc.start_epoch": 0.5}).items():
-        config = override(config, key, value)
-    return config
+def tiny(name, out):
+    return config_of(name, out, 1, model__norm=None, data__generated_images=4, schedule__batch_size=2)
 
 
 @pytest.mark.parametrize("name", PRESETS)
