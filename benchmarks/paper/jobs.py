@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import signal
 import time
 from collections.abc import Callable, Sequence
 
@@ -41,7 +42,7 @@ def run_parts(
                 process, began = running.pop(part)
                 if process.exitcode == 0:
                     say(f"{part.name}: {time.monotonic() - began:.0f} s")
-                elif process.exitcode != 130 or not late:
+                elif not (late and process.exitcode in (130, -signal.SIGTERM)):
                     failed.append(part)
                     say(f"{part.name} failed ({process.exitcode}): {part.out / 'out.txt'} ends with\n{_tail(part)}")
     finally:

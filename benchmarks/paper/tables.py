@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from detectors.builder import CACHE, build_validation_set
+from detectors.config import override as set_to
 from detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
 
 from .bootstrap import Difference, Matches, match, paired_differences
@@ -48,7 +49,7 @@ class Found:
     def _read_matches(self, row: str) -> list[Matches]:
         found = []
         for part in self.parts[row]:
-            dataset = build_validation_set(part.config, CACHE)
+            dataset = build_validation_set(set_to(part.config, "data.cache", False), CACHE)  # no image is looked at
             proposals = part.config.model.detector == "rpn"
             truth = (ProposalEvaluator if proposals else CocoEvaluator)(dataset).truth
             results = json.loads((part.out / "results.json").read_text())
