@@ -27,6 +27,7 @@ def run_parts(
     waiting = [part for part in parts if not part.done]
     running: dict[Part, tuple[multiprocessing.process.BaseProcess, float]] = {}
     failed: list[Part] = []
+    before = signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's end of time: as Ctrl-C
     try:
         while waiting or running:
             late = end is not None and time.monotonic() >= end
@@ -50,7 +51,12 @@ def run_parts(
             process.terminate()
         for process, _ in running.values():
             process.join()
+        signal.signal(signal.SIGTERM, before)
     return failed, [part for part in parts if not part.done]
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _ready(waiting: Sequence[Part]) -> list[Part]:
