@@ -58,6 +58,19 @@ class Row:
         return self.milliseconds[peer] / self.milliseconds["mlc_ext"]
 
 
+def captured(run: Callable[[], object]) -> tuple[Callable[[], None], object]:
+    """`run` in a CUDA graph -> (replay, the results that a replay fills). Raises where it cannot be captured."""
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):  # as torch asks for: what is done once, at the first call, is done before
+        run()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    return graph.replay, results
+
+
 def measure(case: Case, settings: Settings) -> dict[str, float]:
     """Milliseconds of each contestant: the minimum of turns taken by all in order."""
     contestants = {"mlc_ext": case.ours, **case.peers}

@@ -103,11 +103,14 @@ class FCOSAssigner:
         targets: per image ``boxes`` [G, 4] xyxy and ``crowd`` [C, 4] xyxy.
         """
         all_points = torch.cat(list(points))
-        per_point = [
-            all_points.new_tensor((low, high, stride))
-            for (low, high), stride in zip(self.regress_ranges, self.strides, strict=True)
-        ]
-        level = torch.cat([row.expand(len(p), 3) for row, p in zip(per_point, points, strict=True)])
+        facts = [(low, high, stride) for (low, high), stride in zip(self.regress_ranges, self.strides, strict=True)]
+        # filled on the device: a tensor of a list would be a copy that the host waits for
+        level = torch.cat(
+            [
+                torch.stack([p.new_full((len(p),), fact) for fact in of_level], dim=1)
+                for of_level, p in zip(facts, points, strict=True)
+            ]
+        )
         parts, offset = [], 0
         for target in targets:
             parts.append(self._assign_image(all_points, level, target["boxes"], target["crowd"], offset))
