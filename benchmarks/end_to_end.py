@@ -188,8 +188,8 @@ def measure_detector(detector: str, setting: Setting) -> Measured:
     criteria = {}
     for suffix, name in METHODS.items():
         model, _ = our_model(f"{detector}_r50{suffix}", setting)
-        criteria[name] = in_precision(lambda m=model.train(): criterion(m, images, targets), setting)()
-        criteria[name] = in_precision(criteria[name], setting)
+        with numerics.autocast(setting.target, setting.precision):
+            criteria[name] = in_precision(criterion(model.train(), images, targets), setting)
     result.criterion = take_turns(criteria, 2 * setting.rounds, setting.synchronize)
     criteria.clear()
 

@@ -17,8 +17,9 @@ _LEFT_OUT = left_out() if os.environ.get("MLC_LEAVE_OUT_TESTS") == "1" else {}
 collect_ignore = list(_LEFT_OUT)
 
 
-def pytest_report_header() -> list[str]:
-    return [f"left out: {name} needs {', '.join(sorted(packages))}" for name, packages in _LEFT_OUT.items()]
+def pytest_terminal_summary(terminalreporter) -> None:
+    for name, packages in _LEFT_OUT.items():
+        terminalreporter.write_line(f"left out: {name} needs {', '.join(sorted(packages))}")
 
 
 def _load_hypothesis_profile() -> None:

@@ -12,7 +12,8 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
 
-def _top_level_imports(path: Path) -> list[str]:
+@functools.cache
+def _top_level_imports(path: Path) -> tuple[str, ...]:
     """Dotted names that a module imports when it is imported; those under `try` are optional."""
     package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
     names = []
@@ -25,10 +26,11 @@ def _top_level_imports(path: Path) -> list[str]:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*above, *filter(None, [base])])
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return names
+    return tuple(dict.fromkeys(names))
 
 
-def _files(name: str) -> list[Path]:
+@functools.cache
+def _files(name: str) -> tuple[Path, ...]:
     """The project's own files that importing a dotted name runs."""
     for root in (TESTS, ROOT):
         parts, found = name.split("."), []
@@ -36,11 +38,15 @@ def _files(name: str) -> list[Path]:
             stem = root.joinpath(*parts[:depth])
             found += [p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()]
         if found:
-            return found
-    return []
+            return tuple(found)
+    return ()
 
 
 @functools.cache
+def installed(package: str) -> bool:
+    return package in sys.stdlib_module_names or importlib.util.find_spec(package) is not None
+
+
 def missing_packages(path: Path) -> frozenset[str]:
     """Top-level names that `path`, or a file of the project that it imports, needs and that cannot be found."""
     seen, todo, missing = set(), [path], set()
@@ -53,7 +59,7 @@ def missing_packages(path: Path) -> frozenset[str]:
             root = name.split(".")[0]
             if own := _files(name):
                 todo += own
-            elif root not in sys.stdlib_module_names and not _files(root) and importlib.util.find_spec(root) is None:
+            elif not _files(root) and not installed(root):
                 missing.add(root)
     return frozenset(missing)
 

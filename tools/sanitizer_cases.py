@@ -2,7 +2,8 @@
 """Runs every operator once on small inputs that reach every kernel and branch: what compute-sanitizer watches.
 
 usage: compute-sanitizer --tool memcheck python tools/sanitizer_cases.py
-       python tools/sanitizer_cases.py --kernels    also: fails unless torch.profiler saw every __global__ of csrc/cuda
+       python tools/sanitizer_cases.py --kernels    fails unless torch.profiler saw every __global__ of csrc/cuda, with
+                                                    exit status 3 where it sees nothing
 
 Values are compared elsewhere (tests/); here a wrong access counts, so inputs that CUDA does not check (ids and offsets
 out of range, NaN) are among them. Without a memory cache every tensor is an allocation of its own, and what leaves it
@@ -152,14 +153,16 @@ def run_all(device: str) -> int:
     return count
 
 
-def kernels_seen(device: str) -> set[str]:
-    """Of the sources' kernels, those that ran; of a profile of all cases."""
+def unseen_kernels(device: str) -> set[str] | None:
+    """Of the sources' kernels, those that a profile of all cases lacks; None where the profiler sees no kernels."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         run_all(device)
-    ran = " ".join(event.key for event in profiler.key_averages())
-    return {name for name in kernels_of_sources() if re.search(rf"\b{name}\b", ran)}
+    ran = [event.key for event in profiler.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    if not ran:
+        return None
+    return {name for name in kernels_of_sources() if not re.search(rf"\b{name}\b", " ".join(ran))}
 
 
 def main() -> int:
@@ -170,7 +173,10 @@ def main() -> int:
     if not args.kernels:
         run_all(args.device)
         return 0
-    missing = kernels_of_sources() - kernels_seen(args.device)
+    missing = unseen_kernels(args.device)
+    if missing is None:
+        print("sanitizer_cases: torch.profiler sees no kernels on this machine")
+        return 3
     print(f"sanitizer_cases: {len(kernels_of_sources())} kernels, not seen: {', '.join(sorted(missing)) or 'none'}")
     return 1 if missing else 0
 
