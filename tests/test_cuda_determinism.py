@@ -36,7 +36,7 @@ def test_on_several_streams_at_once(cuda, program):
     values = [program.make(seed, program.size) for seed in range(len(streams))]
     pinned = [[t.pin_memory() for t in tensors] for tensors in values]
     inputs = [[torch.zeros_like(t, device=cuda) for t in tensors] for tensors in values]
-    program.run(*inputs[0])
+    program.run(*on(cuda, *values[0]))
     torch.cuda.synchronize()
     results = []
     for stream, held, new in zip(streams, inputs, pinned, strict=True):

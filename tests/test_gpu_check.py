@@ -282,6 +282,7 @@ def test_the_report(tmp_path):
     written = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
     assert facts.items() <= written.items()
     by_name = {s["name"]: s for s in written["stages"]}
+    assert set(written["targets"].values()) == {"not measured"}
     assert [s["status"] for s in written["stages"]] == [PASSED, FAILED, NOT_RUN, PASSED, "pending"]
     assert by_name["benchmarks"]["record"] == {"rows": []} and by_name["tests"]["tail"] == "E   assert a | b"
     text = (tmp_path / "out" / "gpu_check.md").read_text()
@@ -290,6 +291,11 @@ def test_the_report(tmp_path):
                  "## tests: the end of its output"):  # fmt: skip
         assert line in text, line
     assert (tmp_path / "out" / "gpu_check.log").read_text() == "===== tests\nall of it\n"
+
+
+def test_targets_that_a_stage_judges():
+    results = {"sync": Result(PASSED), "graphs": Result(FAILED), "determinism": Result(CUT)}
+    assert list(gpu_check.promises(results).values()) == ["met", "missed", "not measured", "not measured"]
 
 
 # --- packages that are not there

@@ -306,7 +306,8 @@ def build_command(python: str) -> tuple[str, ...]:
 def make_stages(place: Place) -> list[Stage]:
     """All, in the order they run."""
     python, work, env = place.python, place.work, place.environment
-    in_parallel = ("-n", str(min(4, place.cores))) if importable("xdist") else ()
+    has_xdist = importable("xdist") or any((Path(folder) / "xdist").is_dir() for folder in place.extra_path)
+    in_parallel = ("-n", str(min(4, place.cores))) if has_xdist else ()
 
     def tests(name: str, title: str, arguments: tuple[str, ...], limit: float, alone: bool = False) -> Stage:
         junit = work / f"{name}.xml"
@@ -416,10 +417,26 @@ def install_wheels(python: str, folder: Path, target: Path) -> list[str]:
 # --- the report
 
 
+def promises(results: dict[str, Result]) -> dict[str, str]:
+    """Targets that are a stage's to judge: met, missed or not measured."""
+    words = {PASSED: "met", FAILED: "missed"}
+
+    def judged(stage: str) -> str:
+        return words.get(results[stage].status, "not measured") if stage in results else "not measured"
+
+    return {
+        "every operator and the criterion: no host synchronisation": judged("sync"),
+        "every operator and the criterion: in a CUDA graph": judged("graphs"),
+        "every operator and the criterion: the same bits every time": judged("determinism"),
+        "200,000 x 1000 x 16 matching within 1 GiB, and the other sizes": judged("scale"),
+    }
+
+
 def report(facts: dict[str, object], stages: Sequence[Stage], results: dict[str, Result]) -> dict[str, object]:
     """The JSON."""
     return {
         **facts,
+        "targets": promises(results),
         "stages": [
             {"name": stage.name, "title": stage.title}
             | (results[stage.name].as_dict() if stage.name in results else {"status": "pending"})
@@ -439,6 +456,7 @@ def markdown(facts: dict[str, object], stages: Sequence[Stage], results: dict[st
             continue
         words = "; ".join(filter(None, [result.reason, *result.notes])).replace("|", "/").replace("\n", " ")
         lines.append(f"| {stage.name}: {stage.title} | {result.status} | {result.seconds:.0f} | {words} |")
+    lines += ["", "| target | |", "|---|---|", *(f"| {target} | {word} |" for target, word in promises(results).items())]
     for stage in stages:
         result = results.get(stage.name)
         if result is not None and result.markdown:
