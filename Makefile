@@ -12,6 +12,7 @@ OUT ?=
 STAGES ?=
 BUDGET ?= 570
 WHEELS ?=
+GPU_ARGS ?=
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -61,7 +62,7 @@ cuda-compile: build  ## compile every .cu with nvcc, warnings are errors; no GPU
 # With $(PYTHON), whose torch is the CUDA one: not through .venv, which would get another.
 gpu-check:  ## all that needs a GPU, results in OUT=DIR (STAGES=build,tests BUDGET=570 WHEELS=DIR); exit 2 without a GPU
 	@test -n "$(OUT)" || { echo "gpu-check: name a folder for the results: make gpu-check OUT=DIR" >&2; exit 1; }
-	$(PYTHON) tools/gpu_check.py --out "$(OUT)" --stages "$(STAGES)" --budget $(BUDGET) $(if $(WHEELS),--wheels "$(WHEELS)")
+	$(PYTHON) tools/gpu_check.py --out "$(OUT)" --stages "$(STAGES)" --budget $(BUDGET) $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_ARGS)
 
 cmake: build $(CMAKE)  ## configure, build and ctest the operators without Python, in build/cmake
 	$(CMAKE) -S . -B build/cmake -DPython3_EXECUTABLE="$(CURDIR)/$(PY)" -DCMAKE_BUILD_TYPE=Release

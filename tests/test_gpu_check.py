@@ -39,6 +39,21 @@ def run(stages, tmp_path, budget=60.0, jobs=2):
     return results
 
 
+def ended(pid: int) -> bool:
+    """Whether there is no such process, or only what is left for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 # --- stages
 
 
@@ -62,12 +77,7 @@ def test_a_stage_that_takes_too_long_is_ended_with_its_children(tmp_path):
     result = run([stage("slow", code, limit=2.0)], tmp_path)["slow"]
     assert time.monotonic() - start < 20
     assert result.status == CUT and "2 s" in result.reason and "started" in result.tail
-    with pytest.raises(ProcessLookupError):
-        for _ in range(50):  # an orphan is somebody's to reap
-            os.kill(int(pid_file.read_text()), 0)
-            if Path(f"/proc/{pid_file.read_text()}/stat").read_text().split()[2] == "Z":
-                raise ProcessLookupError
-            time.sleep(0.1)
+    wait_for(lambda: ended(int(pid_file.read_text())))
 
 
 def test_the_time_for_all_stages(tmp_path, monkeypatch):
@@ -470,6 +480,42 @@ def test_the_whole_run(pretended, tmp_path, capsys):
     with pytest.raises(SystemExit):
         gpu_check.main(["--out", str(tmp_path / "none"), "--stages", "speed"])
     assert "unknown stage speed" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+INTERRUPTED = """
+import sys
+import torch
+import gpu_check
+
+def stage(name, code, alone):
+    return gpu_check.Stage(name, name, (sys.executable, "-c", code), 100, alone=alone)
+
+waits = "import os, sys, time; open(os.environ['PID_FILE'], 'w').write(str(os.getpid())); time.sleep(100)"
+gpu_check.why_no_gpu = lambda: None
+torch.cuda.get_device_capability = lambda *_: (9, 0)
+gpu_check.machine = lambda: {"device": "pretended", "torch": "2.11.0"}
+gpu_check.make_stages = lambda place: [
+    stage("one", "", True), stage("two", waits, False), stage("three", "", True)
+]
+sys.exit(gpu_check.main(["--out", sys.argv[1]]))
+"""
+
+
+def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
+    """SIGTERM, as a batch system sends it: the stage that runs is ended, what was done before is written."""
+    pid_file, out = tmp_path / "pid", tmp_path / "out"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tools"), "PID_FILE": str(pid_file)}
+    command = [sys.executable, "-c", INTERRUPTED, str(out)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: pid_file.exists() and pid_file.read_text())
+        process.terminate()
+        assert process.wait(timeout=30) != 0
+    finally:
+        process.kill()
+    wait_for(lambda: ended(int(pid_file.read_text())))
+    written = json.loads((out / "gpu_check.json").read_text())
+    assert [s["status"] for s in written["stages"]][::2] == [PASSED, "pending"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

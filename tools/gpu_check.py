@@ -82,6 +82,9 @@ class Stage:
     """Looks at the files and the output of a stage that ended by itself, and may change its result."""
 
 
+_running: set[subprocess.Popen] = set()
+
+
 def run_command(
     command: Sequence[str], environment: dict[str, str], seconds: float, log: Path
 ) -> tuple[int | None, float]:
@@ -92,14 +95,14 @@ def run_command(
             command, cwd=ROOT, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        _running.add(process)
         try:
             status: int | None = process.wait(timeout=max(0.0, seconds))
         except subprocess.TimeoutExpired:
             status = None
             _end_group(process)
-        except BaseException:
-            _end_group(process)
-            raise
+        finally:
+            _running.discard(process)
     return status, time.monotonic() - start
 
 
@@ -193,8 +196,15 @@ def run_stages(
 
     for wave in waves(stages):
         with ThreadPoolExecutor(max(1, jobs)) as pool:
-            for future in [pool.submit(one, stage) for stage in wave]:
-                future.result()
+            futures = [pool.submit(one, stage) for stage in wave]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:  # interrupted: nothing is left running, nothing more begins
+                end = 0.0
+                for process in list(_running):
+                    _end_group(process)
+                raise
     return {stage.name: results[stage.name] for stage in stages}
 
 
@@ -456,7 +466,8 @@ def markdown(facts: dict[str, object], stages: Sequence[Stage], results: dict[st
             continue
         words = "; ".join(filter(None, [result.reason, *result.notes])).replace("|", "/").replace("\n", " ")
         lines.append(f"| {stage.name}: {stage.title} | {result.status} | {result.seconds:.0f} | {words} |")
-    lines += ["", "| target | |", "|---|---|", *(f"| {target} | {word} |" for target, word in promises(results).items())]
+    lines += ["", "| target | |", "|---|---|"]
+    lines += [f"| {target} | {word} |" for target, word in promises(results).items()]
     for stage in stages:
         result = results.get(stage.name)
         if result is not None and result.markdown:
@@ -520,6 +531,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             facts["finished"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             write_report(args.out, facts, stages, results, work)
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         run_stages(stages, budget=args.budget, jobs=args.jobs, logs=work, done=done)
     print(f"gpu_check: {facts['seconds']:.0f} s, written to {args.out}")
     return exit_code(results.values())
