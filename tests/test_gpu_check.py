@@ -74,9 +74,9 @@ def test_a_stage_that_takes_too_long_is_ended_with_its_children(tmp_path):
         f"open({str(pid_file)!r}, 'w').write(str(child.pid)); time.sleep(60)"
     )
     start = time.monotonic()
-    result = run([stage("slow", code, limit=2.0)], tmp_path)["slow"]
-    assert time.monotonic() - start < 20
-    assert result.status == CUT and "2 s" in result.reason and "started" in result.tail
+    result = run([stage("slow", code, limit=10.0)], tmp_path)["slow"]
+    assert time.monotonic() - start < 50
+    assert result.status == CUT and "10 s" in result.reason and "started" in result.tail
     wait_for(lambda: ended(int(pid_file.read_text())))
 
 
@@ -158,7 +158,7 @@ def test_the_stages(stages):
         assert found.environment["MLC_FAIL_WITHOUT_CUDA"] == "1"
     for tool in gpu_check.ALIASES["sanitizers"]:
         (found,) = (s for s in stages if s.name == tool)
-        assert found.needs == "compute-sanitizer" and found.environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
+        assert found.needs.endswith("compute-sanitizer") and found.environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
 
 
 def test_the_build_command_reports_failures(tmp_path):

@@ -6,7 +6,8 @@ the CUDA tests with skips forbidden, compute-sanitizer, CUDA graphs, determinism
 operators against peers and the machine's limits, and whole detectors. Each stage is a process of its own, timed and cut
 where it takes too long; one that fails does not keep the others from running.
 
-DIR gets gpu_check.json, gpu_check.md and gpu_check.log, written anew after every stage.
+DIR gets gpu_check.json, gpu_check.md and gpu_check.log, written anew after every stage. MLC_COMMIT names the commit
+where there is no git.
 
 Exit codes: 0 every stage passed; 1 a stage failed or was cut; 2 there is no GPU (nothing is run or written); 3 none
 failed, but a stage could not be run.
@@ -107,7 +108,7 @@ def run_command(
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    """Ends a process and those it started."""
+    """Ends a process and those it started, which SIGKILL finds after their leader too."""
     for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 10.0)):
         try:
             os.killpg(process.pid, number)
@@ -117,10 +118,6 @@ def _end_group(process: subprocess.Popen) -> None:
             process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
             continue
-    try:  # children of a leader that went first
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def tail_of(log: Path) -> str:
@@ -326,10 +323,10 @@ def make_stages(place: Place) -> list[Stage]:
         return Stage(name, title, command, limit, strict, alone, read=read_tests(junit, work / f"{name}.log"))
 
     def sanitizer(tool: str, *options: str, limit: float = 210) -> Stage:
-        command = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--print-limit", "20", *options,
+        command = (watcher, "--tool", tool, "--error-exitcode", "9", "--print-limit", "20", *options,
                    python, "tools/sanitizer_cases.py")  # fmt: skip
         uncached = env | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        return Stage(tool, f"compute-sanitizer {tool}", command, limit, uncached, needs="compute-sanitizer",
+        return Stage(tool, f"compute-sanitizer {tool}", command, limit, uncached, needs=watcher,
                      read=read_sanitizer(work / f"{tool}.log"))  # fmt: skip
 
     def benchmark(name: str, title: str, script: str, limit: float) -> Stage:
@@ -337,6 +334,7 @@ def make_stages(place: Place) -> list[Stage]:
         command = (python, f"benchmarks/{script}", "--device", "cuda", "--json", str(record), "--markdown", str(table))
         return Stage(name, title, command, limit, env, alone=True, read=read_benchmark(record, table))
 
+    watcher = of_toolkit("compute-sanitizer")
     marked = ("-m", "cuda")
     others = tuple(f"--ignore={path}" for path in ONE_BY_ONE)
     sync, graphs, determinism, scale = ONE_BY_ONE
@@ -375,6 +373,13 @@ def choose(stages: Sequence[Stage], asked: str) -> list[Stage]:
 
 
 # --- the machine
+
+
+def of_toolkit(program: str) -> str:
+    """The path of a program on PATH or beside nvcc, or else its name."""
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    beside = None if nvcc is None else shutil.which(program, path=str(Path(nvcc).resolve().parent))
+    return shutil.which(program) or beside or program
 
 
 def importable(name: str) -> bool:
