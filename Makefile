@@ -8,7 +8,11 @@ DEMO_ARGS ?= --compare
 TEST_ARGS ?=
 BENCH_ARGS ?=
 GROWTH_ARGS ?= --threads 1
-
+OUT ?=
+STAGES ?=
+BUDGET ?= 570
+WHEELS ?=
+GPU_ARGS ?=
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,7 +27,7 @@ SOURCES := setup.py pyproject.toml mlc_ext/_build_flags.py mlc_ext/_version.py \
 # Workers share the cores: one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
-.PHONY: help venv build demo test test-slow lint bench growth cuda-compile cmake wheel develop sanitize clean distclean
+.PHONY: help venv build demo test test-slow lint bench growth cuda-compile gpu-check cmake wheel develop sanitize clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +58,11 @@ growth: build  ## how the operators' time grows with their sizes, drawn: docs/gr
 
 cuda-compile: build  ## compile every .cu with nvcc, warnings are errors; no GPU needed
 	$(PY) tools/compile_cuda.py --jobs $(JOBS)
+
+# With $(PYTHON), whose torch is the CUDA one: not through .venv, which would get another.
+gpu-check:  ## all that needs a GPU, results in OUT=DIR (STAGES=build,tests BUDGET=570 WHEELS=DIR); exit 2 without a GPU
+	@test -n "$(OUT)" || { echo "gpu-check: name a folder for the results: make gpu-check OUT=DIR" >&2; exit 1; }
+	$(PYTHON) tools/gpu_check.py --out "$(OUT)" --stages "$(STAGES)" --budget $(BUDGET) $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_ARGS)
 
 cmake: build $(CMAKE)  ## configure, build and ctest the operators without Python, in build/cmake
 	$(CMAKE) -S . -B build/cmake -DPython3_EXECUTABLE="$(CURDIR)/$(PY)" -DCMAKE_BUILD_TYPE=Release

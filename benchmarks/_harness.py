@@ -22,6 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 THREADS = 2
 
 
+GRAPH = "mlc_ext, graph"
+"""The contestant that replays ours from a CUDA graph."""
+
+
 @dataclass(frozen=True)
 class Settings:
     device: str = "cpu"
@@ -30,6 +34,8 @@ class Settings:
     @property
     def seconds(self) -> float:
         """Spent on each contestant of a case."""
+        if self.device == "cuda":
+            return 0.1 if self.quick else 0.4
         return 0.2 if self.quick else 1.5
 
     def synchronize(self) -> None:
@@ -45,6 +51,12 @@ class Case:
     ours: Callable[[], object]
     peers: dict[str, Callable[[], object]]
     check: Callable[[], None] | None = None
+    moved_bytes: int = 0
+    """Of inputs and results: what must be read or written at least."""
+    written_bytes: int = 0
+    """Of results alone, where these are nearly all."""
+    lane_operations: int = 0
+    """float32 operations without which ours cannot do, where they are the limit."""
 
 
 @dataclass
@@ -52,15 +64,31 @@ class Row:
     operator: str
     case: str
     milliseconds: dict[str, float] = field(default_factory=dict)
-    """Minimum of each contestant; "mlc_ext" first."""
+    """Minimum of each contestant; "mlc_ext" first; on a GPU also ours from a CUDA graph (GRAPH)."""
 
     def ratio(self, peer: str) -> float:
         return self.milliseconds[peer] / self.milliseconds["mlc_ext"]
 
 
+def captured(run: Callable[[], object]) -> tuple[Callable[[], None], object]:
+    """`run` in a CUDA graph -> (replay, the results that a replay fills). Raises where it cannot be captured."""
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):  # as torch asks for: what is done once, at the first call, is done before
+        run()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    return graph.replay, results
+
+
 def measure(case: Case, settings: Settings) -> dict[str, float]:
     """Milliseconds of each contestant: the minimum of turns taken by all in order."""
     contestants = {"mlc_ext": case.ours, **case.peers}
+    if settings.device == "cuda":
+        contestants[GRAPH], _held = captured(case.ours)
+    turn_seconds = 1e-2 if settings.device == "cuda" else 1e-3  # well above the clock's grain, or a synchronisation's
 
     def turn(run: Callable[[], object], calls: int) -> float:
         run()  # caches and threads are the one's before: its first call says more of that one
@@ -75,8 +103,7 @@ def measure(case: Case, settings: Settings) -> dict[str, float]:
     for name, run in contestants.items():
         for _ in range(4 if once[name] < 0.01 else 1):
             once[name] = min(once[name], turn(run, 1))
-    # a turn lasts a millisecond or more, well above the clock's grain
-    calls = {name: max(1, round(1e-3 / seconds)) for name, seconds in once.items()}
+    calls = {name: max(1, round(turn_seconds / seconds)) for name, seconds in once.items()}
     best, spent = dict(once), dict.fromkeys(contestants, 0.0)
     while waiting := [name for name in contestants if spent[name] < settings.seconds]:
         for name in waiting:
@@ -145,8 +172,17 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def driver() -> str | None:
+    """The version of the GPU's driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[0].strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def _commit() -> str:
-    """The short hash, with "+" where tracked files have changed since."""
+    """The short hash, with "+" where tracked files have changed since; without git what MLC_COMMIT says."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(ROOT), *args]
@@ -155,17 +191,22 @@ def _commit() -> str:
     try:
         return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("MLC_COMMIT", "unknown")
 
 
 def facts(settings: Settings) -> dict[str, object]:
     """What a figure depends on."""
+    gpu = {}
+    if settings.device == "cuda":
+        capability = "{}.{}".format(*torch.cuda.get_device_capability())
+        gpu = {"driver": driver(), "cuda": torch.version.cuda, "capability": capability}
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if settings.device == "cuda" else "cpu",
+        **gpu,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -41,6 +41,15 @@ def torch_otsu(values: Tensor, ids: Tensor, k: int) -> Tensor:
     return torch.where(first < n, v[first.clamp(max=n - 1)], lone).to(values.dtype)
 
 
+def torch_otsu_group(group: Tensor) -> Tensor:
+    """One group's threshold, without asking the device for a value."""
+    ordered = group.sort().values.double()
+    below = torch.arange(1, len(ordered), device=group.device)
+    centred = (ordered - ordered.mean()).cumsum(0)[:-1]
+    objective = torch.where(ordered[1:] != ordered[:-1], centred**2 / (below * (len(ordered) - below)), -1.0)
+    return ordered[objective.argmax()].to(group.dtype)
+
+
 def split(values: np.ndarray, ids: np.ndarray, k: int) -> list[np.ndarray]:
     order = np.argsort(ids, kind="stable")
     return np.split(values[order], np.cumsum(np.bincount(ids, minlength=k))[:-1])

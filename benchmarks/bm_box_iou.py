@@ -1,4 +1,4 @@
-"""box_iou against the same matrix in torch."""
+"""box_iou against the same matrix in torch, and torchvision's where it is installed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from _box_peers import boxes, torch_iou
 from _harness import Case, Settings
+from _torchvision import torchvision
 
 from mlc_ext import box_iou
 
@@ -24,7 +25,13 @@ def case(n: int, m: int, settings: Settings) -> Case:
     def peer() -> torch.Tensor:
         return torch_iou(a[:, None], b[None])
 
-    def check() -> None:
-        torch.testing.assert_close(box_iou(a, b), peer())
+    peers = {"torch": peer}
+    if vision := torchvision(settings.device):
+        peers["torchvision"] = lambda: vision.ops.box_iou(a, b)
 
-    return Case(f"{n:,} x {m:,}", lambda: box_iou(a, b), {"torch": peer}, check)
+    def check() -> None:
+        for of_peer in peers.values():
+            torch.testing.assert_close(box_iou(a, b), of_peer())
+
+    written = 4 * n * m
+    return Case(f"{n:,} x {m:,}", lambda: box_iou(a, b), peers, check, written_bytes=written)

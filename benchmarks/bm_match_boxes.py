@@ -1,4 +1,5 @@
-"""match_boxes against the matrix matcher: IoU matrix, maxima of rows and columns, low-quality matches."""
+"""match_boxes against the matrix matcher (IoU matrix, maxima of rows and columns, low-quality matches), and
+torchvision's where it is installed."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from _box_peers import boxes, torch_iou
 from _harness import Case, Settings
+from _torchvision import torchvision
 from torch import Tensor
 
 from detectors.anchors import AnchorGenerator
@@ -20,6 +22,8 @@ SIZES = [
     ("anchors", 200_000, 100, 4),
 ]
 HIGH, LOW = 0.5, 0.4
+PAIR_OPERATIONS = 2 * 12
+"""Of two passes over a pair: the sides of the intersection, areas, comparison."""
 
 
 def priors(kind: str, n: int, device: str) -> Tensor:
@@ -42,6 +46,15 @@ def by_matrix(anchors: Tensor, gts: Tensor) -> Tensor:
     return labels
 
 
+def by_torchvision(vision, anchors: Tensor, gts: Tensor) -> Tensor:
+    """[A] labels of one image."""
+    from torchvision.models.detection._utils import Matcher
+
+    matcher = Matcher(HIGH, LOW, allow_low_quality_matches=True)
+    matches = matcher(vision.ops.box_iou(gts, anchors))
+    return torch.where(matches >= 0, 1, torch.where(matches == Matcher.BELOW_LOW_THRESHOLD, 0, -1)).to(torch.int8)
+
+
 def cases(settings: Settings) -> Iterator[Case]:
     for size in SIZES[:1] if settings.quick else SIZES:
         yield case(*size, settings)
@@ -58,9 +71,18 @@ def case(kind: str, n: int, num_gts: int, images: int, settings: Settings) -> Ca
     def peer() -> list[Tensor]:
         return [by_matrix(anchors, part) for part in gts.split(num_gts)]
 
-    def check() -> None:
-        wrong = (ours().labels != torch.stack(peer())).sum().item()
-        if wrong > len(anchors) * images / 1000:  # an IoU that rounds to the other side of a threshold
-            raise AssertionError(f"{wrong} labels differ from the peer's")
+    peers = {"torch, matrix": peer}
+    if vision := torchvision(settings.device):
+        peers["torchvision"] = lambda: [by_torchvision(vision, anchors, part) for part in gts.split(num_gts)]
 
-    return Case(f"{len(anchors):,} {kind} x {num_gts} x {images}", ours, {"torch, matrix": peer}, check)
+    def check() -> None:
+        for name, of_peer in peers.items():
+            wrong = (ours().labels != torch.stack(of_peer())).sum().item()
+            if wrong > len(anchors) * images / 1000:  # an IoU that rounds to the other side of a threshold
+                raise AssertionError(f"{wrong} labels differ from {name}'s")
+
+    pairs = len(anchors) * num_gts * images
+    name = f"{len(anchors):,} {kind} x {num_gts} x {images}"
+    # labels, indices and IoUs of every prior
+    moved = 13 * len(anchors) * images
+    return Case(name, ours, peers, check, moved_bytes=moved, lane_operations=PAIR_OPERATIONS * pairs)

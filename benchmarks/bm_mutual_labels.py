@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from _harness import Case, Settings
-from _otsu_peers import SIZES, group_inputs, numpy_otsu_group, torch_otsu
+from _otsu_peers import SIZES, group_inputs, numpy_otsu_group, torch_otsu, torch_otsu_group
 
 from mlc_ext import mutual_labels
 
@@ -39,6 +39,20 @@ def numpy_labels(scores, ious, ids, baseline, k):
     return labels[0], labels[1], weights[0], weights[1] * labels[1]
 
 
+def loop_labels(scores, ious, ids, baseline, k):
+    """Gt after gt with torch's operators: the same on a device."""
+    labels = torch.zeros(2, len(ids), dtype=torch.int8, device=ids.device)
+    weights = torch.ones(2, len(ids), device=ids.device)
+    for gt in range(k):
+        members = torch.nonzero(ids == gt).flatten()
+        ignored = members[baseline[members] == -1]
+        for task, values in enumerate((ious, scores)):
+            tau = torch_otsu_group(values[members])
+            labels[task, members] = (values[members] > tau).to(torch.int8)
+            weights[task, ignored] = (values[ignored] - tau).abs() ** ALPHA
+    return labels[0], labels[1], weights[0], weights[1] * labels[1]
+
+
 def cases(settings: Settings) -> Iterator[Case]:
     for n, k in SIZES[:2] if settings.quick else SIZES:
         yield case(n, k, settings)
@@ -53,14 +67,21 @@ def case(n: int, k: int, settings: Settings) -> Case:
     if settings.device == "cpu":
         arrays = [t.numpy() for t in (scores, ious, ids, baseline)]
         peers["numpy, per gt"] = lambda: [torch.from_numpy(a) for a in numpy_labels(*arrays, k)]
+    else:
+        peers["torch, per gt"] = lambda: loop_labels(scores, ious, ids, baseline, k)
 
     def ours():
         return mutual_labels(scores, ious, ids, baseline, k, alpha=ALPHA, degenerate="literal")  # as the peers
 
     def check() -> None:
-        for peer in peers.values():
+        """The same labels and weights, but in the rare gt whose thresholds rounding in a peer's sums moves."""
+        for name, peer in peers.items():
+            differ = torch.zeros(n, dtype=torch.bool, device=ids.device)
             for a, b in zip(ours()[:4], peer(), strict=True):
-                if torch.isclose(a.float(), b.float(), atol=1e-4).double().mean() < 0.99:
-                    raise AssertionError("the peer has other labels or weights")
+                differ |= ~torch.isclose(a.float(), b.to(a.device).float(), atol=1e-4)
+            gts = len(ids[differ].unique())
+            if gts > max(1, k / 100):
+                raise AssertionError(f"{name} has other labels or weights in {gts} of {k} gts")
 
-    return Case(f"{n:,} priors, {k} gts", ours, peers, check)
+    # scores, IoUs, ids and labels in; labels and weights out
+    return Case(f"{n:,} priors, {k} gts", ours, peers, check, moved_bytes=27 * n)

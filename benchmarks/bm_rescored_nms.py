@@ -1,14 +1,15 @@
-"""batched_rescored_nms against torchvision's algorithm (nms_baseline.cpp), image by image."""
+"""batched_rescored_nms against torchvision's algorithm, image by image: nms_baseline.cpp on CPU, its own on a GPU."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from _box_peers import boxes
 from _harness import Case, Settings
+from _torchvision import torchvision
 from torch import Tensor
 
 from mlc_ext import batched_rescored_nms
@@ -43,13 +44,15 @@ def batched_nms(xyxy: Tensor, scores: Tensor, labels: Tensor | None) -> Tensor:
     return keep[scores[keep].sort(descending=True).indices]
 
 
-def per_image(xyxy: Tensor, scores: Tensor, quality: Tensor, labels: Tensor | None) -> list[Tensor]:
+def per_image(
+    xyxy: Tensor, scores: Tensor, quality: Tensor, labels: Tensor | None, nms: Callable[..., Tensor] = batched_nms
+) -> list[Tensor]:
     results = []
     for b in range(len(xyxy)):
         candidates = torch.where(scores[b] > SCORE)[0]
         product = scores[b, candidates] * quality[b, candidates]
         names = None if labels is None else labels[b, candidates]
-        results.append(candidates[batched_nms(xyxy[b, candidates], product, names)])
+        results.append(candidates[nms(xyxy[b, candidates], product, names)])
     return results
 
 
@@ -66,6 +69,15 @@ def inputs(batch: int, n: int, classes: int | None, device: str):
     return xyxy.to(device), scores.to(device), quality.to(device), labels
 
 
+def torchvision_nms(vision) -> Callable[..., Tensor]:
+    def nms(xyxy: Tensor, scores: Tensor, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            return vision.ops.nms(xyxy, scores, IOU)
+        return vision.ops.batched_nms(xyxy, scores, labels, IOU)
+
+    return nms
+
+
 def cases(settings: Settings) -> Iterator[Case]:
     for batch, n, classes in SIZES[:2] if settings.quick else SIZES:
         yield case(batch, n, classes, settings)
@@ -78,16 +90,21 @@ def case(batch: int, n: int, classes: int | None, settings: Settings) -> Case:
     def ours():
         return batched_rescored_nms(*tensors, IOU, score_threshold=SCORE)
 
-    if settings.device != "cpu":
+    if settings.device == "cpu":
+        peers = {"torchvision's algorithm": lambda: per_image(*tensors)}
+    elif vision := torchvision(settings.device):
+        peers = {"torchvision, per image": lambda: per_image(*tensors, torchvision_nms(vision))}
+    else:
         return Case(name, ours, {})
 
     def check() -> None:
         """The same boxes, but for the few whose IoU rounds to another side of the threshold."""
         result, kept, differ = ours(), 0, 0
-        for b, peer in enumerate(per_image(*tensors)):
+        (of_peer,) = peers.values()
+        for b, peer in enumerate(of_peer()):
             mine = set(result.keep[b, : result.counts[b]].tolist())
             kept, differ = kept + len(mine), differ + len(mine ^ set(peer.tolist()))
         if differ > 4 + kept / 1000:
             raise AssertionError(f"{differ} boxes differ from the peer's, of {kept} kept")
 
-    return Case(name, ours, {"torchvision's algorithm": lambda: per_image(*tensors)}, check)
+    return Case(name, ours, peers, check)

@@ -32,7 +32,8 @@ def exact(values: torch.Tensor, ids: torch.Tensor, k: int, settings: Settings) -
         for peer in peers.values():
             agree(segmented_otsu(values, ids, k), peer())
 
-    return Case(f"{len(ids):,} values, {k} groups", lambda: segmented_otsu(values, ids, k), peers, check)
+    name = f"{len(ids):,} values, {k} groups"
+    return Case(name, lambda: segmented_otsu(values, ids, k), peers, check, moved_bytes=12 * len(ids))
 
 
 def _binned(values: torch.Tensor, ids: torch.Tensor, k: int) -> Case | None:
@@ -48,9 +49,13 @@ def _binned(values: torch.Tensor, ids: torch.Tensor, k: int) -> Case | None:
     def ours() -> torch.Tensor:
         return segmented_otsu(values, ids, k, bins=256)
 
-    def check() -> None:  # scikit-image's float32 histogram may prefer the next bin
-        if (ours() - scikit_image()).abs().median() > 1e-6:
-            raise AssertionError("scikit-image has other thresholds")
+    def check() -> None:
+        """Equal, but for the rare group in which scikit-image's float32 histogram prefers a neighbouring bin."""
+        sizes = torch.tensor([float(group.max() - group.min()) for group in split(*arrays, k)]) / 256
+        apart = (ours() - scikit_image()).abs() / sizes
+        moved = (apart > 0.01).sum().item()
+        if moved > max(1, k / 100) or apart.max() > 1.5:
+            raise AssertionError(f"scikit-image has {moved} other thresholds of {k}, up to {apart.max():.1f} bins away")
 
     name = f"{len(ids):,} values, {k} groups, 256 bins"
     return Case(name, ours, {"scikit-image, per group": scikit_image}, check)

@@ -9,34 +9,32 @@ the criterion is timed alone too: forward from the head's outputs and backward t
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _harness import ROOT, THREADS, Settings, facts
+from _steps import (
+    BOXES_PER_IMAGE,
+    NUM_CLASSES,
+    add_batch_arguments,
+    bare,
+    batch,
+    criterion,
+    image_size,
+    take_turns,
+)
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from detectors.builder import build_model
+from detectors.config import override
+from detectors.dense import DenseDetector
+from detectors.presets import METHODS, PRESETS, preset
 
-from _harness import ROOT, THREADS, Settings, facts  # noqa: E402
-
-from detectors.builder import build_model  # noqa: E402
-from detectors.config import Config, override  # noqa: E402
-from detectors.dense import DenseDetector, prepare_targets  # noqa: E402
-from detectors.presets import METHODS, PRESETS, preset  # noqa: E402
-
-NUM_CLASSES = 80
 HEIGHT, WIDTH = 800, 1344
 """800 x 1333 as the network sees it, padded to multiples of 32."""
-BOXES_PER_IMAGE = 7
-"""COCO train2017's mean is 7.3."""
 TIMED = {"fcos_minus": "FCOS-", "fcos": "FCOS", "retinanet": "RetinaNet", "rpn": "RPN"}
-
-
-def bare(config: Config) -> Config:
-    return override(override(override(config, "model.weights", None), "model.norm", "frozen_bn"), "data.workers", 0)
 
 
 def size_of(name: str) -> tuple[int, int]:
@@ -46,44 +44,6 @@ def size_of(name: str) -> tuple[int, int]:
         with FlopCounterMode(display=False) as counter:
             model.head(model.fpn(model.backbone(torch.empty(1, 3, HEIGHT, WIDTH))))
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
-
-
-def batch(height: int, width: int, size: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Random images; boxes of COCO's number and spread of sizes."""
-    g = torch.Generator().manual_seed(0)
-    images, targets = [], []
-    for _ in range(size):
-        images.append(torch.rand(3, height, width, generator=g))
-        extent = torch.tensor([width, height]) * torch.rand(BOXES_PER_IMAGE, 2, generator=g).square() * 0.8 + 4
-        corner = torch.rand(BOXES_PER_IMAGE, 2, generator=g) * (torch.tensor([width, height]) - extent)
-        labels = torch.randint(1, NUM_CLASSES + 1, (BOXES_PER_IMAGE,), generator=g)
-        targets.append({"boxes": torch.cat([corner, corner + extent], 1), "labels": labels})
-    return images, targets
-
-
-def minima(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each: the minimum of ``rounds`` turns taken by all in order, after one that does not count."""
-    best = dict.fromkeys(contestants, float("inf"))
-    for turn in range(rounds + 1):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if turn > 0:
-                best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
-def criterion(model: DenseDetector, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Callable[[], None]:
-    """The losses of fixed outputs, and their gradients with respect to these."""
-    with torch.no_grad():
-        outputs, sizes, _ = model._run(images)
-    prepared = prepare_targets(targets, len(images), torch.device("cpu"))
-
-    def run() -> None:
-        leaves = {key: value.detach().requires_grad_() for key, value in outputs.items()}
-        sum(model.losses(leaves, sizes, prepared).values()).backward()
-
-    return run
 
 
 def step(model: DenseDetector, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Callable[[], None]:
@@ -99,15 +59,15 @@ def step(model: DenseDetector, images: list[Tensor], targets: list[dict[str, Ten
 
 def overheads(prefix: str, *, short: int, size: int, rounds: int) -> dict[str, tuple[float, float]]:
     """{method: (step seconds, criterion seconds)} of a detector's four presets, mutual labelling on."""
-    images, targets = batch(short, short * 5 // 3 // 32 * 32, size)
+    images, targets = batch(*image_size(short), size)
     steps, criteria = {}, {}
     for suffix in METHODS:
         config = override(bare(preset(f"{prefix}_r50{suffix}")), "mlc.start_epoch", 0.0)
         torch.manual_seed(0)
         model = build_model(config, NUM_CLASSES).train()
         steps[suffix], criteria[suffix] = step(model, images, targets), criterion(model, images, targets)
-    in_step, alone = minima(steps, rounds), minima(criteria, 4 * rounds)
-    return {suffix: (in_step[suffix], alone[suffix]) for suffix in METHODS}
+    in_step, alone = take_turns(steps, rounds), take_turns(criteria, 4 * rounds)
+    return {suffix: (in_step[suffix].least, alone[suffix].least) for suffix in METHODS}
 
 
 def size_table() -> list[str]:
@@ -136,14 +96,13 @@ def overhead_table(arguments: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Size of every preset; cost of the method's parts.")
-    parser.add_argument("--short-side", type=int, default=384, help="of the timed images, a multiple of 32")
-    parser.add_argument("--batch-size", type=int, default=2)
+    add_batch_arguments(parser)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "presets.md")
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     circumstances = ", ".join(f"{name} {value}" for name, value in facts(Settings()).items())
-    width = arguments.short_side * 5 // 3 // 32 * 32
+    height, width = image_size(arguments.short_side)
     text = [
         "# The presets",
         "",
@@ -157,7 +116,7 @@ def main() -> None:
         "",
         "## What the method's parts add to a training step",
         "",
-        f"Batch {arguments.batch_size}, {arguments.short_side} x {width} pixels, {BOXES_PER_IMAGE} boxes an image, "
+        f"Batch {arguments.batch_size}, {height} x {width} pixels, {BOXES_PER_IMAGE} boxes an image, "
         f"{THREADS} CPU threads, mutual labelling on. Minima of {arguments.rounds} turns; a step is forward, backward "
         "and SGD. The criterion is timed alone as well (from the head's outputs and back to them), since what mutual "
         "labelling adds is smaller than a step's noise.",

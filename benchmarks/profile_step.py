@@ -7,23 +7,19 @@ on. Images and boxes are random and already in memory, so the data pipeline is n
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _harness import ROOT, THREADS, Settings, facts
+from _steps import NUM_CLASSES, add_batch_arguments, bare, batch, image_size
 from torch.profiler import ProfilerActivity, profile, record_function
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from _harness import ROOT, THREADS, Settings, facts  # noqa: E402
-from presets import NUM_CLASSES, bare, batch  # noqa: E402
-
-import detectors.dense  # noqa: E402
-from detectors.builder import build_model  # noqa: E402
-from detectors.config import override  # noqa: E402
-from detectors.presets import preset  # noqa: E402
-from detectors.step import Stepper  # noqa: E402
+import detectors.dense
+from detectors.builder import build_model
+from detectors.config import override
+from detectors.presets import preset
+from detectors.step import Stepper
 
 DEFAULT = ("fcos_minus_r50_mlc", "retinanet_r50_mlc", "rpn_r50_mlc")
 MARK = "part: "
@@ -52,7 +48,7 @@ def profiled(name: str, arguments: argparse.Namespace) -> tuple[float, list[str]
     """-> (seconds a step, lines of markdown)."""
     device = torch.device(arguments.device)
     config = override(bare(preset(name)), "mlc.start_epoch", 0.0)
-    images, targets = batch(arguments.short_side, arguments.short_side * 5 // 3 // 32 * 32, arguments.batch_size)
+    images, targets = batch(*image_size(arguments.short_side), arguments.batch_size)
     targets = [target | {"image_id": k} for k, target in enumerate(targets)]
     model = build_model(config, NUM_CLASSES).to(device).train()
     stepper = Stepper(model, config, 1000, device)
@@ -95,8 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Where a training step's time goes.")
     parser.add_argument("presets", nargs="*", metavar="preset", help=f"default: {', '.join(DEFAULT)}")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--short-side", type=int, default=384, help="of the images, a multiple of 32")
-    parser.add_argument("--batch-size", type=int, default=2)
+    add_batch_arguments(parser)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "profile.md")
     arguments = parser.parse_args()

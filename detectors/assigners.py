@@ -43,19 +43,24 @@ class MaxIoUAssigner:
         matched = mlc_ext.match_boxes(
             anchors,
             torch.cat([boxes for t in targets for boxes in (t["boxes"], t["crowd"])]).to(anchors.dtype),
-            torch.tensor(offsets, dtype=torch.int64).to(device, non_blocking=True),
+            _sent(offsets, torch.int64, device),
             high=self.high,
             low=self.low,
             min_forced_iou=self.min_forced_iou,
-            crowd=torch.tensor(is_crowd, dtype=torch.bool).to(device, non_blocking=True) if any(is_crowd) else None,
+            crowd=_sent(is_crowd, torch.bool, device) if any(is_crowd) else None,
             crowd_iof=self.crowd_iof,
         )
         gt = matched.matched_gt
         if any(is_crowd):  # the op counts crowd boxes, an Assignment does not
-            before = torch.tensor(crowds_before).to(device, non_blocking=True)[:, None]
+            before = _sent(crowds_before, torch.int64, device)[:, None]
             gt = torch.where(gt >= 0, gt - before, gt)
         labels, gt = matched.labels.flatten(), gt.flatten()
         return Assignment(labels=labels, candidate_gt=gt, originally_ignored=(labels == -1) & (gt >= 0))
+
+
+def _sent(values: list, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A list as a tensor on the device. From pinned memory: a GPU's driver may let the host wait for other copies."""
+    return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 INFINITY = 1e8
@@ -103,11 +108,14 @@ class FCOSAssigner:
         targets: per image ``boxes`` [G, 4] xyxy and ``crowd`` [C, 4] xyxy.
         """
         all_points = torch.cat(list(points))
-        per_point = [
-            all_points.new_tensor((low, high, stride))
-            for (low, high), stride in zip(self.regress_ranges, self.strides, strict=True)
-        ]
-        level = torch.cat([row.expand(len(p), 3) for row, p in zip(per_point, points, strict=True)])
+        facts = [(low, high, stride) for (low, high), stride in zip(self.regress_ranges, self.strides, strict=True)]
+        # filled on the device: a tensor of a list would be a copy that the host waits for
+        level = torch.cat(
+            [
+                torch.stack([p.new_full((len(p),), fact) for fact in of_level], dim=1)
+                for of_level, p in zip(facts, points, strict=True)
+            ]
+        )
         parts, offset = [], 0
         for target in targets:
             parts.append(self._assign_image(all_points, level, target["boxes"], target["crowd"], offset))

@@ -2,26 +2,46 @@
 
 HYPOTHESIS_PROFILE=long    10 000 examples a property instead of 60
 MLC_FAIL_WITHOUT_CUDA=1    a run that is meant for a GPU fails where it would have skipped its GPU tests
+MLC_LEAVE_OUT_TESTS=1      modules whose packages are not installed are left out, and named, instead of failing
 """
 
 import os
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from optional_packages import left_out
 
 import mlc_ext
 
-_SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile(
-    "fast",
-    max_examples=60,
-    deadline=None,
-    derandomize="CI" in os.environ,
-    suppress_health_check=_SLOW_MACHINES,
-)
-settings.register_profile("long", max_examples=10_000, deadline=None, suppress_health_check=_SLOW_MACHINES)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+_LEFT_OUT = left_out() if os.environ.get("MLC_LEAVE_OUT_TESTS") == "1" else {}
+collect_ignore = list(_LEFT_OUT)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    for name, packages in _LEFT_OUT.items():
+        terminalreporter.write_line(f"left out: {name} needs {', '.join(sorted(packages))}")
+
+
+def _load_hypothesis_profile() -> None:
+    from hypothesis import HealthCheck, settings
+
+    slow_machines = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    settings.register_profile(
+        "fast",
+        max_examples=60,
+        deadline=None,
+        derandomize="CI" in os.environ,
+        suppress_health_check=slow_machines,
+    )
+    settings.register_profile("long", max_examples=10_000, deadline=None, suppress_health_check=slow_machines)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+try:
+    _load_hypothesis_profile()
+except ModuleNotFoundError:
+    if os.environ.get("MLC_LEAVE_OUT_TESTS") != "1":
+        raise
 
 
 def why_no_cuda() -> str | None:
@@ -32,14 +52,27 @@ def why_no_cuda() -> str | None:
     return None
 
 
-@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request) -> str:
-    """Every device in turn. Session scope: hypothesis shares it between the examples of a property."""
-    if request.param == "cuda" and (reason := why_no_cuda()):
+_CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
+
+
+def _usable(device: str) -> str:
+    if device == "cuda" and (reason := why_no_cuda()):
         if os.environ.get("MLC_FAIL_WITHOUT_CUDA") == "1":
             pytest.fail(f"MLC_FAIL_WITHOUT_CUDA=1, but {reason}")
         pytest.skip(reason)
-    return request.param
+    return device
+
+
+@pytest.fixture(scope="session", params=["cpu", _CUDA])
+def device(request) -> str:
+    """Every device in turn. Session scope: hypothesis shares it between the examples of a property."""
+    return _usable(request.param)
+
+
+@pytest.fixture(scope="session", params=[_CUDA])
+def cuda(request) -> str:
+    """The GPU alone, for what a CPU has not."""
+    return _usable(request.param)
 
 
 @pytest.fixture

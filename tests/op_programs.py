@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from strategies import random_boxes, rng
+from comparisons import random_boxes, rng
 from torch import Tensor
 
 import mlc_ext

@@ -1,40 +1,13 @@
-"""Inputs of the operator tests: hypothesis strategies, and comparisons that count every bit."""
+"""Inputs of the operator tests: hypothesis strategies. What needs no hypothesis is in comparisons.py."""
 
 import torch
+from comparisons import *  # noqa: F403
+from comparisons import DTYPES
 from hypothesis import strategies as st
 from torch import Tensor
 
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 dtypes = st.sampled_from(DTYPES)
 seeds = st.integers(0, 2**31 - 1)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def same_bits(actual: Tensor, expected: Tensor) -> None:
-    """Equal in shape, type and every bit (so -0 is not 0); a NaN equals a NaN."""
-    actual, expected = actual.cpu(), expected.cpu()
-    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
-    if not expected.dtype.is_floating_point:
-        assert torch.equal(actual, expected), (actual, expected)
-        return
-    assert torch.equal(actual.isnan(), expected.isnan()), (actual, expected)
-    bits = BITS[expected.element_size()]
-    unlike = (actual.view(bits) != expected.view(bits)) & ~expected.isnan()
-    assert not unlike.any(), (unlike.nonzero().flatten()[:8], actual[unlike][:8], expected[unlike][:8])
-
-
-def same_values(actual: Tensor, expected: Tensor) -> None:
-    """Equal in shape, type and value; 0 is -0."""
-    same_bits(actual + 0.0, expected + 0.0)
-
-
-def on(device: str, *tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if t is None else t.to(device) for t in tensors]
 
 
 # Values from pools where ties, near-ties and extremes are common, not rare.
@@ -88,11 +61,3 @@ def box_lists(draw, coordinate=None, max_size: int = 12) -> list[list[float]]:
 
 def as_boxes(boxes: list[list[float]], dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4).to(dtype)
-
-
-def random_boxes(n: int, generator: torch.Generator, *, extent: float = 100, size: float = 30) -> Tensor:
-    """[n, 4] float64 proper boxes."""
-    corner = torch.rand(n, 2, generator=generator, dtype=torch.float64) * extent
-    return torch.cat(
-        [corner, corner + 1 + torch.rand(n, 2, generator=generator, dtype=torch.float64) * size], 1
-    )

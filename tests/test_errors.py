@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import on, random_boxes, rng
 
-from mlc_ext import batched_rescored_nms, box_iou, mutual_labels, paired_box_iou, rescored_nms, segmented_otsu
+from mlc_ext import (
+    batched_iou_nms,
+    batched_rescored_nms,
+    box_iou,
+    iou_nms,
+    match_boxes,
+    mutual_labels,
+    paired_box_iou,
+    rescored_nms,
+    segmented_otsu,
+    segmented_spearman,
+)
 
 NAN, INF = float("nan"), float("inf")
 
@@ -40,6 +51,26 @@ def single(boxes=BOXES, scores=V, quality=V, labels=LABELS, threshold=0.5):
 
 def batch(boxes=BOXES[None], scores=V[None], quality=V[None], labels=LABELS[None], threshold=0.5, **limits):
     return batched_rescored_nms(boxes, scores, quality, labels, threshold, **limits)
+
+
+OFFSETS = torch.tensor([0, 2, 3])
+CROWD = torch.tensor([False, True, False])
+
+
+def match(priors=BOXES, gts=BOXES, offsets=OFFSETS, crowd=CROWD, high=0.5, low=0.4, **options):
+    return match_boxes(priors, gts, offsets, high=high, low=low, crowd=crowd, **options)
+
+
+def cluster(boxes=BOXES, scores=V, quality=V, labels=LABELS, threshold=0.5):
+    return iou_nms(boxes, scores, quality, labels, threshold)
+
+
+def clusters(boxes=BOXES[None], scores=V[None], quality=V[None], labels=LABELS[None], threshold=0.5, **limits):
+    return batched_iou_nms(boxes, scores, quality, labels, threshold, **limits)
+
+
+def spearman(x=V, y=V, ids=IDS, k=2):
+    return segmented_spearman(x, y, ids, k)
 
 
 # (function, arguments that replace good ones, exception, words that the message must hold)
@@ -124,6 +155,46 @@ ARGUMENTS = [
     (batch, {"max_detections": -7}, ValueError, ["max_detections", "-7"]),
     (batch, {"max_detections": "7"}, TypeError, ["max_detections", "'7'"]),
     (batch, {"pre_nms_top_k": 1.5}, TypeError, ["pre_nms_top_k", "1.5"]),
+    (match, {"priors": None}, TypeError, ["priors", "NoneType"]),
+    (match, {"gts": BOXES.tolist()}, TypeError, ["gt_boxes", "list"]),
+    (match, {"offsets": "a"}, TypeError, ["gt_offsets", "str"]),
+    (match, {"crowd": "a"}, TypeError, ["crowd", "str"]),
+    (match, {"priors": BOXES.long()}, TypeError, ["priors", "Long"]),
+    (match, {"gts": BOXES.double()}, TypeError, ["gt_boxes", "Float", "Double"]),
+    (match, {"priors": BOXES[:, :2]}, ValueError, ["priors", "[N, 4]", "[3, 2]"]),
+    (match, {"gts": BOXES[0]}, ValueError, ["gt_boxes", "[N, 4]", "[4]"]),
+    (match, {"offsets": OFFSETS.int()}, TypeError, ["gt_offsets", "Int"]),
+    (match, {"offsets": OFFSETS[:0]}, ValueError, ["gt_offsets", "[B + 1]", "[0]"]),
+    (match, {"offsets": OFFSETS[None]}, ValueError, ["gt_offsets", "[1, 3]"]),
+    (match, {"crowd": CROWD.char()}, TypeError, ["crowd", "Char"]),
+    (match, {"crowd": CROWD[:2]}, ValueError, ["crowd", "[3]", "[2]"]),
+    (match, {"high": 0.3}, ValueError, ["low 0.4", "high 0.3"]),
+    (match, {"low": -0.1}, ValueError, ["low -0.1"]),
+    (match, {"high": NAN}, ValueError, ["high nan"]),
+    (match, {"high": "a"}, TypeError, ["high", "str"]),
+    (match, {"min_forced_iou": 1.5}, ValueError, ["min_forced_iou", "1.5"]),
+    (match, {"crowd_iof": 0.0}, ValueError, ["crowd_iof", "got 0"]),
+    (cluster, {"boxes": None}, TypeError, ["boxes", "NoneType"]),
+    (cluster, {"quality": None}, TypeError, ["quality", "NoneType"]),
+    (cluster, {"labels": "a"}, TypeError, ["labels", "str"]),
+    (cluster, {"boxes": BOXES[None]}, ValueError, ["boxes", "[N, 4]", "[1, 3, 4]"]),
+    (cluster, {"scores": V[:2]}, ValueError, ["scores", "3]", "2]"]),
+    (cluster, {"quality": V.half()}, TypeError, ["quality", "Half"]),
+    (cluster, {"labels": LABELS.int()}, TypeError, ["labels", "Int"]),
+    (cluster, {"threshold": NAN}, ValueError, ["iou_threshold", "nan"]),
+    (clusters, {"boxes": BOXES}, ValueError, ["boxes", "[B, N, 4]", "[3, 4]"]),
+    (clusters, {"quality": V}, ValueError, ["quality", "[3]"]),
+    (clusters, {"score_threshold": NAN}, ValueError, ["score_threshold", "NaN"]),
+    (clusters, {"pre_nms_top_k": -2}, ValueError, ["pre_nms_top_k", "-2"]),
+    (clusters, {"max_detections": "7"}, TypeError, ["max_detections", "'7'"]),
+    (spearman, {"x": None}, TypeError, ["x must be", "NoneType"]),
+    (spearman, {"y": [0.5]}, TypeError, ["y must be", "list"]),
+    (spearman, {"y": V[:2]}, ValueError, ["y must have", "[3]", "[2]"]),
+    (spearman, {"x": V[None]}, ValueError, ["x must have", "[1, 3]"]),
+    (spearman, {"ids": IDS.float()}, TypeError, ["segment_ids", "Float"]),
+    (spearman, {"ids": IDS[:2]}, ValueError, ["segment_ids", "[3]", "[2]"]),
+    (spearman, {"k": -1}, ValueError, ["num_segments", "-1"]),
+    (spearman, {"k": 2.5}, TypeError, ["num_segments", "float"]),
 ]
 
 # What takes a look at the data: on CPU only, where that costs no synchronisation.
@@ -146,6 +217,13 @@ VALUES = [
     (single, {"quality": put(V, 0, NAN)}, ["NaN", "box 0"]),
     (batch, {"scores": put(V[None], (0, 1), NAN)}, ["NaN", "box 1", "image 0"]),
     (batch, {"scores": put(V[None], (0, 1), INF), "quality": put(V[None], (0, 1), 0.0)}, ["NaN", "box 1"]),
+    (match, {"offsets": put(OFFSETS, 1, 4)}, ["gt_offsets"]),
+    (match, {"offsets": put(OFFSETS, 2, 2)}, ["gt_offsets", "3"]),
+    (match, {"offsets": put(OFFSETS, 0, 1)}, ["gt_offsets", "1"]),
+    (cluster, {"quality": put(V, 2, NAN)}, ["NaN", "box 2"]),
+    (clusters, {"boxes": put(BOXES[None], (0, 1, 2), NAN)}, ["NaN", "box 1", "image 0"]),
+    (spearman, {"ids": put(IDS, 1, 2)}, ["segment_ids[1]", "is 2", "[-1, 2)"]),
+    (spearman, {"k": 0}, ["segment_ids[0]", "is 0", "[-1, 0)"]),
 ]
 
 NAME_OF = {
@@ -153,6 +231,10 @@ NAME_OF = {
     mutual: "mutual_labels",
     single: "rescored_nms",
     batch: "batched_rescored_nms",
+    match: "match_boxes",
+    cluster: "iou_nms",
+    clusters: "batched_iou_nms",
+    spearman: "segmented_spearman",
 }
 
 
@@ -219,6 +301,12 @@ def test_devices_must_agree(device):
         lambda: paired_box_iou(BOXES, BOXES.to(device)),
         lambda: rescored_nms(BOXES.to(device), V.to(device), V, None, 0.5),
         lambda: mutual_labels(*on(device, V, V, IDS), BASE, 2, alpha=1.0),
+        lambda: match_boxes(BOXES.to(device), BOXES, OFFSETS.to(device), high=0.5, low=0.4),
+        lambda: match_boxes(*on(device, BOXES, BOXES), OFFSETS, high=0.5, low=0.4),
+        lambda: match_boxes(*on(device, BOXES, BOXES, OFFSETS), high=0.5, low=0.4, crowd=CROWD),
+        lambda: iou_nms(*on(device, BOXES, V), V, None, 0.5),
+        lambda: batched_iou_nms(*on(device, BOXES[None], V[None], V[None]), LABELS[None], 0.5),
+        lambda: segmented_spearman(V.to(device), V, IDS.to(device), 2),
     ]
     for call in cases:
         with pytest.raises(ValueError, match="same device"):
@@ -252,7 +340,7 @@ junk = st.one_of(
 numbers = st.sampled_from([None, "a", -1, 0, 2, 1000, -(2**40), 2**70, 0.5, -0.5, NAN, INF, True, [1], V])
 
 
-@given(junk, junk, junk, junk, numbers, numbers, numbers, st.sampled_from(range(6)))
+@given(junk, junk, junk, junk, numbers, numbers, numbers, st.sampled_from(range(10)))
 def test_fuzzed_arguments(a, b, c, d, x, y, z, which):
     calls = [
         lambda: segmented_otsu(a, b, x, bins=y),
@@ -261,6 +349,10 @@ def test_fuzzed_arguments(a, b, c, d, x, y, z, which):
         lambda: paired_box_iou(a, b, kind=x),
         lambda: rescored_nms(a, b, c, d, x),
         lambda: batched_rescored_nms(a, b, c, d, x, score_threshold=y, pre_nms_top_k=z),
+        lambda: match_boxes(a, b, c, crowd=d, high=x, low=y, min_forced_iou=z),
+        lambda: iou_nms(a, b, c, d, x),
+        lambda: batched_iou_nms(a, b, c, d, x, score_threshold=y, max_detections=z),
+        lambda: segmented_spearman(a, b, c, x),
     ]
     try:
         calls[which]()

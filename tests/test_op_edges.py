@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from comparisons import DTYPES, rng, same_bits, same_values
 from op_programs import GROUPS, every_program, tensors
-from strategies import DTYPES, rng, same_bits, same_values
 
 from mlc_ext import (
     batched_iou_nms,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch._dynamo
+from comparisons import on, same_bits
 from op_programs import (
     GROUPS,
     PROGRAMS,
@@ -14,7 +15,6 @@ from op_programs import (
     nms_inputs,
     tensors,
 )
-from strategies import on, same_bits
 
 import mlc_ext
 from mlc_ext import batched_rescored_nms, box_iou, mutual_labels, segmented_otsu

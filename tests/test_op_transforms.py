@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch._dynamo
+from comparisons import on, same_bits
 from op_programs import PROGRAMS, box_inputs, every_program, tensors
-from strategies import on, same_bits
 
 from mlc_ext import box_iou, paired_box_iou, reference, segmented_otsu
 

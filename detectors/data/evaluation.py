@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from .. import distributed
@@ -32,6 +30,10 @@ def _backend(name: str) -> tuple[type, type]:
             return FasterCOCO, COCOeval_faster
     elif name != "pycocotools":
         raise ValueError(f"the evaluator must be pycocotools or faster_coco_eval, got {name!r}")
+    # here, so that the detectors can be used without it
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     return COCO, COCOeval
 
 
@@ -127,7 +129,7 @@ class _Collector:
                 rows.append({"image_id": image_id, "category_id": categories[int(label)], "bbox": box, "score": score})
         return rows
 
-    def _evaluate(self, categories: Mapping[int, int], **parameters: Any) -> COCOeval:
+    def _evaluate(self, categories: Mapping[int, int], **parameters: Any) -> Any:
         rows = [
             {**row, "id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
             for number, row in enumerate(self._results(categories), start=1)

@@ -1,0 +1,28 @@
+"""torchvision as a peer, where it is installed and works on the device."""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+
+import torch
+
+
+@functools.cache
+def torchvision(device: str) -> ModuleType | None:
+    """The package, if its operators run on the device; why_not() says what is wrong otherwise."""
+    return None if why_not(device) else __import__("torchvision")
+
+
+@functools.cache
+def why_not(device: str) -> str:
+    """Empty if torchvision can be used."""
+    try:
+        import torchvision
+        import torchvision.ops
+
+        boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device)
+        torchvision.ops.nms(boxes, boxes[:, 3], 0.5)
+    except Exception as error:  # a build for another torch fails in many ways
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""
