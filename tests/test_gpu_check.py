@@ -289,18 +289,18 @@ def test_the_report(tmp_path):
     logs.mkdir()
     (logs / "tests.log").write_text("all of it")
     gpu_check.write_report(tmp_path / "out", facts, stages, results, logs)
-    written = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
+    written = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert facts.items() <= written.items()
     by_name = {s["name"]: s for s in written["stages"]}
     assert set(written["targets"].values()) == {"not measured"}
     assert [s["status"] for s in written["stages"]] == [PASSED, FAILED, NOT_RUN, PASSED, "pending"]
     assert by_name["benchmarks"]["record"] == {"rows": []} and by_name["tests"]["tail"] == "E   assert a | b"
-    text = (tmp_path / "out" / "gpu_check.md").read_text()
+    text = (tmp_path / "out" / "gpu.md").read_text()
     for line in ("device some GPU, driver 1.2", "| build: the build stage | passed | 12 |", "2 of 9 tests failed",
                  "| memcheck: the memcheck stage | not run |", "## the benchmarks stage\n\n| row |", "pending",
                  "## tests: the end of its output"):  # fmt: skip
         assert line in text, line
-    assert (tmp_path / "out" / "gpu_check.log").read_text() == "===== tests\nall of it\n"
+    assert (tmp_path / "out" / "gpu.log").read_text() == "===== tests\nall of it\n"
 
 
 def test_targets_that_a_stage_judges():
@@ -470,13 +470,13 @@ def pretended(monkeypatch):
 def test_the_whole_run(pretended, tmp_path, capsys):
     pretended([stage("build", "print(1)", alone=True), stage("bad", "raise SystemExit('no')"), stage("late", "")])
     assert gpu_check.main(["--out", str(tmp_path / "out"), "--budget", "60"]) == 1
-    written = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
+    written = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert [s["status"] for s in written["stages"]] == [PASSED, FAILED, PASSED]
     assert written["device"] == "pretended" and written["budget_seconds"] == 60 and written["seconds"] > 0
     told = capsys.readouterr().out
     assert "pretended" in told and "bad: exit status 1" in told
     assert gpu_check.main(["--out", str(tmp_path / "some"), "--stages", "build,late"]) == 0
-    assert len(json.loads((tmp_path / "some" / "gpu_check.json").read_text())["stages"]) == 2
+    assert len(json.loads((tmp_path / "some" / "gpu.json").read_text())["stages"]) == 2
     with pytest.raises(SystemExit):
         gpu_check.main(["--out", str(tmp_path / "none"), "--stages", "speed"])
     assert "unknown stage speed" in capsys.readouterr().err and not (tmp_path / "none").exists()
@@ -514,7 +514,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
     finally:
         process.kill()
     wait_for(lambda: ended(int(pid_file.read_text())))
-    written = json.loads((out / "gpu_check.json").read_text())
+    written = json.loads((out / "gpu.json").read_text())
     assert [s["status"] for s in written["stages"]][::2] == [PASSED, "pending"]
 
 

@@ -6,7 +6,7 @@ the CUDA tests with skips forbidden, compute-sanitizer, CUDA graphs, determinism
 operators against peers and the machine's limits, and whole detectors. Each stage is a process of its own, timed and cut
 where it takes too long; one that fails does not keep the others from running.
 
-DIR gets gpu_check.json, gpu_check.md and gpu_check.log, written anew after every stage. MLC_COMMIT names the commit
+DIR gets gpu.json, gpu.md and gpu.log, written anew after every stage. MLC_COMMIT names the commit
 where there is no git.
 
 Exit codes: 0 every stage passed; 1 a stage failed or was cut; 2 there is no GPU (nothing is run or written); 3 none
@@ -486,9 +486,9 @@ def markdown(facts: dict[str, object], stages: Sequence[Stage], results: dict[st
 
 def write_report(out: Path, facts: dict[str, object], stages: Sequence[Stage], results: dict[str, Result], logs: Path):
     out.mkdir(parents=True, exist_ok=True)
-    (out / "gpu_check.json").write_text(json.dumps(report(facts, stages, results), indent=2) + "\n")
-    (out / "gpu_check.md").write_text(markdown(facts, stages, results))
-    with (out / "gpu_check.log").open("w") as everything:
+    (out / "gpu.json").write_text(json.dumps(report(facts, stages, results), indent=2) + "\n")
+    (out / "gpu.md").write_text(markdown(facts, stages, results))
+    with (out / "gpu.log").open("w") as everything:
         for stage in stages:
             log = logs / f"{stage.name}.log"
             if stage.name in results and log.exists():
