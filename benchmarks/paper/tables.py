@@ -87,9 +87,16 @@ def collect(parts: Sequence[Part]) -> Found:
     return found
 
 
+def _in_paper(table: Table) -> list[str]:
+    """Metrics that the paper has of the table; of a table that is not the paper's, none."""
+    if not all(ROWS[row].paper for row in table.rows):
+        return []
+    return [m for m in table.metrics if any(m in ROWS[row].paper for row in table.rows)]
+
+
 def _columns(table: Table) -> list[str]:
     """The paper's metrics, ours, and the difference: a heading each."""
-    in_paper = [m for m in table.metrics if any(m in ROWS[row].paper for row in table.rows)]
+    in_paper = _in_paper(table)
     main = "AR@100" if "AR@100" in table.metrics else "AP"
     return [
         "",
@@ -100,9 +107,8 @@ def _columns(table: Table) -> list[str]:
 
 
 def _row(row: str, table: Table, found: Found, differences: Mapping[str, Difference]) -> list[str]:
-    in_paper = [m for m in table.metrics if any(m in ROWS[key].paper for key in table.rows)]
     cells = [ROWS[row].name]
-    cells += [_number(ROWS[row].paper[m], m) if m in ROWS[row].paper else "-" for m in in_paper]
+    cells += [_number(ROWS[row].paper[m], m) if m in ROWS[row].paper else "-" for m in _in_paper(table)]
     cells += [_mean(found.of(row, m), m) for m in table.metrics]
     d = differences.get(row)
     return [*cells, f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else ""]
