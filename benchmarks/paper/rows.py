@@ -76,7 +76,9 @@ ROWS = {
     "fcos-_ml_alpha1": Row("ML, alpha 1", "fcos-", {**ML, "mlc.alpha": 1.0}),
     "fcos-_ml_alpha2": Row("ML, alpha 2", "fcos-", {**ML, "mlc.alpha": 2.0}),
     "fcos-_ml_early": Row("ML from 6/19 on", "fcos-_early", ML),
-    "fcos-_mlc_positives": Row("MLC among the baseline's positives", "fcos-_iou", {**ML, "mlc.candidates": "positives"}),
+    "fcos-_mlc_positives": Row(
+        "MLC among the baseline's positives", "fcos-_iou", {**ML, "mlc.candidates": "positives"}
+    ),
     "fcos-_mlc_alpha2": Row("MLC, alpha 2", "fcos-_iou", {**ML, "mlc.alpha": 2.0}),
     "fcos-_mlc_gamma025": Row("MLC, gamma 0.25 from the switch on", "fcos-_iou", {**ML, "mlc.gamma": 0.25}),
     "fcos-_mlc_gamma4": Row("MLC, gamma 4 from the switch on", "fcos-_iou", {**ML, "mlc.gamma": 4.0}),
