@@ -85,7 +85,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     for own in parts:
         others = [other for other in parts if other != own]
         length = next((n for n in range(1, len(own)) if all(o[-n:] != own[-n:] for o in others)), len(own))
-        names.append("/".join(own[-length:]))
+        names.append(Path(*own[-length:]).as_posix())
     return names
 
 
