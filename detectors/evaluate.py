@@ -12,7 +12,9 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -40,8 +42,51 @@ def to_original(detections: dict[str, Tensor], size: tuple[int, int], original: 
     return {"boxes": boxes, "labels": detections["labels"].cpu(), "scores": detections["scores"].cpu()}
 
 
-@torch.no_grad()
+@dataclass
+class Measured:
+    """A detector's outputs on a data set, gathered for the metrics."""
+
+    evaluator: CocoEvaluator | ProposalEvaluator
+    divergence: Divergence | None
+    """None without correlations."""
+
+    def metrics(self) -> dict[str, float]:
+        """As :func:`evaluate` returns them."""
+        metrics = self.evaluator.summarize()
+        if self.divergence is None:
+            return metrics
+        found = self.divergence.compute()
+        return metrics | {
+            "correlation": found["per_gt"],
+            "correlation_pooled": found["pooled"],
+            "correlation_gts": found["per_gt_count"],
+            "correlation_skipped": found["per_gt_skipped"],
+        }
+
+
 def evaluate(
+    model: DenseDetector, dataset: CocoDetection, *, results: Path | None = None, **options: Any
+) -> dict[str, float]:
+    """AP, AP50, AP75, APs, APm, APl (0..1) on ``dataset``, and with ``correlation`` the divergence metric.
+
+    Proposals (``model.class_agnostic``) are measured by AR@100, AR@300, AR@1000, all classes as one.
+
+    ``correlation`` is protocol (a), the mean over gts of the rank correlation of their 50 best predictions;
+    ``correlation_pooled`` is protocol (b) (mlc_ext.divergence). ``results`` is a file that gets the detections in
+    COCO's results format; ``options`` are :func:`measure`'s.
+
+    Several ranks take every n-th image each and return the same metrics of all, each image counted once.
+    """
+    measured = measure(model, dataset, **options)
+    if not distributed.is_main():
+        return distributed.broadcast({})
+    if results is not None:
+        write_whole(results, json.dumps(measured.evaluator.results()))
+    return distributed.broadcast(measured.metrics())
+
+
+@torch.no_grad()
+def measure(
     model: DenseDetector,
     dataset: CocoDetection,
     *,
@@ -50,19 +95,11 @@ def evaluate(
     workers: int = 0,
     correlation: bool = True,
     backend: str = "pycocotools",
-    results: Path | None = None,
     progress: bool = True,
-) -> dict[str, float]:
-    """AP, AP50, AP75, APs, APm, APl (0..1) on ``dataset``, and with ``correlation`` the divergence metric.
+) -> Measured:
+    """Runs the detector on ``dataset``, every rank on its share; all ranks get the outputs of all.
 
-    Proposals (``model.class_agnostic``) are measured by AR@100, AR@300, AR@1000, all classes as one.
-
-    ``correlation`` is protocol (a), the mean over gts of the rank correlation of their 50 best predictions;
-    ``correlation_pooled`` is protocol (b) (mlc_ext.divergence). ``backend`` is ``data.evaluator``. ``results`` is a
-    file that gets the detections in COCO's results format.
-
-    Several ranks take every n-th image each and return the same metrics of all, each image counted once.
-    ``batch_size`` is a rank's.
+    ``batch_size`` is a rank's, ``backend`` is ``data.evaluator``.
     """
     was_training = model.training
     model.eval()
@@ -89,24 +126,10 @@ def evaluate(
             divergence.update(prediction, gts)
     model.train(was_training)
     evaluator.synchronize()
-    states = distributed.gather(divergence.state_dict())
-    if not distributed.is_main():
-        return distributed.broadcast({})
-    if results is not None:
-        write_whole(results, json.dumps(evaluator.results()))
-    metrics = evaluator.summarize()
-    if correlation:
-        whole = Divergence()
-        for state in states:
-            whole.merge(Divergence.from_state_dict(state))
-        found = whole.compute()
-        metrics |= {
-            "correlation": found["per_gt"],
-            "correlation_pooled": found["pooled"],
-            "correlation_gts": found["per_gt_count"],
-            "correlation_skipped": found["per_gt_skipped"],
-        }
-    return distributed.broadcast(metrics)
+    whole = Divergence()
+    for state in distributed.gather(divergence.state_dict()):
+        whole.merge(Divergence.from_state_dict(state))
+    return Measured(evaluator, whole if correlation else None)
 
 
 def rank_batch(config: Config) -> int:
@@ -179,6 +202,33 @@ def evaluate_checkpoint(
 
     Raises ValueError or FileNotFoundError for a checkpoint or data that cannot be used.
     """
+    loaded = load_for_evaluation(path, data, device, settings=settings)
+    return evaluate(
+        loaded.model,
+        loaded.dataset,
+        batch_size=rank_batch(loaded.config) if batch_size is None else batch_size,
+        device=loaded.device,
+        workers=loaded.config.data.workers,
+        backend=loaded.config.data.evaluator,
+        results=results,
+    )
+
+
+class Loaded(NamedTuple):
+    """A run's detector, ready to be evaluated."""
+
+    model: DenseDetector
+    dataset: CocoDetection
+    config: Config
+    device: torch.device
+    iteration: int
+    """Of the checkpoint."""
+
+
+def load_for_evaluation(
+    path: Path, data: str | None = None, device: str = "auto", *, settings: Sequence[str] = ()
+) -> Loaded:
+    """The detector of a checkpoint with its validation set; arguments and errors are :func:`evaluate_checkpoint`'s."""
     from detectors.builder import CACHE, build_model, build_validation_set, verify
 
     with distributed.together():
@@ -205,15 +255,7 @@ def evaluate_checkpoint(
         model.set_epoch(state["loader"]["epoch"] if "loader" in state else config.schedule.epochs)
         model.to(target)
     verify(config, dataset)
-    return evaluate(
-        model,
-        dataset,
-        batch_size=rank_batch(config) if batch_size is None else batch_size,
-        device=target,
-        workers=config.data.workers,
-        backend=config.data.evaluator,
-        results=results,
-    )
+    return Loaded(model, dataset, config, target, state["iteration"])
 
 
 if __name__ == "__main__":

@@ -70,18 +70,21 @@ def plain(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def shown(key: str, value: float | None, *, signed: bool = False) -> str:
+    """A metric as it is printed: AP and AR in percent, as COCO prints them; "-" for what is undefined."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    sign = "+" if signed else ""
+    return f"{100 * value:{sign}.1f}" if key.startswith(("AP", "AR")) else f"{value:{sign}.3f}"
+
+
 def report(*columns: dict[str, float], names: tuple[str, ...] = ()) -> str:
     """Metrics as a table: a row a run, AP and AR in percent as COCO prints them."""
-    shown = [(key, heading) for key, heading in REPORTED if any(key in metrics for metrics in columns)]
-    header = " ".join(f"{heading:>12}" for _, heading in shown)
+    reported = [(key, heading) for key, heading in REPORTED if any(key in metrics for metrics in columns)]
+    header = " ".join(f"{heading:>12}" for _, heading in reported)
     width = max((len(name) for name in names), default=0) + 2
     lines = [f"{'':{width}}{header}" if names else header]
     for i, metrics in enumerate(columns):
-        cells = []
-        for key, _ in shown:
-            value = metrics.get(key, math.nan)
-            percent = key.startswith(("AP", "AR"))
-            cell = "-" if math.isnan(value) else f"{100 * value:.1f}" if percent else f"{value:.3f}"
-            cells.append(f"{cell:>12}")
+        cells = [f"{shown(key, metrics.get(key)):>12}" for key, _ in reported]
         lines.append((f"{names[i]:{width}}" if names else "") + " ".join(cells))
     return "\n".join(lines)

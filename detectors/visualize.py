@@ -29,7 +29,7 @@ def class_colour(label: int) -> Colour:
 
 
 def draw_boxes(
-    image: Tensor, boxes: Tensor, colours: Sequence[Colour], texts: Sequence[str] | None = None
+    image: Tensor, boxes: Tensor, colours: Sequence[Colour], texts: Sequence[str] | None = None, *, weight: float = 2
 ) -> Image.Image:
     """`image` with boxes and a tag at each; small images are enlarged by a whole factor.
 
@@ -37,11 +37,12 @@ def draw_boxes(
         image: uint8 [3, H, W] RGB.
         boxes: [n, 4] xyxy pixels, the most important first: it is drawn on top. Boxes that are not finite are left out.
         colours, texts: of each box.
+        weight: pixels of a line in a picture of READABLE pixels.
     """
     picture, zoom = _enlarged(image)
     draw = ImageDraw.Draw(picture)
     unit = max(picture.size) / READABLE
-    width, font = max(2, round(2 * unit)), _font(max(13, round(13 * unit)))
+    width, font = max(2, round(weight * unit)), _font(max(13, round(13 * unit)))
     rows = np.asarray(boxes.detach().cpu().float()).reshape(-1, 4)
     for k in reversed(range(len(rows))):
         if not np.isfinite(rows[k]).all():

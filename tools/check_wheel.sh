@@ -34,7 +34,7 @@ cached = [n for n in names if "__pycache__" in n or "/tests/" in n or n.endswith
 assert not cached, f"build litter in the wheel: {cached[:5]}"
 libraries = [n for n in names if n.endswith(".so")]
 assert len([n for n in libraries if n.startswith("mlc_ext/_C.")]) == 1, f"libraries in the wheel: {libraries}"
-for needed in ("mlc_ext/__init__.py", "mlc_ext/csrc/library.cpp", "detectors/__init__.py"):
+for needed in ("mlc_ext/__init__.py", "mlc_ext/csrc/library.cpp", "detectors/__init__.py", "detectors/reporting/viewer.js"):
     assert needed in names, f"the wheel lacks {needed}"
 print(f"{sys.argv[1]}: {len(names)} files, {sum(i.file_size for i in zipfile.ZipFile(sys.argv[1]).infolist()) / 1e6:.1f} MB")
 EOF

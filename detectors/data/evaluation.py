@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,43 @@ def _backend(name: str) -> tuple[type, type]:
     return COCO, COCOeval
 
 
+class Matches(NamedTuple):
+    """Detections and objects of a data set, matched as COCO does. What it ignores, crowd and its detections, is in
+    neither list."""
+
+    detections: list[tuple[dict[str, Any], dict[str, Any] | None]]
+    """Each detection, a row in results format, with the annotation it matches; None: a false positive."""
+    missed: list[dict[str, Any]]
+    """Annotations that no detection matches."""
+
+
+class PrecisionCurves(NamedTuple):
+    """Precision of all areas, classes averaged; NaN without any object."""
+
+    ious: np.ndarray
+    """[T] IoU thresholds."""
+    recalls: np.ndarray
+    """[R] recall levels."""
+    precision: np.ndarray
+    """[T, R] at each threshold and recall level."""
+
+    @property
+    def ap(self) -> np.ndarray:
+        """[T] AP at each threshold; its mean is AP."""
+        return self.precision.mean(1)
+
+
+class RecallCurves(NamedTuple):
+    """Recall of proposals; NaN without objects."""
+
+    ious: np.ndarray
+    """[T] IoU thresholds."""
+    counts: list[int]
+    """[M] proposals an image."""
+    recall: np.ndarray
+    """[T, M]; the mean over thresholds is AR@count."""
+
+
 class _Collector:
     """Gathers outputs by image and evaluates them with COCO's code."""
 
@@ -50,6 +87,7 @@ class _Collector:
         self._ids = set(self.image_ids)
         self._truth = self._as_coco(ground_truth)
         self._rows: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}  # boxes xyxy, scores, labels
+        self._done: Any = None  # the evaluation of these outputs
 
     @property
     def num_images(self) -> int:
@@ -59,6 +97,7 @@ class _Collector:
     def reset(self) -> None:
         """Forgets all outputs."""
         self._rows.clear()
+        self._done = None
 
     @property
     def truth(self) -> dict[str, Any]:
@@ -72,6 +111,7 @@ class _Collector:
         Raises:
             ValueError: unknown image or label, shapes that do not agree, or a value that is not finite.
         """
+        self._done = None
         if len(image_ids) != len(outputs):
             raise ValueError(f"update got {len(image_ids)} image ids and {len(outputs)} outputs")
         for image_id, output in zip(image_ids, outputs, strict=True):
@@ -88,7 +128,7 @@ class _Collector:
         for part in distributed.gather(self._rows):
             for image_id, row in part.items():
                 merged.setdefault(image_id, row)
-        self._rows = merged
+        self._rows, self._done = merged, None
 
     def _check(
         self, image_id: int, output: Mapping[str, Tensor]
@@ -129,7 +169,37 @@ class _Collector:
                 rows.append({"image_id": image_id, "category_id": categories[int(label)], "bbox": box, "score": score})
         return rows
 
+    def results(self) -> list[dict[str, Any]]:
+        """The outputs in COCO's results format: image_id, category_id (proposals: 1), bbox (x, y, width, height),
+        score."""
+        raise NotImplementedError
+
+    def matches(self, iou: float = 0.5) -> Matches:
+        """What COCO's evaluation matches at one of its IoU thresholds, .5, .55, ..., .95 (pycocotools alone tells)."""
+        evaluation = self._evaluation()
+        (threshold,) = np.flatnonzero(np.isclose(evaluation.params.iouThrs, iou))
+        rows, objects = self.results(), {entry["id"]: entry for entry in self.truth["annotations"]}
+        detections, missed = [], []
+        for part in evaluation.evalImgs:
+            if part is None or list(part["aRng"]) != list(evaluation.params.areaRng[_AREAS["all"]]):
+                continue
+            for number, gt, ignored in zip(
+                part["dtIds"], part["dtMatches"][threshold], part["dtIgnore"][threshold], strict=True
+            ):
+                if not ignored:
+                    detections.append((rows[int(number) - 1], objects[int(gt)] if gt else None))
+            for gt, match, ignored in zip(part["gtIds"], part["gtMatches"][threshold], part["gtIgnore"], strict=True):
+                if not ignored and not match:
+                    missed.append(objects[int(gt)])
+        return Matches(detections, missed)
+
+    def _evaluation(self) -> Any:
+        """COCO's evaluation of the outputs so far."""
+        raise NotImplementedError
+
     def _evaluate(self, categories: Mapping[int, int], **parameters: Any) -> Any:
+        if self._done is not None:
+            return self._done
         rows = [
             {**row, "id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
             for number, row in enumerate(self._results(categories), start=1)
@@ -143,6 +213,7 @@ class _Collector:
                 setattr(evaluation.params, name, value)
             evaluation.evaluate()
             evaluation.accumulate()
+        self._done = evaluation
         return evaluation
 
 
@@ -182,14 +253,22 @@ class CocoEvaluator(_Collector):
         return boxes, scores, labels
 
     def results(self) -> list[dict[str, Any]]:
-        """The outputs in COCO's results format: image_id, category_id, bbox (x, y, width, height), score."""
         return self._results(self._categories)
+
+    def _evaluation(self) -> Any:
+        return self._evaluate(self._categories, maxDets=list(self.max_detections))
+
+    def curves(self) -> PrecisionCurves:
+        """Precision over recall at every IoU threshold of AP, from COCO's own arrays."""
+        evaluation = self._evaluation()
+        precision = evaluation.eval["precision"][:, :, :, _AREAS["all"], -1]  # [T, R, K]
+        return PrecisionCurves(evaluation.params.iouThrs, evaluation.params.recThrs, _means(precision))
 
     def summarize(self, *, per_class: bool = False) -> dict[str, Any]:
         """AP (IoU .5:.95), AP50, AP75, APs, APm, APl and AR1, AR10, AR100 (the counts of `max_detections`),
         each in 0..1; NaN where there is nothing to find. With `per_class`, also "per_class": {category name:
         AP}."""
-        evaluation = self._evaluate(self._categories, maxDets=list(self.max_detections))
+        evaluation = self._evaluation()
         precision, recall = (
             evaluation.eval["precision"],
             evaluation.eval["recall"],
@@ -242,14 +321,21 @@ class ProposalEvaluator(_Collector):
         )
 
     def results(self) -> list[dict[str, Any]]:
-        """The outputs in COCO's results format, all of category 1."""
         return self._results({1: 1})
+
+    def _evaluation(self) -> Any:
+        return self._evaluate({1: 1}, maxDets=self.counts, useCats=0)
+
+    def curves(self) -> RecallCurves:
+        """Recall at every IoU threshold of AR and every count, from COCO's own arrays."""
+        evaluation = self._evaluation()
+        recall = evaluation.eval["recall"][:, :, _AREAS["all"]]  # [T, K, M]
+        return RecallCurves(evaluation.params.iouThrs, self.counts, _means(recall.swapaxes(1, 2)))
 
     def summarize(self) -> dict[str, float]:
         """AR@n for every count, and ARs, ARm, ARl (small, medium, large objects) at the last; in 0..1, NaN
         without objects."""
-        evaluation = self._evaluate({1: 1}, maxDets=self.counts, useCats=0)
-        recall = evaluation.eval["recall"]  # [T, K, A, M]
+        recall = self._evaluation().eval["recall"]  # [T, K, A, M]
         result = {f"AR@{count}": _mean(recall[:, :, 0, k]) for k, count in enumerate(self.counts)}
         for key, area in (("ARs", "small"), ("ARm", "medium"), ("ARl", "large")):
             result[key] = _mean(recall[:, :, _AREAS[area], -1])
@@ -268,3 +354,10 @@ def _mean(values: np.ndarray) -> float:
     """Mean over what is defined: pycocotools writes -1 where there is no ground truth."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else float("nan")
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """[..., K] -> [...]: :func:`_mean` over the classes."""
+    defined = values > -1
+    count = defined.sum(-1)
+    return np.where(count > 0, np.where(defined, values, 0).sum(-1) / np.maximum(count, 1), np.nan)

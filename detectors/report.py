@@ -1,0 +1,150 @@
+"""Runs side by side in one HTML page: curves, tables, detections, and who trains which task.
+
+    python detectors/report.py runs/demo/baseline runs/demo/MLC --out report.html
+
+The page needs nothing but a browser and asks the network for nothing; its charts lie as PNG files in a folder beside it
+(report_charts/). Of every run the checkpoint is evaluated once on its validation images; where checkpoint or images are
+missing, the page has what the history tells, and a note.
+
+A run adds 0.5 to 1.5 MB with 6 --images, mostly crops: fewer make a smaller page.
+
+Exit code: 0; 2 for folders and options that cannot be used; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from detectors import distributed
+from detectors.data.evaluation import PrecisionCurves, RecallCurves
+from detectors.data.loader import DataError, death_of_worker
+from detectors.metrics_log import write_whole
+from detectors.reporting.charts import COLOURS, Chart, require_matplotlib
+from detectors.reporting.curves import loss_charts, metric_charts, precision_charts, recall_charts
+from detectors.reporting.findings import Findings, examine, take_metrics
+from detectors.reporting.page import build_page
+from detectors.reporting.pictures import Pictures
+from detectors.reporting.runs import Run, read_runs
+from detectors.reporting.scatter import scatter_charts
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; the others are compared "
+                        "with the first")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
+    parser.add_argument("--data", metavar="DIR", help="COCO-format folder to measure on; default: each run's own")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time; default: the run's")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
+    parser.add_argument("--images", type=int, default=6, metavar="N", help="crops of each kind, and images with "
+                        "labels; default: 6")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        _check(options)
+        runs = read_runs(options.runs)
+        page, charts = make_report(
+            runs,
+            data=options.data,
+            batch_size=options.batch_size,
+            device=options.device,
+            images=options.images,
+            progress=not options.quiet,
+        )
+        folder = options.out.with_name(f"{options.out.stem}_charts")
+        folder.mkdir(parents=True, exist_ok=True)
+        for chart in charts:
+            chart.save(folder)
+        write_whole(options.out, page)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"report.py: {error}", file=sys.stderr)
+        return 2
+    for run in runs:
+        for note in run.notes:
+            print(f"report.py: {run.name}: {note}", file=sys.stderr)
+    print(f"{options.out}: {len(runs)} runs, {len(page) / 1e6:.1f} MB; charts in {folder}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What must not become a note on every run."""
+    require_matplotlib()
+    distributed.pick_device(options.device)
+    for name in ("batch_size", "images"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if options.data and not Path(options.data).is_dir():
+        raise FileNotFoundError(f"no data folder {options.data}")
+    if options.out.is_dir():
+        raise IsADirectoryError(f"--out must be a file, {options.out} is a folder")
+
+
+def make_report(
+    runs: Sequence[Run],
+    *,
+    data: str | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    images: int = 6,
+    progress: bool = False,
+) -> tuple[str, list[Chart]]:
+    """The page and its charts. Equal runs and data give equal pages; what is missing is added to the runs' notes."""
+    pictures, findings = Pictures(), []
+    for run in runs:
+        findings.append(
+            _examine(run, data=data, batch_size=batch_size, device=device, images=images, pictures=pictures,
+                     progress=progress)
+        )  # fmt: skip
+        take_metrics(run, findings[-1], data)
+    curves = [None if found is None else found.curves for found in findings]
+    charts = {
+        "losses": loss_charts(runs),
+        "metrics": metric_charts(runs),
+        "scatter": [
+            chart
+            for k, found in enumerate(findings)
+            if found is not None
+            for chart in scatter_charts(found.divergence, k + 1, COLOURS[k % len(COLOURS)])
+        ],
+        "curves": [
+            *precision_charts(runs, [each if isinstance(each, PrecisionCurves) else None for each in curves]),
+            *recall_charts(runs, [each if isinstance(each, RecallCurves) else None for each in curves]),
+        ],
+    }
+    return build_page(runs, findings, charts, pictures), [chart for part in charts.values() for chart in part]
+
+
+def _examine(run: Run, **options) -> Findings | None:
+    """:func:`examine`, or None and a note on why it could not be."""
+    if not run.checkpoint.is_file():
+        run.notes.append(f"no {run.checkpoint.name}: the page has its history alone")
+        return None
+    try:
+        return examine(run, **options)
+    except (ValueError, OSError, ImportError, DataError) as error:
+        why = str(error)
+    except RuntimeError as error:
+        if (died := death_of_worker(error)) is None:
+            raise
+        why = str(died)
+    run.notes.append(f"not evaluated, the page has its history alone: {why}")
+    return None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

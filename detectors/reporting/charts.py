@@ -1,0 +1,92 @@
+"""How charts look, and their files; matplotlib is the extra [report]."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which the colour-blind tell apart."""
+
+STYLES = ("-", "--", ":", "-.")
+"""Of lines; the next one where the colours are used up."""
+
+_MAX_NAME = 40
+
+
+@dataclass
+class Chart:
+    """A drawing as a PNG."""
+
+    file: str
+    """Name of the PNG."""
+    text: str
+    """What it shows, for those who do not see it."""
+    png: bytes
+
+    @property
+    def uri(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+    def save(self, folder: Path) -> None:
+        (folder / self.file).write_bytes(self.png)
+
+
+def require_matplotlib() -> None:
+    """ImportError that says what to install where matplotlib is absent."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"the charts need matplotlib (pip install mlc-ext[report]): {error}") from error
+
+
+def line_style(run: int) -> dict[str, str]:
+    """Colour and dashes of run number `run`, the same in all charts."""
+    return {"color": COLOURS[run % len(COLOURS)], "linestyle": STYLES[run // len(COLOURS) % len(STYLES)]}
+
+
+def legend_name(name: str) -> str:
+    """A run's name as matplotlib may have it: it hides names that begin with _, and sets what stands between $."""
+    name = "".join(c if c.isprintable() and c.isascii() else "?" for c in name)
+    name = name if len(name) <= _MAX_NAME else "..." + name[3 - _MAX_NAME :]
+    return (" " + name if name.startswith("_") else name).replace("$", r"\$")
+
+
+@contextlib.contextmanager
+def drawing(file: str, text: str, charts: list[Chart], *, height: float = 2.6) -> Iterator[Any]:
+    """Within, the axes of a chart that is appended to ``charts`` at the end.
+
+    Its looks do not depend on the user's matplotlibrc; the legend of what has a label stands below it.
+    """
+    import io
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.size": 9, "axes.titlesize": 10}):
+        figure = Figure(figsize=(4.2, height), dpi=160, layout="constrained")
+        axes = figure.subplots()
+        yield axes
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+        handles, names = axes.get_legend_handles_labels()
+        if handles:
+            figure.set_figheight(height + 0.19 * len(handles))
+            figure.legend(handles, names, loc="outside lower left", ncols=1, frameon=False,
+                          fontsize=8, labelspacing=0.2, borderpad=0)  # fmt: skip
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        charts.append(Chart(file, text, buffer.getvalue()))
+
+
+def thinned(x: Sequence[float], y: Sequence[float], most: int = 200) -> tuple[list[float], list[float]]:
+    """A curve of many points as the means of up to ``most`` runs of neighbours."""
+    if len(x) <= most:
+        return list(x), list(y)
+    edges = [len(x) * k // most for k in range(most + 1)]
+    parts = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [sum(x[p]) / len(x[p]) for p in parts], [sum(y[p]) / len(y[p]) for p in parts]

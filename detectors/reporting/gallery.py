@@ -1,0 +1,140 @@
+"""A run's best detections, its worst ones, and what it missed, as crops of the images."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlc_ext.ops import box_iou
+
+from ..data.coco import CocoDetection
+from ..data.evaluation import CocoEvaluator, ProposalEvaluator
+from ..data.images import ImageDecodeError
+from ..visualize import POSITIVE, draw_boxes
+from .pictures import jpeg_uri
+
+DETECTION, OBJECT = POSITIVE, (0, 150, 255)
+"""Orange boxes are detections, blue ones objects."""
+
+BACKGROUND = 0.1
+"""IoU below which a false positive is on no object of its class, and not a badly placed box of one."""
+
+_LONGEST = 300
+"""Pixels of a crop's long side in the page."""
+
+
+@dataclass
+class Case:
+    """A detection, an object, or both."""
+
+    image_id: int
+    category: int
+    score: float | None
+    iou: float
+    """With the matched object, else the largest with an object of its class."""
+    detection: list[float] | None
+    """x, y, width, height; as ``target``, the object."""
+    target: list[float] | None
+    area: float = 0.0
+
+    def caption(self, names: dict[int, str]) -> str:
+        measured = "" if self.score is None else f", score {self.score:.2f}, IoU {self.iou:.2f}"
+        return names[self.category] + measured
+
+
+@dataclass
+class Group:
+    """Cases of one kind, the clearest first."""
+
+    key: str
+    title: str
+    meaning: str
+    cases: list[Case]
+
+
+def find_groups(evaluator: CocoEvaluator | ProposalEvaluator, count: int) -> list[Group]:
+    """The four groups of up to ``count`` cases, of every image the clearest one alone."""
+    detections, missed = evaluator.matches(0.5)
+    right = [Case(row["image_id"], row["category_id"], row["score"], _iou(row, gt), row["bbox"], gt["bbox"])
+             for row, gt in detections if gt is not None]  # fmt: skip
+    wrong = _false_positives(evaluator, [row for row, gt in detections if gt is None])
+    unseen = [Case(gt["image_id"], gt["category_id"], None, 0.0, None, gt["bbox"], gt["area"]) for gt in missed]
+    placed = [case for case in wrong if BACKGROUND <= case.iou < 0.5]
+    elsewhere = [case for case in wrong if case.iou < BACKGROUND]
+    return [
+        Group("best", "Best", "true positives (matched to an object at IoU .5, as COCO matches) of the largest score "
+              "x IoU", _clearest(right, count, lambda case: case.score * case.iou)),
+        Group("misplaced", "Confident and badly placed", "false positives whose IoU with an object of their class is "
+              "in .1 to .5, of the highest score", _clearest(placed, count, lambda case: case.score)),
+        Group("false", "Confident and wrong", "false positives whose IoU with every object of their class is below "
+              ".1, of the highest score: background, or another class",
+              _clearest(elsewhere, count, lambda case: case.score)),
+        Group("missed", "Missed", "objects that no detection matches at IoU .5, the largest first",
+              _clearest(unseen, count, lambda case: case.area)),
+    ]  # fmt: skip
+
+
+def crop(case: Case, dataset: CocoDetection) -> str | None:
+    """The surroundings of a case with its boxes as a data URI; None where the image cannot be read."""
+    try:
+        image = dataset.load_image(dataset.image_ids.index(case.image_id))
+    except (OSError, ImageDecodeError):
+        return None
+    boxes = torch.tensor([box for box in (case.detection, case.target) if box is not None])
+    boxes[:, 2:] += boxes[:, :2]
+    colours = [colour for box, colour in ((case.detection, DETECTION), (case.target, OBJECT)) if box is not None]
+    height, width = image.shape[1:]
+    x1, y1, x2, y2 = (*boxes[:, :2].amin(0).tolist(), *boxes[:, 2:].amax(0).tolist())
+    margin = 0.25 * max(x2 - x1, y2 - y1, 32)
+    left, top = max(0, int(x1 - margin)), max(0, int(y1 - margin))
+    right, bottom = min(width, int(x2 + margin) + 1), min(height, int(y2 + margin) + 1)
+    part = image[:, top : max(bottom, top + 1), left : max(right, left + 1)]
+    if 0 in part.shape:
+        return None
+    return jpeg_uri(draw_boxes(part, boxes - torch.tensor([left, top, left, top]), colours, weight=5), _LONGEST)
+
+
+def _clearest(cases: Iterable[Case], count: int, key) -> list[Case]:
+    chosen: dict[int, Case] = {}
+    for case in sorted(cases, key=key, reverse=True):  # stable: of equal ones the first in the order of the images
+        if len(chosen) == count:
+            break
+        chosen.setdefault(case.image_id, case)
+    return list(chosen.values())
+
+
+def _false_positives(evaluator: CocoEvaluator | ProposalEvaluator, rows: Sequence[dict[str, Any]]) -> list[Case]:
+    """Each with the object of its class in its image that it overlaps most, crowd apart."""
+    objects, groups = defaultdict(list), defaultdict(list)
+    for gt in evaluator.truth["annotations"]:
+        if not gt["iscrowd"]:
+            objects[gt["image_id"], gt["category_id"]].append(gt["bbox"])
+    for row in rows:
+        groups[row["image_id"], row["category_id"]].append(row)
+    cases = []
+    for key, members in groups.items():
+        targets = objects.get(key, [])
+        best, ious = [None] * len(members), [0.0] * len(members)
+        if targets:
+            found = box_iou(_corners([row["bbox"] for row in members]), _corners(targets)).max(1)
+            ious = found.values.tolist()
+            best = [targets[k] if iou > 0 else None for k, iou in zip(found.indices.tolist(), ious, strict=True)]
+        cases += [
+            Case(*key, row["score"], iou, row["bbox"], target)
+            for row, iou, target in zip(members, ious, best, strict=True)
+        ]
+    return cases
+
+
+def _iou(row: dict[str, Any], gt: dict[str, Any]) -> float:
+    return box_iou(_corners([row["bbox"]]), _corners([gt["bbox"]])).item()
+
+
+def _corners(boxes: Sequence[Sequence[float]]) -> Tensor:
+    boxes = torch.tensor(boxes, dtype=torch.float64)
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)

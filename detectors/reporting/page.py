@@ -1,0 +1,228 @@
+"""The report as one HTML page that needs nothing else: no network, no fonts, no files beside it."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..metrics_log import REPORTED, shown
+from .charts import Chart
+from .findings import Findings
+from .labels import MAX_CANDIDATES, MAX_OBJECTS
+from .pictures import Pictures
+from .runs import Run, setting_differences
+from .scatter import MAX_POINTS
+
+_HERE = Path(__file__).parent
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""The browser itself refuses every request."""
+
+
+def text(value: object) -> str:
+    """A value for HTML's text and quoted attributes; what does not print becomes ?."""
+    return html.escape("".join(c if c.isprintable() else "?" for c in str(value)), quote=True)
+
+
+def embedded(value: object) -> str:
+    """JSON within a script element: nothing in it can end the element."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def build_page(
+    runs: Sequence[Run],
+    findings: Sequence[Findings | None],
+    charts: dict[str, list[Chart]],
+    pictures: Pictures,
+) -> str:
+    """The page, in ASCII alone. ``charts`` by section: losses, metrics, scatter, curves; ``findings`` of each run."""
+    known = [(run, found) for run, found in zip(runs, findings, strict=True) if found is not None]
+    sections = [
+        ("results", "Results", _runs(runs, findings) + _results(runs) + _settings(runs)),
+        ("training", "Training", _training(charts["losses"], charts["metrics"])),
+        ("scatter", "Score and IoU", _scatter(charts["scatter"], known)),
+        ("curves", "Precision and recall", _charts(charts["curves"]) or _absent("curves")),
+        ("detections", "Detections", "".join(_gallery(run, found) for run, found in known) or _absent("detections")),
+        ("labels", "Mutual labels", _labels(known, pictures) if known else _absent("labels")),
+    ]
+    links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
+    body = "".join(f'<section id="{key}"><h2>{title}</h2>{content}</section>' for key, title, content in sections)
+    title = text(", ".join(run.name for run in runs))
+    page = f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{(_HERE / "page.css").read_text()}</style></head>
+<body><header><h1>{title}</h1><nav>{links}</nav></header>
+<main>{body}</main>
+<script>{(_HERE / "viewer.js").read_text()}</script></body></html>
+"""
+    return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells are HTML; the first of a row names it. Wide tables scroll within their own box."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = "".join(
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _runs(runs: Sequence[Run], findings: Sequence[Findings | None]) -> str:
+    items = []
+    for run, found in zip(runs, findings, strict=True):
+        facts = []
+        if run.config is not None:
+            mlc = run.config.mlc
+            parts = [name for name, on in (("mutual labelling", mlc.ml), ("IoU rescoring", mlc.iur)) if on]
+            facts.append(f"{run.config.model.detector}, {' and '.join(parts) or 'without the method'}")
+        facts.append(f"metrics: {run.source}" if run.source else "no metrics")
+        if found is not None:
+            facts.append(f"checkpoint of iteration {found.iteration} on {found.dataset}")
+        notes = "".join(f'<p class="note">{text(note)}</p>' for note in run.notes)
+        items.append(f"<dt>{text(run.name)}</dt><dd>{'<br>'.join(map(text, facts))}{notes}</dd>")
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def _results(runs: Sequence[Run]) -> str:
+    columns = [(key, heading) for key, heading in REPORTED if any(key in run.metrics for run in runs)]
+    if not columns:
+        return '<p class="note">No run has been evaluated.</p>'
+    rows = []
+    for k, run in enumerate(runs):
+        cells = []
+        for key, _ in columns:
+            value, first = (each.metrics.get(key, math.nan) for each in (run, runs[0]))
+            change = f"<small>{shown(key, value - first, signed=True)}</small>" if k else ""
+            cells.append(shown(key, value) + change)
+        rows.append([text(run.name), *cells])
+    told = (
+        "AP and AR in percent (COCO); corr: Spearman's rank correlation of score and IoU before NMS, by gt (protocol "
+        "a) and pooled (protocol b). -: not measured, or undefined."
+    )
+    if len(runs) > 1:
+        told += f" Small: the difference from {text(runs[0].name)}."
+    return _table(["", *(text(heading) for _, heading in columns)], rows) + f'<p class="told">{told}</p>'
+
+
+def _settings(runs: Sequence[Run]) -> str:
+    if len(runs) < 2:
+        return ""
+    differing = setting_differences(runs)
+    if not differing:
+        return "<h3>Settings that differ</h3><p>None.</p>"
+    rows = []
+    for name, values in sorted(differing.items()):
+        cells = ["-" if run.config is None else text(value) for run, value in zip(runs, values, strict=True)]
+        rows.append([text(name).replace(".", ".<wbr>"), *cells])
+    return "<h3>Settings that differ</h3>" + _table(["", *(text(run.name) for run in runs)], rows)
+
+
+def _charts(charts: Sequence[Chart]) -> str:
+    if not charts:
+        return ""
+    return f'<div class="charts">{"".join(_figure(chart.uri, chart.text) for chart in charts)}</div>'
+
+
+def _figure(uri: str, alt: str, caption: str = "") -> str:
+    """A picture; the caption is HTML."""
+    caption = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f'<figure><img src="{uri}" alt="{text(alt)}">{caption}</figure>'
+
+
+def _training(losses: Sequence[Chart], metrics: Sequence[Chart]) -> str:
+    if not losses and not metrics:
+        return _absent("history")
+    told = '<p class="told">Curves of more than 200 log entries are drawn as the means of 200 stretches.</p>'
+    return f"{_charts(losses)}{told}<h3>Evaluations</h3>{_charts(metrics) or _absent('evaluations')}"
+
+
+def _scatter(charts: Sequence[Chart], known: Sequence[tuple[Run, Findings]]) -> str:
+    if not charts:
+        return _absent("pairs")
+    figures = []
+    for k, (run, found) in enumerate(known):
+        measured = found.divergence.compute()
+        caption = (
+            f"rho (a) {shown('rho', measured['per_gt'])} over {measured['per_gt_count']} "
+            f"objects ({measured['per_gt_skipped']} more where it is undefined), rho (b) "
+            f"{shown('rho', measured['pooled'])} over {measured['pooled_count']} pairs"
+        )
+        figures.append(f"<h3>{text(run.name)}</h3><p>{caption}</p>{_charts(charts[2 * k : 2 * k + 2])}")
+    settings = known[0][1].divergence
+    told = (
+        f"Predictions before NMS. (a): rho of each object's {settings.top_k} predictions of highest score, averaged "
+        f"over objects. (b): one rho over all pairs with score &gt; {settings.score_threshold:g} and IoU &ge; "
+        f"{settings.iou_threshold:g}; up to {MAX_POINTS} of them, evenly spaced, are drawn."
+    )
+    return f'<p class="told">{told}</p>{"".join(figures)}'
+
+
+def _gallery(run: Run, found: Findings) -> str:
+    parts = [f"<h3>{text(run.name)}</h3>"]
+    for group, crops in found.groups:
+        shown_crops = "".join(
+            _figure(uri, caption, f"{text(caption)}<br><small>{text(file)}</small>") for uri, caption, file in crops
+        )
+        parts.append(
+            f"<h4>{text(group.title)}</h4><p class='told'>{text(group.meaning)}; one an image at most.</p>"
+            f'<div class="crops">{shown_crops or "<p>None.</p>"}</div>'
+        )
+    key = '<p class="told"><span class="dot pos"></span> detection <span class="dot obj"></span> object</p>'
+    return parts[0] + key + "".join(parts[1:])
+
+
+def _labels(known: Sequence[tuple[Run, Findings]], pictures: Pictures) -> str:
+    data: dict[str, Any] = {"pictures": pictures.uris, "runs": []}
+    static, tables = [], []
+    for run, found in known:
+        part = {key: value for key, value in found.labels.items() if key != "static"}
+        data["runs"].append({"name": run.name, **part})
+        static += [
+            _figure(uri, title, f"{text(run.name)}: {text(title)}") for title, uri in found.labels["static"]
+        ]
+        tables.append(f"<h4>{text(run.name)}</h4>" + _objects(found.labels["images"]))
+    told = (
+        "What the checkpoint would train with, from its predictions in evaluation mode. Every candidate prior of the "
+        'chosen object: <span class="dot pos"></span> positive, <span class="dot neg"></span> negative, '
+        '<span class="dot ign"></span> ignored; of anchors at one place a positive one is on top. Mutual labelling: a '
+        "candidate is positive for classification if its <em>IoU</em> is above Otsu's threshold of the IoUs, for "
+        "localisation if its <em>score</em> is above that of the scores. Of each image up to "
+        f"{MAX_OBJECTS} objects are here, the largest, and of a run up to {MAX_CANDIDATES} candidates."
+    )
+    return (
+        f'<p class="told">{told}</p><div id="viewer" hidden></div>'
+        f"<noscript>{''.join(static)}</noscript>"
+        f"<details><summary>All objects as a table</summary>{''.join(tables)}</details>"
+        f'<script type="application/json" id="label-data">{embedded(data)}</script>'
+    )
+
+
+def _objects(images: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for image in images:
+        for each in image["objects"]:
+            counts = [
+                f"{each['labels']['baseline'][task].count('+')} &rarr; {each['labels']['mutual'][task].count('+')}"
+                + (" (fell back)" if each["fell_back"][task] else "")
+                for task in ("cls", "loc")
+            ]
+            tau = ["-" if value is None else f"{value:.3f}" for value in (each["tau"]["iou"], each["tau"]["score"])]
+            rows.append([text(each["name"]), text(image["name"]), str(len(each["x"])), counts[0], tau[0], counts[1],
+                         tau[1]])  # fmt: skip
+    head = ["object", "image", "candidates", "positive for classification, baseline &rarr; mutual", "Otsu of the IoUs",
+            "for localisation", "Otsu of the scores"]  # fmt: skip
+    return _table(head, rows)
+
+
+def _absent(what: str) -> str:
+    return f'<p class="note">No {what}: see the notes on the runs.</p>'
