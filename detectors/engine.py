@@ -283,7 +283,7 @@ class Trainer:
         self._open_window()
         self._interruption.deferring = True  # from a batch's loading to its step: one place in data and weights
         for images, targets in self.loader:
-            self._seen += self._batch_length()
+            self._seen += self.loader.batch_length(self.iteration % len(self.loader))
             for name, value in self.step(images, targets).items():
                 self._window.setdefault(name, []).append(value)
             bar.update()
@@ -304,14 +304,10 @@ class Trainer:
         self._began, self._seen, self._window_start = time.perf_counter(), 0, self.iteration
         self._window: dict[str, list[Tensor]] = {}
 
-    def _batch_length(self) -> int:
-        """Images of the present batch over all ranks: fewer at an epoch's end."""
-        size, position = self.config.schedule.batch_size, self.iteration % len(self.loader)
-        return min(size, len(self.train_set) - position * size)
-
     def step(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         """One iteration; the losses are left on the device, so nothing waits for it."""
-        losses = self.stepper.take(self.iteration, images, targets, self._batch_length())
+        length = self.loader.batch_length(self.iteration % len(self.loader))
+        losses = self.stepper.take(self.iteration, images, targets, length)
         self.iteration += 1
         return losses
 

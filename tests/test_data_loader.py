@@ -118,6 +118,7 @@ def test_sampler_properties(ratios, batch_size, shuffle, drop_last, world_size, 
         assert all(len(batch) == batch_size for batch in batches)
     else:
         assert sorted(indices) == list(range(len(ratios)))
+        assert len(batches) == 1 or 2 * min(map(len, batches)) >= batch_size  # no step on an image or two
     mixed = [b for b in batches if len({ratios[k] > 1 for k in b}) == 2]
     assert len(mixed) <= 2  # at most 2 (batch_size - 1) images are left over
 
@@ -135,7 +136,8 @@ def test_order_depends_on_seed_and_epoch_only():
 
 def test_unshuffled_order_is_the_data_sets():
     loader = build_loader(Toy(10), 4, shuffle=False)
-    assert [[row[0] for row in batch] for batch in seen(loader)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [[row[0] for row in batch] for batch in seen(loader)] == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert [loader.batch_length(k) for k in range(3)] == [4, 3, 3]
     assert len(loader) == 3
 
 

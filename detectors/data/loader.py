@@ -94,7 +94,9 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
     """Batches of indices in which portrait and landscape images do not mix, which saves padding.
 
     The order is a function of (seed, epoch) alone. Every index comes once per epoch: what is left over of the
-    two groups is batched together at the end, unless `drop_last`. Several ranks have the batches of one: each
+    two groups is batched together at the end, unless `drop_last`. If it does not fill its batches, it is shared out
+    evenly over them and the one before: a step on one or two images, with hardly an object, can undo hundreds of
+    others. Several ranks have the batches of one: each
     takes its `share` of every batch.
 
     Args:
@@ -162,10 +164,12 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
                 batches.append(pending[group].copy())
                 pending[group].clear()
         rest = pending[0] + pending[1]
-        batches += [rest[k : k + self.batch_size] for k in range(0, len(rest), self.batch_size)]
-        if self.drop_last and len(batches[-1]) < self.batch_size:
-            batches.pop()
-        return batches
+        if self.drop_last:
+            return batches + ([rest[: self.batch_size]] if len(rest) >= self.batch_size else [])
+        if len(rest) % self.batch_size and batches:
+            rest = batches.pop() + rest
+        parts = -(-len(rest) // self.batch_size)
+        return batches + [share(rest, part, parts) for part in range(parts)]
 
 
 class _SeededItems(Dataset):
@@ -226,6 +230,7 @@ class DetectionLoader:
         self.loader, self.batch_sampler = loader, sampler
         self.position = 0
         self._resume_at = 0
+        self._lengths: tuple[int, list[int]] | None = None  # of an epoch's batches
 
     @property
     def epoch(self) -> int:
@@ -264,6 +269,12 @@ class DetectionLoader:
         """What the images come from, whole where a part of it is loaded."""
         dataset = self.loader.dataset.dataset
         return dataset.dataset if isinstance(dataset, Subset) else dataset
+
+    def batch_length(self, position: int) -> int:
+        """Images of a batch of the present epoch, over all ranks."""
+        if self._lengths is None or self._lengths[0] != self.epoch:
+            self._lengths = self.epoch, [len(batch) for batch in self.batch_sampler.batches()]
+        return self._lengths[1][position]
 
     def load(self, position: int) -> tuple[list[Tensor], list[dict[str, Any]]]:
         """A batch of the present epoch, loaded (again) in this process: the same images and transforms."""
