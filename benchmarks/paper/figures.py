@@ -93,7 +93,7 @@ def draw_epochs(plt, found: Found):
             for row, colour in zip(rows, COLOURS, strict=False):
                 _curve(axes[j][k], found, row, metric, ROWS[row].name, colour)
             _switch(axes[j][k], found, base)
-        axes[0][k].legend(fontsize=7)
+        axes[0][k].legend(fontsize=7, framealpha=0.5)
     figure.suptitle("Course of training (dotted: the method is switched on; bands: range over seeds)", fontsize=10)
     return figure
 
@@ -120,7 +120,7 @@ def draw_labels(plt, found: Found):
                 _curve(axes[2][k], found, row, metric, label, colour, dashed=dashed)
         for j in range(3):
             _switch(axes[j][k], found, base)
-            axes[j][k].legend(fontsize=6.5)
+            axes[j][k].legend(fontsize=6.5, framealpha=0.5)
     figure.suptitle("Mutual labels against the baseline's (dashed: of the detector trained without them)", fontsize=10)
     return figure
 
@@ -134,7 +134,7 @@ def draw_ap_by_iou(plt, found: Found):
     groups = {base: rows for base, rows in _trained(found).items() if len(rows) > 1}
     if not groups:
         return None
-    figure, axes = _grid(plt, list(groups), ["AP less the baseline's (RPN: AR@100's), points"])
+    figure, axes = _grid(plt, list(groups), ["AP (RPN: AR@100)\nless the baseline's, points"])
     for k, (base, rows) in enumerate(groups.items()):
         proposals = STEMS[ROWS[base].stem].detector == "rpn"
         curves = {row: _by_threshold(found, row, (lambda m: m.ar(100)) if proposals else (lambda m: m.ap()))
@@ -147,7 +147,7 @@ def draw_ap_by_iou(plt, found: Found):
                 axes[0][k].fill_between(IOUS, gains.min(axis=0), gains.max(axis=0), color=colour, alpha=0.12, lw=0)
         axes[0][k].axhline(0, color="black", lw=0.8)
         axes[0][k].set_xlabel("IoU threshold")
-        axes[0][k].legend(fontsize=7)
+        axes[0][k].legend(fontsize=7, framealpha=0.5)
     figure.set_size_inches(1 + 3.9 * len(groups), 3.6)
     return figure
 
