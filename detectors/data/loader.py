@@ -3,6 +3,7 @@ workers."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -168,8 +169,11 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
             return batches + ([rest[: self.batch_size]] if len(rest) >= self.batch_size else [])
         if len(rest) % self.batch_size and batches:
             rest = batches.pop() + rest
+        if not rest:
+            return batches
         parts = -(-len(rest) // self.batch_size)
-        return batches + [share(rest, part, parts) for part in range(parts)]
+        bounds = [-(-len(rest) * part // parts) for part in range(parts + 1)]  # the larger ones first
+        return batches + [rest[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 class _SeededItems(Dataset):
