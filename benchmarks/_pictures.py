@@ -21,8 +21,8 @@ def pyplot():
 
 
 def save(plt, figure, path: Path) -> None:
-    """Writes a figure as a PNG of few colours, a third of the bytes, and closes it."""
+    """Writes a figure as a PNG of a palette, less than half of the bytes, and closes it."""
     image = io.BytesIO()
     figure.savefig(image, dpi=90)
     plt.close(figure)
-    PIL.Image.open(image).convert("RGB").quantize(64).save(path, optimize=True)
+    PIL.Image.open(image).convert("RGB").quantize(256).save(path, optimize=True)

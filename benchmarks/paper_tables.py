@@ -27,7 +27,7 @@ from paper.figures import draw_all  # noqa: E402
 from paper.jobs import run_parts  # noqa: E402
 from paper.parts import SCALES, Part, build_parts  # noqa: E402
 from paper.rows import TABLES  # noqa: E402
-from paper.tables import as_markdown, as_text, collect, replace_marked  # noqa: E402
+from paper.tables import as_markdown, as_text, collect, finish, replace_marked  # noqa: E402
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -95,12 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
         if not found:
             print("no row is done yet")
         else:
-            tables = [TABLES[name] for name in options.tables]
-            differences = found.differences(tables, options.resamples)
-            print(as_text(options.tables, found, differences))
+            tables = finish(options.tables, found, options.resamples)
+            print(as_text(tables))
             if options.markdown:
-                text = as_markdown(options.tables, found, differences, circumstances(arguments))
-                replace_marked(options.markdown, text)
+                replace_marked(options.markdown, as_markdown(tables, circumstances(arguments)))
             if options.figures:
                 for path in draw_all(pyplot(), found, options.figures):
                     print(path)

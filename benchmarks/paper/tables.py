@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,22 +57,60 @@ class Found:
             found.append(match(truth, results, max_detections=max(counts, default=100), recall_at=counts))
         return found
 
-    def differences(self, tables: Sequence[Table], resamples: int) -> dict[str, Difference]:
-        """{row: AP (RPN: AR@100) less its baseline's}, of the seeds that all rows of a detector have; in percent."""
-        if resamples == 0:
-            return {}
+    def of_table(self, table: Table) -> Found:
+        """The rows of a table, each with the seeds that all of them have: what is compared is equally long."""
+        rows = [row for row in table.rows if row in self.parts]
+        seeds = min((len(self.parts[row]) for row in rows), default=0)
+        matches = {row: self._matches[row][:seeds] for row in rows if row in self._matches}
+        parts = {row: self.parts[row][:seeds] for row in rows}
+        return Found(parts, {row: self.metrics[row][:seeds] for row in rows}, matches)
+
+    def differences(self, resamples: int) -> dict[str, Difference]:
+        """{row: AP (RPN: AR@100) less its baseline's}, in percent."""
         wanted: dict[str, list[str]] = {}
-        for row in dict.fromkeys(row for table in tables for row in table.rows if row in self.parts):
+        for row in self.parts if resamples > 0 else ():
             wanted.setdefault(baseline(row), []).append(row)
         found = {}
         for base, rows in wanted.items():
-            if base not in self.parts:
-                continue
-            seeds = min(len(self.parts[row]) for row in rows)
-            matches = {row: self.matches(row)[:seeds] for row in rows}
-            metric = "AR@100" if STEMS[ROWS[base].stem].detector == "rpn" else "AP"
-            found |= paired_differences(matches, base, metric, resamples=resamples)
+            if base in self.parts:
+                matches = {row: self.matches(row) for row in rows}
+                metric = "AR@100" if STEMS[ROWS[base].stem].detector == "rpn" else "AP"
+                found |= paired_differences(matches, base, metric, resamples=resamples)
         return {row: Difference(100 * d.mean, 100 * d.low, 100 * d.high) for row, d in found.items()}
+
+
+@dataclass
+class Finished:
+    """A table as far as it is done."""
+
+    name: str
+    found: Found
+    differences: dict[str, Difference]
+
+    @property
+    def table(self) -> Table:
+        return TABLES[self.name]
+
+    @property
+    def title(self) -> str:
+        return f"{f'Table {self.name}' if self.name.isdigit() else self.name.capitalize()}. {self.table.title}"
+
+    @property
+    def seeds(self) -> str:
+        count = max(map(len, self.found.parts.values()), default=0)
+        return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def finish(names: Sequence[str], found: Found, resamples: int) -> list[Finished]:
+    """The named tables, with ``resamples`` bootstrap draws for the intervals (0: none)."""
+    for row in dict.fromkeys(row for name in names for row in TABLES[name].rows):
+        if resamples > 0 and row in found.parts:
+            found.matches(row)  # read once for all tables
+    tables = []
+    for name in names:
+        part = found.of_table(TABLES[name])
+        tables.append(Finished(name, part, part.differences(resamples)))
+    return tables
 
 
 def collect(parts: Sequence[Part]) -> Found:
@@ -106,11 +144,12 @@ def _columns(table: Table) -> list[str]:
     ]
 
 
-def _row(row: str, table: Table, found: Found, differences: Mapping[str, Difference]) -> list[str]:
+def _row(row: str, finished: Finished) -> list[str]:
+    table, paper = finished.table, ROWS[row].paper
     cells = [ROWS[row].name]
-    cells += [_number(ROWS[row].paper[m], m) if m in ROWS[row].paper else "-" for m in _in_paper(table)]
-    cells += [_mean(found.of(row, m), m) for m in table.metrics]
-    d = differences.get(row)
+    cells += [_number(paper[m], m) if m in paper else "-" for m in _in_paper(table)]
+    cells += [_mean(finished.found.of(row, m), m) for m in table.metrics]
+    d = finished.differences.get(row)
     return [*cells, f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else ""]
 
 
@@ -127,22 +166,12 @@ def _mean(values: np.ndarray, metric: str) -> str:
     return f"{np.nanmean(values):.{digits}f}{deviation}"
 
 
-def _called(name: str) -> str:
-    return f"Table {name}" if name.isdigit() else name.capitalize()
-
-
-def _seeds(found: Found, table: Table) -> str:
-    counts = sorted({len(found.parts.get(row, ())) for row in table.rows})
-    return f"seeds: {counts[0]}" if len(counts) == 1 else f"seeds: {counts[0]} to {counts[-1]}, as far as they are done"
-
-
-def as_text(names: Sequence[str], found: Found, differences: Mapping[str, Difference]) -> str:
+def as_text(tables: Sequence[Finished]) -> str:
     lines = []
-    for name in names:
-        table = TABLES[name]
-        rows = [_columns(table), *(_row(row, table, found, differences) for row in table.rows)]
+    for each in tables:
+        rows = [_columns(each.table), *(_row(row, each) for row in each.table.rows)]
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines.append(f"{_called(name)}. {table.title} ({_seeds(found, table)})")
+        lines.append(f"{each.title} ({each.seeds})")
         for cells in rows:
             first, *rest = (f"{cell:{'<' if k == 0 else '>'}{widths[k]}}" for k, cell in enumerate(cells))
             lines.append("  ".join([first, *rest]).rstrip())
@@ -150,15 +179,14 @@ def as_text(names: Sequence[str], found: Found, differences: Mapping[str, Differ
     return "\n".join(lines)
 
 
-def as_markdown(names: Sequence[str], found: Found, differences: Mapping[str, Difference], facts: str) -> str:
+def as_markdown(tables: Sequence[Finished], facts: str) -> str:
     """``facts``: a line on how the figures came about."""
     lines = [facts, ""]
-    for name in names:
-        table = TABLES[name]
-        columns = _columns(table)
-        lines += [f"### {_called(name)}. {table.title}", "", f"{_seeds(found, table)}.", ""]
+    for each in tables:
+        columns = _columns(each.table)
+        lines += [f"### {each.title}", "", f"{each.seeds}.", ""]
         lines += ["| " + " | ".join(columns) + " |", "|---|" + "--:|" * (len(columns) - 1)]
-        lines += ["| " + " | ".join(_row(row, table, found, differences)) + " |" for row in table.rows]
+        lines += ["| " + " | ".join(_row(row, each)) + " |" for row in each.table.rows]
         lines.append("")
     return "\n".join(lines)
 
