@@ -6,6 +6,7 @@ minimum of a contestant's turns. A case may check that its peers compute the sam
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -157,6 +158,14 @@ def markdown(rows: list[Row], facts: dict[str, object]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_record(arguments: argparse.Namespace, record: dict[str, object], text: str) -> None:
+    """To the files that ``--json`` and ``--markdown`` name, if they do."""
+    if arguments.json:
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+    if arguments.markdown:
+        arguments.markdown.write_text(text)
+
+
 def to_json(rows: list[Row], facts: dict[str, object]) -> str:
     results = [{"operator": r.operator, "case": r.case, "milliseconds": r.milliseconds} for r in rows]
     return json.dumps({**facts, "results": results}, indent=2) + "\n"
@@ -181,7 +190,7 @@ def driver() -> str | None:
         return None
 
 
-def _commit() -> str:
+def commit() -> str:
     """The short hash, with "+" where tracked files have changed since; without git what MLC_COMMIT says."""
 
     def git(*args: str) -> str:
@@ -210,6 +219,6 @@ def facts(settings: Settings) -> dict[str, object]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "quick": settings.quick,
     }

@@ -10,13 +10,12 @@ so that NMS gets all the candidates it can.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from _harness import Settings, circumstances, facts
+from _harness import Settings, circumstances, facts, write_record
 from _steps import NUM_CLASSES, Turns, add_batch_arguments, bare, batch, criterion, take_turns
 from _torchvision import torchvision, why_not
 from _verdicts import Verdict, table
@@ -309,10 +308,7 @@ def main() -> int:
     )
     record, text, complete = run(setting, trial=arguments.device == "cpu" or height != 800)
     print(text)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(text)
+    write_record(arguments, record, text)
     return 0 if complete else 1
 
 

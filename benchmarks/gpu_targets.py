@@ -8,7 +8,6 @@ fit.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ import bm_rescored_nms
 import bm_segmented_otsu
 import bm_segmented_spearman
 import torch
-from _harness import GRAPH, Case, Row, Settings, circumstances, facts, format_row, measure
+from _harness import GRAPH, Case, Row, Settings, circumstances, facts, format_row, measure, write_record
 from _otsu_peers import group_inputs
 from _torchvision import why_not
 from _verdicts import Verdict, table
@@ -231,10 +230,7 @@ def main() -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     record, text, complete = run(Settings(arguments.device, arguments.quick))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(text)
+    write_record(arguments, record, text)
     return 0 if complete else 1
 
 

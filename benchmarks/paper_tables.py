@@ -1,7 +1,7 @@
 """Trains every row of the paper's Tables 1-4 and prints it beside the paper's.
 
-    python benchmarks/paper_tables.py                                  generated images, hours on two CPU cores
-    python benchmarks/paper_tables.py --data DIR --scale gpu           COCO-format data at 320 px, minutes on a GPU
+    python benchmarks/paper_tables.py                                  generated images, on a CPU
+    python benchmarks/paper_tables.py --data DIR --scale gpu           COCO-format data at 320 px, for one GPU
     python benchmarks/paper_tables.py --data COCO --scale full --set model.weights=resnet50.pth
 
 Rows that share a baseline's first part go on from one checkpoint, the paper's own scheme: the detector is trained in

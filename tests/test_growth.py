@@ -1,21 +1,14 @@
 """benchmarks/growth.py without its long runs: the fitted exponents, what is measured, the document, a picture."""
 
 import sys
-from pathlib import Path
 
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+from benchmark_modules import BENCHMARKS, benchmark_modules
 
 
 @pytest.fixture(scope="module")
 def growth():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import growth
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return growth
+    return benchmark_modules("growth")[0]
 
 
 def curve(growth, name="3 groups", power=1.0):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmark_modules import BENCHMARKS, benchmark_modules
 from small_runs import TINY, assert_same
 from test_data_evaluation import make_dataset, random_rows
 
@@ -18,7 +19,6 @@ from detectors.checkpoint import load_checkpoint
 from detectors.data import CocoEvaluator, ProposalEvaluator
 from detectors.presets import ALPHA
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SETTINGS = {key: TINY[key] for key in TINY if key not in ("mlc.start_epoch", "run.log_every")} | {
     "data.short_side": 64,
     "data.long_side": 64,
@@ -29,14 +29,9 @@ SETTINGS = {key: TINY[key] for key in TINY if key not in ("mlc.start_epoch", "ru
 @pytest.fixture(scope="module")
 def paper():
     """The modules, by name."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import paper_tables
-        from paper import bootstrap, jobs, parts, rows, tables
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return {"program": paper_tables, "bootstrap": bootstrap, "jobs": jobs, "parts": parts, "rows": rows,
-            "tables": tables}  # fmt: skip
+    parts = ("bootstrap", "jobs", "parts", "rows", "tables")
+    modules = benchmark_modules("paper_tables", *(f"paper.{name}" for name in parts))
+    return dict(zip(("program", *parts), modules, strict=True))
 
 
 def outputs_near(dataset, rng, digits=1):
@@ -174,6 +169,7 @@ def test_the_program(paper, tmp_path):
     text = document.read_text()
     assert text.startswith("# Results\n\n<!-- tables -->\n`python benchmarks/paper_tables.py") and "old" not in text
     assert text.endswith("<!-- /tables -->\n\nBelow.\n") and "| FCOS- + IoU-NMS | - | 32.6 |" in text
+    assert re.search(r"\n1 seed, trained at \w+\+?\.\n", text)
     first, row = (load_checkpoint(tmp_path / "out" / "seed0" / name / "checkpoint.pt") for name in
                   ("stem_fcos-", "fcos-"))  # fmt: skip
     assert first["iteration"] == 3 and row["iteration"] == 4  # of 2 epochs of 2 steps, 12/19

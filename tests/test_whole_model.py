@@ -198,9 +198,13 @@ def test_learns_eight_images_by_heart(detector, method, tmp_path):
     metrics = trainer.run()
     steps = [entry for entry in trainer.metrics.entries if "loss" in entry]
     assert trainer.model.mutual == METHODS[method]["ml"] and len(trainer.val_set) == 8
-    for mutual in sorted({entry["mutual"] for entry in steps}):  # who trains the boxes changes, and their number
-        phase = [entry["bbox_regression"] for entry in steps if entry["mutual"] == mutual]
-        assert phase[-1] < (1.0 if mutual else 0.5) * phase[0], (mutual, phase)
+    before = [entry["bbox_regression"] for entry in steps if not entry["mutual"]]
+    if detector == "rpn" and METHODS[method]["ml"]:
+        # over the same normaliser, mutual labelling has more boxes to train: what came before is no measure of it
+        after = [entry["bbox_regression"] for entry in steps if entry["mutual"]]
+        assert before[-1] < 0.5 * before[0] and after[-1] < after[0], (before, after)
+    else:
+        assert steps[-1]["bbox_regression"] < 0.5 * before[0]
     if detector == "rpn":
         assert metrics["AR@100"] >= 0.5, metrics
     else:

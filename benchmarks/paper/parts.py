@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from _harness import commit
+
 from detectors.checkpoint import NAME
 from detectors.config import Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig, assign, differences, from_dict
 from detectors.config import override as set_to
@@ -42,6 +44,11 @@ class Part:
     @property
     def checkpoint(self) -> Path:
         return self.out / NAME
+
+    @property
+    def commit(self) -> str | None:
+        """That it was trained at; None where its record does not say."""
+        return json.loads((self.out / DONE).read_text()).get("commit")
 
     @property
     def done(self) -> bool:
@@ -140,8 +147,8 @@ def work(part: Part) -> None:
         _test(part) if part.tests else _train(part)
     except KeyboardInterrupt:
         sys.exit(130)
-    seconds = time.perf_counter() - began
-    write_whole(part.out / DONE, json.dumps({"seconds": seconds, "config": part.config.to_dict()}) + "\n")
+    record = {"seconds": time.perf_counter() - began, "commit": commit(), "config": part.config.to_dict()}
+    write_whole(part.out / DONE, json.dumps(record) + "\n")
 
 
 def _train(part: Part) -> None:

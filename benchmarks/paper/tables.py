@@ -98,7 +98,9 @@ class Finished:
     @property
     def seeds(self) -> str:
         count = max(map(len, self.found.parts.values()), default=0)
-        return f"{count} seed{'' if count == 1 else 's'}"
+        commits = {part.commit for parts in self.found.parts.values() for part in parts} - {None}
+        trained = f", trained at {', '.join(sorted(commits))}" if commits else ""
+        return f"{count} seed{'' if count == 1 else 's'}{trained}"
 
 
 def finish(names: Sequence[str], found: Found, resamples: int) -> list[Finished]:
