@@ -1,5 +1,6 @@
-// Loads the operators' library, whose path is the one argument, without Python, and checks each operator by values
-// worked out by hand. The operators are found through the dispatcher, as a C++ application would.
+// Loads the operators' library, whose path is the first argument, without Python, and checks each operator on CPU by
+// values worked out by hand. The operators are found through the dispatcher, as a C++ application would. With the path
+// of the CUDA library as a second argument, it is loaded too, and every operator must then have a CUDA kernel.
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <dlfcn.h>
@@ -127,16 +128,29 @@ void test_errors() {
          "a wrong shape is named");
 }
 
+void test_cuda_kernels() {
+  int count = 0;
+  for (const auto& name : c10::Dispatcher::singleton().getAllOpNames()) {
+    if (name.name.rfind("mlc_ext::", 0) != 0) continue;
+    const auto handle = c10::Dispatcher::singleton().findSchemaOrThrow(name.name.c_str(), name.overload_name.c_str());
+    expect(handle.hasKernelForDispatchKey(c10::DispatchKey::CUDA), (name.name + ": has a CUDA kernel").c_str());
+    ++count;
+  }
+  expect(count > 0, "operators were found");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: %s <path of libmlc_ext_ops.so>\n", argv[0]);
+  if (argc != 2 && argc != 3) {
+    std::fprintf(stderr, "usage: %s <path of libmlc_ext_ops.so> [<path of libmlc_ext_ops_cuda.so>]\n", argv[0]);
     return 2;
   }
-  if (dlopen(argv[1], RTLD_NOW) == nullptr) {
-    std::fprintf(stderr, "%s\n", dlerror());
-    return 1;
+  for (int i = 1; i < argc; ++i) {
+    if (dlopen(argv[i], RTLD_NOW) == nullptr) {
+      std::fprintf(stderr, "%s\n", dlerror());
+      return 1;
+    }
   }
   try {
     test_segmented_otsu();
@@ -145,6 +159,7 @@ int main(int argc, char** argv) {
     test_match_boxes();
     test_nms();
     test_errors();
+    if (argc == 3) test_cuda_kernels();
   } catch (const std::exception& error) {
     std::printf("FAIL exception: %s\n", error.what());
     return 1;
