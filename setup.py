@@ -23,8 +23,15 @@ if SETUPTOOLS < 64:  # neither editable installs nor pyproject.toml's tables
         f"mlc-ext: setuptools {setuptools.__version__} is too old, 64 is needed: pip install 'setuptools>=77'"
     )
 
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "mlc_ext"))
+import _build_flags as flags  # noqa: E402  (shared with the JIT loader; must not import mlc_ext itself)
+
 try:
     import torch
+
+    if torch.version.cuda is not None:
+        flags.cuda_home()  # before torch's build functions look for it
     from torch.utils import cpp_extension
 except ImportError as error:
     raise SystemExit(
@@ -32,10 +39,6 @@ except ImportError as error:
         "Install it first (`pip install torch==2.13.0 ninja 'setuptools>=77'`), then run this again; with pip, add "
         "--no-build-isolation so that the build sees it."
     ) from None
-
-ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT / "mlc_ext"))
-import _build_flags as flags  # noqa: E402  (shared with the JIT loader; must not import mlc_ext itself)
 
 
 class Develop(Command):

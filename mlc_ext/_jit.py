@@ -1,8 +1,9 @@
 """Compiles the operators on first import (MLC_EXT_JIT=1), through torch.utils.cpp_extension.load. Linux and macOS.
 
 A build is cached in a folder keyed by everything that changes it: sources, flags, torch, Python, compiler, and for
-the CUDA module the GPU architectures (TORCH_CUDA_ARCH_LIST, else those of the visible GPUs). The folders lie in $MLC_EXT_CACHE, else $XDG_CACHE_HOME/mlc_ext, else ~/.cache/mlc_ext. A finished build
-is imported without ninja or a compiler.
+the CUDA module the GPU architectures (TORCH_CUDA_ARCH_LIST, else those of the visible GPUs). The folders lie in
+$MLC_EXT_CACHE, else $XDG_CACHE_HOME/mlc_ext, else ~/.cache/mlc_ext. A finished build is imported without ninja or a
+compiler.
 
 torch's loader waits for ever on the lock file of a build that was killed. Here a build is guarded by a kernel lock,
 which dies with its owner: a torch lock file that is found while holding it is stale and is removed.

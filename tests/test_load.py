@@ -127,6 +127,7 @@ class TestJit:
 
     def test_killed_build_then_two_processes_then_cache(self, tmp_path):
         env = {"MLC_EXT_JIT": "1", "MLC_EXT_CACHE": str(tmp_path), "MAX_JOBS": "2"}
+        env |= {"MLC_EXT_CPU_ONLY": "1", "FORCE_CUDA": ""}
 
         # A build that is killed leaves torch's lock file behind, on which torch itself would wait for ever.
         killed = start(USE, ROOT, **env)
