@@ -22,8 +22,8 @@ namespace mlc::cpu {
 
 constexpr int32_t kUnclaimed = std::numeric_limits<int32_t>::max();
 
-// owners[i] = min(owners[i], owner) for those of n boxes that `box` suppresses. Columns as first_overlap has them. Whole
-// lanes: a few boxes behind the n-th are judged as well.
+// owners[i] = min(owners[i], owner) for those of n boxes that `box` suppresses. Columns as first_overlap has them. By
+// whole lanes: a few boxes behind the n-th are judged as well.
 template <typename T>
 MLC_SIMD_CLONES void claim_run(const T* columns, int64_t stride, int64_t n, Box<T> box, T area, T threshold,
                                int32_t owner, int32_t* owners) {

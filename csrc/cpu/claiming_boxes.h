@@ -1,6 +1,6 @@
-// Kept boxes of one class. While candidates meet few of them, these are listed and candidates compared with the list
-// (kept_boxes.h). After that the candidates to come are sorted into a grid (candidate_grid.h), and a kept box claims those
-// that it suppresses; only boxes that have too many candidates near them are listed.
+// Kept boxes of one class. As long as a candidate is compared with few of them, they are listed (kept_boxes.h). After that
+// the candidates to come are sorted into a grid (candidate_grid.h), and a kept box claims those that it suppresses; only
+// boxes that have too many candidates near them are listed.
 #pragma once
 
 #include <algorithm>
