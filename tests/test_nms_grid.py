@@ -147,11 +147,10 @@ def rounded_areas(g, threshold: float, dtype):
 
 
 def far_away(g, threshold: float, dtype):
-    """Sides of a few steps of the numbers: sums of coordinates are rounded by as much."""
-    n = 1400
-    step = 4e6 * torch.finfo(dtype).eps
-    corner = 4e6 + step * torch.randint(0, 64, (n, 2), generator=g)
-    return torch.cat((corner, corner + step * torch.randint(1, 5, (n, 2), generator=g)), 1)
+    """Sides of a few steps of the numbers: every second sum of coordinates is rounded, by a step."""
+    n, base = 1400, 2.0**14 if dtype == torch.float16 else 2.0**22
+    corner, size = torch.randint(0, 64, (n, 2), generator=g), torch.randint(1, 13, (n, 2), generator=g)
+    return base * (1 + torch.finfo(dtype).eps * torch.cat((corner, corner + size), 1).double())
 
 
 SCENES = [on_the_bound, mixed_scales, clusters, coarse, odd_ones_between, rounded_areas, far_away]
