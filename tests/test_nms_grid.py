@@ -150,6 +150,7 @@ def far_away(g, threshold: float, dtype):
     """Sides of a few steps of the numbers: every second sum of coordinates is rounded, by a step."""
     n, base = 1400, 2.0**14 if dtype == torch.float16 else 2.0**22
     corner, size = torch.randint(0, 64, (n, 2), generator=g), torch.randint(1, 13, (n, 2), generator=g)
+    corner[:, 1], size[:, 1] = corner[:, 1] // 8 * 8, 8
     return base * (1 + torch.finfo(dtype).eps * torch.cat((corner, corner + size), 1).double())
 
 
@@ -157,7 +158,7 @@ SCENES = [on_the_bound, mixed_scales, clusters, coarse, odd_ones_between, rounde
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.1, 0.25, 0.5, 0.6, 0.75, 0.95, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.1, 0.25, 0.5, 0.65, 0.75, 0.95, 1.0])
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_every_pair(scene, threshold, dtype):
     boxes = scene(rng(7), threshold, dtype).to(dtype)
