@@ -1,14 +1,14 @@
-// The candidates of one class that a suppression has still to judge, sorted by the cells of a grid over their centers:
-// a kept box judges those near it, vectors of them, and writes its number where it suppresses one.
+// The candidates of one class that are still to come, sorted by the cells of a grid over their centers. A kept box is
+// compared with those in the cells near it, a vector at a time, and its number is written where it suppresses one.
 //
-// Why no suppressed box is missed. Along an axis let the kept box a and a box b have the lengths u and v and share s.
-// An IoU > t in two dimensions implies s / (u + v - s) > t for the lengths, because the shared height is at most
-// either height. The centers are |(a.x1 + a.x2) - (b.x1 + b.x2)| / 2 <= (u + v - 2 s) / 2 apart, which is less than
-// u (1 / t - 1) / 2, because s <= u.
-// In floating point the rule of csrc/box_iou.h is some ulps off: t is taken 1/1000 lower. A sum x1 + x2 is rounded
-// once: the interval is wider by a few ulps of it. Cells do not decrease with the sum, so that any grid would do.
-// Products that underflow or overflow have no such bounds: boxes with a side below 2^-50 or above 2^50 are compared
-// with all others. A box whose area is not positive overlaps nothing.
+// Why none is missed. Along an axis let the kept box a and a candidate b have the lengths u and v, and s in common.
+// An IoU > t in two dimensions implies s / (u + v - s) > t, because what is common of the other axis is at most either
+// box's length there. With s <= u, u + v - s < u / t. The sums x1 + x2, twice the centers, differ by at most
+// u + v - 2 s < (1 - t) (u + v - s) < u (1 / t - 1).
+// In floating point the rule of csrc/box_iou.h is some ulps off: t is taken 1/1000 lower. The sums are rounded: the
+// interval is wider by some ulps of them. The cell does not decrease with the sum, whatever the grid.
+// Where products underflow or overflow nothing bounds the error: a box with a side below 2^-50 or above 2^50 is
+// compared with all others. A box without a positive area overlaps nothing.
 #pragma once
 
 #include <cmath>
@@ -23,7 +23,7 @@ namespace mlc::cpu {
 constexpr int32_t kUnclaimed = std::numeric_limits<int32_t>::max();
 
 // owners[i] = min(owners[i], owner) for those of n boxes that `box` suppresses. Columns as first_overlap has them. By
-// whole lanes: a few boxes behind the n-th are judged as well.
+// whole lanes: a few boxes behind the n-th are compared as well.
 template <typename T>
 MLC_SIMD_CLONES void claim_run(const T* columns, int64_t stride, int64_t n, Box<T> box, T area, T threshold,
                                int32_t owner, int32_t* owners) {
@@ -73,7 +73,7 @@ class CandidateGrid {
   int32_t owner(int64_t r) const { return owners_[place_[r - first_]]; }
 
   // Kept box r claims what it suppresses, for its owner. False if nothing was done: so many candidates are near that it
-  // costs less to compare r with those behind it that will not be claimed.
+  // costs less to compare it with those behind it that nobody claims.
   bool claim(int64_t r, const Box<T>& box, T area, T threshold, int64_t owner) {
     if (!(area > 0)) return true;
     if (!is_ordinary(box)) return false;

@@ -1,6 +1,6 @@
-// Kept boxes of one class. As long as a candidate is compared with few of them, they are listed (kept_boxes.h). After that
-// the candidates to come are sorted into a grid (candidate_grid.h), and a kept box claims those that it suppresses; only
-// boxes that have too many candidates near them are listed.
+// Kept boxes of one class. As long as a candidate is compared with few of them, they are listed (kept_boxes.h). After
+// that the candidates to come are sorted into a grid (candidate_grid.h), and a kept box claims those that it
+// suppresses; only boxes that have too many candidates near them are listed.
 #pragma once
 
 #include <algorithm>
@@ -31,9 +31,9 @@ class ClaimingBoxes {
   }
 
  private:
-  static constexpr int64_t kWindow = 128;  // candidates that are looked back on
-  static constexpr int64_t kMany = 96;     // boxes that each was compared with: a candidate's share of a grid costs less
-  static constexpr int64_t kLeft = 512;    // candidates without whom a grid is not worth its while
+  // A grid is made once kWindow candidates in a row were compared with kMany boxes each, which costs more than their
+  // share of a grid, and kLeft are to come.
+  static constexpr int64_t kWindow = 128, kMany = 96, kLeft = 512;
 
   template <typename BoxOf>
   int64_t without_grid(int64_t r, const BoxOf& box_of, T threshold, int64_t owner) {
