@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <barrier>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -143,6 +144,16 @@ T atomicOr(T* address, T value) {
   return std::atomic_ref<T>(*address).fetch_or(value, std::memory_order_relaxed);
 }
 
+inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __popcll(unsigned long long value) { return __builtin_popcountll(value); }
 inline int __ffsll(long long value) { return __builtin_ffsll(value); }
+
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+// The GPU's is one unit in the last place off at most: so is this one, either way.
+inline float approximate_reciprocal(float b) {
+  const float exact = 1.0f / b;
+  uint32_t bits;
+  std::memcpy(&bits, &b, sizeof(bits));
+  return bits % 3 == 0 ? exact : std::nextafterf(exact, bits % 3 == 1 ? 0.0f : INFINITY);
+}
