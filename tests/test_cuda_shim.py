@@ -122,9 +122,13 @@ def test_box_iou_of_any_magnitude(library, exponent):
     check_box_iou(library, boxes1, boxes2, 5)
 
 
-@pytest.mark.parametrize(("low", "high"), [(-27, 10), (-28, 9), (-8, 29), (-9, 29), (-8, 30), (-27, 11), (0, 0)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(-27, 10), (-28, 9), (-8, 29), (-9, 29), (-8, 30), (-27, 11), (0, 0), (-20, 21), (-40, -10), (20, 55), (-10, 31)],
+)
 def test_box_iou_at_the_ends_of_the_range(library, low, high):
-    """The least areas that coordinates from 2^low to 2^(high + 1) have, within the largest."""
+    """The least areas that coordinates from 2^low to 2^(high + 1) have, within the largest: quotients next to the least
+    normal number, and below it."""
     least, most, step = 2.0**low, 2.0**high * (2 - 2**-23), 2.0 ** (low - 23)
     slivers = torch.tensor([[least, least, least + k * step, least + 3 * step] for k in range(1, 8)])
     large = torch.tensor([[-most, -most, most, most], [0, 0, most, most], [-most, 0, 0, most]])

@@ -6,6 +6,7 @@
 // operations with a full mask. As on the GPU, a thread that leaves a kernel early must not be waited for.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <barrier>
 #include <cmath>
@@ -15,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#define __CUDA_ARCH__ 900  // device code, not the host's part of a common rule
 #define __global__
 #define __device__
 #define __host__
@@ -117,6 +119,11 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
   for (unsigned lane = 0; lane < cuda_shim::kWarpSize; ++lane) result |= static_cast<unsigned>(w.lanes[lane]) << lane;
   w.barrier.arrive_and_wait();
   return result;
+}
+
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  for (int mask = cuda_shim::kWarpSize / 2; mask > 0; mask /= 2) value = std::max(value, __shfl_xor_sync(~0u, value, mask));
+  return value;
 }
 
 template <typename T>
