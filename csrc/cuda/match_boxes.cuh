@@ -88,7 +88,7 @@ template <typename T>
 struct MatchBests {
   iou_bits_t<T>* of_gt;    // [K], zeros before
   iou_bits_t<T>* of_warp;  // [B, warps of priors]
-  Box<T>* hull_of_warp;    // [warps of priors]
+  T* hull_of_warp;         // [warps of priors, 4], aligned for vectors
 };
 
 // Pass 1: the results as they are without forced matches. blockIdx.y: images.
@@ -107,16 +107,17 @@ __global__ void __launch_bounds__(kThreads)
   const Box<T> prior = load_box<T>(priors, at.index);
   const T area = prior.area();
   const Box<T> hull = warp_reduce(hull_of_prior(prior), JoinedHulls{});
-  if (blockIdx.y == 0 && lane_index() == 0) bests.hull_of_warp[at.warp] = hull;
+  if (blockIdx.y == 0 && lane_index() == 0) store_box(bests.hull_of_warp, at.warp, hull);
   for (int64_t b = blockIdx.y; b < batch; b += gridDim.y) {
     const GtRange range(offsets, b, num_gts);
+    const scalar_t* image_gts = gts + 4 * range.begin;
     T best = T(0);
     int best_index = -1;
     bool on_crowd = false;
     for (int first = 0; first < range.count; first += kWarpSize) {
       const int mine = first + lane_index();
       const bool exists = mine < range.count;
-      const Box<T> gt = load_box<T>(gts, range.begin + (exists ? mine : first));
+      const Box<T> gt = load_box<T>(image_gts, exists ? mine : first);
       const bool meets = exists && meets_hull(gt, hull);
       unsigned left = __ballot_sync(kFullWarp, meets);
       if (left == 0) continue;
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(kThreads)
         const unsigned crowds = __ballot_sync(kFullWarp, meets && is_crowd[range.begin + mine]);
         left &= ~crowds;
         for (unsigned rest = crowds; rest != 0; rest &= rest - 1) {
-          on_crowd = on_crowd || rule.on_crowd(prior, load_box<T>(gts, range.begin + first + lowest_bit(rest)));
+          on_crowd = on_crowd || rule.on_crowd(prior, load_box<T>(image_gts, first + lowest_bit(rest)));
         }
       }
       shared.share(gt);
@@ -167,16 +168,18 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t num_warps = (num_priors + kWarpSize - 1) / kWarpSize;
   for (int64_t b = blockIdx.y; b < batch; b += gridDim.y) {
     const iou_bits_t<T> best_of_warp = bests.of_warp[b * num_warps + at.warp];
-    if (best_of_warp == 0) continue;
     const GtRange range(offsets, b, num_gts);
+    const scalar_t* image_gts = gts + 4 * range.begin;
+    const iou_bits_t<T>* best_of_gts = bests.of_gt + range.begin;
     int forced = -1;
     for (int first = 0; first < range.count; first += kWarpSize) {
       const int mine = first + lane_index();
-      const T target = mine < range.count ? iou_from_bits<T>(bests.of_gt[range.begin + mine]) : T(0);
-      bool reached = rule.forces(target) && iou_bits(target) <= best_of_warp;
+      const bool exists = mine < range.count;
+      const T target = iou_from_bits<T>(best_of_gts[exists ? mine : first]);
+      bool reached = exists && rule.forces(target) && iou_bits(target) <= best_of_warp;
       if (__ballot_sync(kFullWarp, reached) == 0) continue;
-      const Box<T> gt = load_box<T>(gts, range.begin + (reached ? mine : first));
-      reached = reached && meets_hull(gt, bests.hull_of_warp[at.warp]);
+      const Box<T> gt = load_box<T>(image_gts, reached ? mine : first);
+      reached = reached && meets_hull(gt, load_box<T>(bests.hull_of_warp, at.warp));
       unsigned left = __ballot_sync(kFullWarp, reached);
       if (left == 0) continue;
       shared.share(gt);

@@ -33,10 +33,10 @@ std::tuple<Tensor, Tensor, Tensor> match_boxes(const Tensor& priors, const Tenso
     Workspace workspace;
     const size_t of_gt = workspace.reserve<iou_bits_t<T>>(num_gts);
     const size_t of_warp = workspace.reserve<iou_bits_t<T>>(batch * num_warps);
-    const size_t hull_of_warp = workspace.reserve<Box<T>>(num_warps);
+    const size_t hull_of_warp = workspace.reserve<T>(4 * num_warps);
     workspace.allocate(priors);
     const MatchBests<T> bests{workspace.at<iou_bits_t<T>>(of_gt), workspace.at<iou_bits_t<T>>(of_warp),
-                              workspace.at<Box<T>>(hull_of_warp)};
+                              workspace.at<T>(hull_of_warp)};
     if (num_gts > 0) STD_CUDA_CHECK(cudaMemsetAsync(bests.of_gt, 0, num_gts * sizeof(T), stream));
     const scalar_t* prior = p.const_data_ptr<scalar_t>();
     const scalar_t* gt = g.const_data_ptr<scalar_t>();
