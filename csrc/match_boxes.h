@@ -12,6 +12,8 @@
 // - matched_gt: the gt it is forced to, else the gt of the largest IoU (the first of equals) if that is >= low and
 //   above 0, else -1. In other words: the candidates of mutual labelling.
 // - Crowd gts match nothing. A negative of which a crowd gt covers at least crowd_iof of the area is ignored.
+// - A gt with a NaN coordinate matches and covers nothing. What a prior with one gets is unspecified, but is that prior's
+//   alone (and its gt's, whose best it may be).
 // - O(A + K) memory an image, on CPU A K / 512 more: the A x K matrix is never stored.
 //
 // Most gts are apart from most groups of neighbouring priors. A gt that does not meet a group's hull has no intersection
