@@ -9,6 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 version=$1
 python=${2:-python3}
 place=$PWD/.cache/compat
+export MLC_GOLDEN_DIR=${MLC_GOLDEN_DIR:-$PWD/../shared/golden}
 environment=$place/torch-$version
 tree=$place/tree-$version
 
