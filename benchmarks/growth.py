@@ -19,6 +19,7 @@ import bm_paired_box_iou
 import bm_rescored_nms
 import bm_segmented_otsu
 import bm_segmented_spearman
+import bm_sigmoid_focal_loss
 import torch
 from _harness import ROOT, THREADS, Case, Settings, circumstances, facts, measure
 from _otsu_peers import group_inputs
@@ -112,6 +113,16 @@ def panels() -> dict[str, list[Panel]]:
                 {
                     "IoU": lambda n, s: bm_paired_box_iou.case(n, "iou", s),
                     "GIoU": lambda n, s: bm_paired_box_iou.case(n, "giou", s),
+                },
+            )
+        ],
+        "sigmoid_focal_loss": [
+            Panel(
+                "priors N, forward and backward",
+                [100, 1000, 3000, 10_000, 30_000],
+                {
+                    f"{classes} classes": lambda n, s, c=classes: bm_sigmoid_focal_loss.case(n, c, torch.float32, s)
+                    for classes in (20, 80)
                 },
             )
         ],

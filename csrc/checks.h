@@ -154,6 +154,44 @@ inline void check_match_boxes(const char* op, const Tensor& priors, const Tensor
   MLC_CHECK_VALUE(crowd_iof > 0 && crowd_iof <= 1, op, "crowd_iof must be in (0, 1], got ", crowd_iof);
 }
 
+// weights [rows] of the type in which a loss of `like` is computed, or absent.
+inline void check_row_weights(const char* op, const std::optional<Tensor>& weights, int64_t rows, const char* like_name,
+                              const Tensor& like) {
+  if (!weights.has_value()) return;
+  check_dtype(op, "weights", *weights, compute_dtype(like.scalar_type()));
+  MLC_CHECK_VALUE(weights->dim() == 1 && weights->size(0) == rows, op, "weights must have shape [", rows, "], got ",
+                  shape_of(*weights));
+  check_same_device(op, "weights", *weights, like_name, like);
+}
+
+// grad: of a sum computed from `like`.
+inline void check_scalar_grad(const char* op, const Tensor& grad, const char* like_name, const Tensor& like) {
+  check_dim(op, "grad", grad, 0);
+  check_dtype(op, "grad", grad, compute_dtype(like.scalar_type()));
+  check_same_device(op, "grad", grad, like_name, like);
+}
+
+inline void check_sigmoid_focal_loss(const char* op, const Tensor& logits, const Tensor& labels,
+                                     const std::optional<Tensor>& weights, double alpha, double gamma) {
+  check_floating(op, "logits", logits);
+  MLC_CHECK_VALUE(logits.dim() == 2, op, "logits must have shape [N, C], got ", shape_of(logits));
+  MLC_CHECK_VALUE(logits.size(1) <= INT32_MAX, op, "at most 2^31 - 1 classes, got ", logits.size(1));
+  check_dtype(op, "labels", labels, ScalarType::Long);
+  MLC_CHECK_VALUE(labels.dim() == 1 && labels.size(0) == logits.size(0), op, "labels must have shape [",
+                  logits.size(0), "], got ", shape_of(labels));
+  check_same_device(op, "labels", labels, "logits", logits);
+  check_row_weights(op, weights, logits.size(0), "logits", logits);
+  MLC_CHECK_VALUE(alpha >= 0 && alpha <= 1, op, "alpha must be in [0, 1], got ", alpha);
+  MLC_CHECK_VALUE(gamma >= 0 && gamma <= 1e6, op, "gamma must be finite and not negative, got ", gamma);
+}
+
+inline void check_sigmoid_focal_loss_backward(const char* op, const Tensor& grad, const Tensor& logits,
+                                              const Tensor& labels, const std::optional<Tensor>& weights, double alpha,
+                                              double gamma) {
+  check_sigmoid_focal_loss(op, logits, labels, weights, alpha, gamma);
+  check_scalar_grad(op, grad, "logits", logits);
+}
+
 // boxes [B, N, 4]; scores [B, N]; quality and labels [B, N] or absent.
 inline void check_rescored_nms(const char* op, const Tensor& boxes, const Tensor& scores,
                                const std::optional<Tensor>& quality, const std::optional<Tensor>& labels,

@@ -13,6 +13,11 @@ STABLE_TORCH_LIBRARY(mlc_ext, m) {
   m.def(
       "paired_box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2, bool generalized) -> (Tensor, Tensor)");
   m.def(
+      "sigmoid_focal_loss(Tensor logits, Tensor labels, Tensor? weights, float alpha, float gamma) -> Tensor");
+  m.def(
+      "sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor labels, Tensor? weights, float alpha, "
+      "float gamma) -> Tensor");
+  m.def(
       "match_boxes(Tensor priors, Tensor gt_boxes, Tensor gt_offsets, Tensor? crowd, float high, float low, "
       "bool low_quality, float min_forced_iou, float crowd_iof) -> (Tensor labels, Tensor matched_gt, Tensor ious)");
   m.def("iou_nms(Tensor boxes, Tensor scores, Tensor quality, Tensor? labels, float iou_threshold) -> (Tensor, Tensor)");

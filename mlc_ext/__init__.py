@@ -23,6 +23,7 @@ from .ops import (  # noqa: E402  (the operators must be registered first)
     rescored_nms,
     segmented_otsu,
     segmented_spearman,
+    sigmoid_focal_loss,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "rescored_nms",
     "segmented_otsu",
     "segmented_spearman",
+    "sigmoid_focal_loss",
 ]
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._errors import choice
-from .ops import paired_box_iou
+from .ops import paired_box_iou, sigmoid_focal_loss
 
 __all__ = [
     "binary_cross_entropy_loss",
@@ -34,107 +34,6 @@ __all__ = [
     "sigmoid_focal_loss",
     "smooth_l1",
 ]
-
-
-def sigmoid_focal_loss(
-    logits: Tensor, labels: Tensor, weights: Tensor | None = None, alpha: float = 0.25, gamma: float = 2.0
-) -> Tensor:
-    """Sum of the focal losses of C one-against-all classifiers.
-
-    With p = sigmoid(logit) an entry costs ``-alpha (1 - p)^gamma log p`` in the column of the prior's class
-    and ``-(1 - alpha) p^gamma log(1 - p)`` in every other one. Of the [N, C] tensors only ``logits`` is kept
-    for the backward pass, and no target of that size is ever made.
-
-    Args:
-        logits: [N, C] floating point.
-        labels: [N] int64: 0 background, 1..C the class, -1 ignored (no loss).
-        weights: [N] weights or mask of the priors, None for 1.
-        alpha: weight of positives in [0, 1].
-        gamma: focusing exponent, >= 0; alpha = 0.5 and gamma = 0 give half the binary cross-entropy.
-
-    Returns:
-        Scalar sum over N and C. Differentiable once.
-
-    Raises:
-        ValueError: also for a label outside -1..C, except on CUDA and under torch.compile, where no
-        synchronisation is spent on it.
-
-    Source: Lin et al. 2017, Eq. 5.
-    """
-    if logits.dim() != 2:
-        raise ValueError(f"sigmoid_focal_loss: logits must have shape [N, C], got {list(logits.shape)}")
-    _check_floating("sigmoid_focal_loss", "logits", logits)
-    if labels.dtype != torch.int64:
-        raise TypeError(f"sigmoid_focal_loss: labels must be int64, got {labels.dtype}")
-    _check_shape("sigmoid_focal_loss", "labels", labels, logits.shape[:1])
-    _check_weights("sigmoid_focal_loss", weights, logits.shape[0])
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"sigmoid_focal_loss: alpha must be in [0, 1], got {alpha}")
-    if not gamma >= 0:
-        raise ValueError(f"sigmoid_focal_loss: gamma must not be negative, got {gamma}")
-    if labels.device.type == "cpu" and labels.numel() > 0 and not torch.compiler.is_compiling():
-        low, high = labels.min().item(), labels.max().item()
-        if low < -1 or high > logits.shape[1]:
-            wrong = low if low < -1 else high
-            raise ValueError(f"sigmoid_focal_loss: labels must be in -1..{logits.shape[1]}, got {wrong}")
-    return _SigmoidFocalLoss.apply(logits, labels, weights, alpha, gamma)
-
-
-class _SigmoidFocalLoss(torch.autograd.Function):
-    """With h(x) = sigmoid(x)^gamma softplus(x) a negative costs (1 - alpha) h(x) and a positive alpha h(-x).
-
-    All entries are written as negatives, then one of each positive row is overwritten: no [N, C] target.
-    """
-
-    @staticmethod
-    def forward(ctx, logits, labels, weights, alpha, gamma):
-        ctx.save_for_backward(logits, labels, weights)
-        ctx.alpha, ctx.gamma = alpha, gamma
-        x = _upcast(logits)
-        if x.numel() == 0:
-            return x.new_zeros(())
-        loss = _focal(x, gamma).mul_(1 - alpha)
-        column = (labels - 1).clamp(min=0)[:, None]  # background rows rewrite what column 0 holds
-        positive = alpha * _focal(-x.gather(1, column), gamma)
-        loss.scatter_(1, column, torch.where((labels > 0)[:, None], positive, loss.gather(1, column)))
-        rows, weights = loss.sum(1), _row_weights(labels, weights, x.dtype)
-        return torch.where(weights != 0, rows * weights, 0).sum()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        logits, labels, weights = ctx.saved_tensors
-        x = _upcast(logits)
-        if x.numel() == 0:
-            return torch.zeros_like(logits), None, None, None, None
-        slope = _focal_slope(x, ctx.gamma).mul_(1 - ctx.alpha)
-        column = (labels - 1).clamp(min=0)[:, None]
-        positive = -ctx.alpha * _focal_slope(-x.gather(1, column), ctx.gamma)
-        slope.scatter_(1, column, torch.where((labels > 0)[:, None], positive, slope.gather(1, column)))
-        weights = _row_weights(labels, weights, x.dtype)[:, None]
-        slope.mul_(weights * grad).masked_fill_(weights == 0, 0)
-        return slope.to(logits.dtype), None, None, None, None
-
-
-def _focal(x: Tensor, gamma: float) -> Tensor:
-    """sigmoid(x)^gamma * softplus(x) = -p^gamma log(1 - p), a new tensor."""
-    return F.softplus(x, threshold=_SOFTPLUS_LINEAR).mul_(x.sigmoid().pow_(gamma))
-
-
-def _focal_slope(x: Tensor, gamma: float) -> Tensor:
-    """The derivative of :func:`_focal`: p^gamma (gamma (1 - p) softplus(x) + p), a new tensor."""
-    p = x.sigmoid()
-    slope = F.softplus(x, threshold=_SOFTPLUS_LINEAR).mul_(1 - p).mul_(gamma).add_(p)
-    return slope.mul_(p.pow_(gamma))
-
-
-# Where softplus(x) = x to the last bit of a double; torch's default of 20 leaves 2e-9.
-_SOFTPLUS_LINEAR = 40
-
-
-def _row_weights(labels: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Tensor:
-    counted = labels >= 0
-    return counted.to(dtype) if weights is None else torch.where(counted, weights.to(dtype), 0)
 
 
 def iou_loss(

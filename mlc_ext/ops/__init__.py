@@ -8,6 +8,7 @@ from .paired_box_iou import paired_box_iou
 from .rescored_nms import NmsResult, batched_rescored_nms, rescored_nms
 from .segmented_otsu import segmented_otsu
 from .segmented_spearman import segmented_spearman
+from .sigmoid_focal_loss import sigmoid_focal_loss
 
 __all__ = [
     "MatchedBoxes",
@@ -23,4 +24,5 @@ __all__ = [
     "rescored_nms",
     "segmented_otsu",
     "segmented_spearman",
+    "sigmoid_focal_loss",
 ]

@@ -83,6 +83,21 @@ void test_ious() {
   expect(other.sizes() == at::IntArrayRef({1, 4}), "paired_box_iou_backward: shape of the other side");
 }
 
+void test_focal_loss() {
+  auto focal = op<at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, double, double)>(
+      "mlc_ext::sigmoid_focal_loss");
+  // p = 1/2 in every entry; the second row's weight is 2, the third is ignored
+  auto logits = at::zeros({3, 2}), labels = ints({1, 0, -1}), weights = floats({1.f, 2.f, 1.f});
+  const double entry = .25 * std::log(2.), want = entry * (.25 + .75 + 2 * (.75 + .75));
+  expect(std::abs(focal.call(logits, labels, weights, .25, 2.).item<float>() - want) < 1e-6, "sigmoid_focal_loss");
+
+  auto backward = op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, double,
+                                double)>("mlc_ext::sigmoid_focal_loss_backward");
+  // gamma = 0: half the binary cross-entropy, whose slope is p - target
+  auto grad = backward.call(at::ones({}), logits, labels, weights, .5, 0.);
+  expect_equal(grad, floats({-.25f, .25f, .5f, .5f, 0.f, 0.f}).view({3, 2}), "sigmoid_focal_loss_backward");
+}
+
 void test_match_boxes() {
   using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
   auto match = op<Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, double, double,
@@ -142,6 +157,7 @@ int main(int argc, char** argv) {
     test_segmented_otsu();
     test_mutual_labels();
     test_ious();
+    test_focal_loss();
     test_match_boxes();
     test_nms();
     test_errors();
