@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bm_box_iou
+import bm_iou_loss
 import bm_iou_nms
 import bm_match_boxes
 import bm_mutual_labels
@@ -102,6 +103,7 @@ GOALS = [
              (1_000_000,), (500,), graph=35 * MICROSECOND, faster_than={"torch, eager": 8})
         for kind in ("iou", "giou")
     ),
+    Goal("GIoU loss, forward + backward", bm_iou_loss.case, (40_000, 300, "giou"), (500, 20, "giou")),
     *(
         Goal(f"focal loss of {dtype}, forward + backward".replace("torch.", ""),
              lambda n, c, s, t=dtype: bm_sigmoid_focal_loss.case(n, c, t, s), (200_000, 80), (50, 8))

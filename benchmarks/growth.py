@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bm_box_iou
+import bm_iou_loss
 import bm_iou_nms
 import bm_match_boxes
 import bm_mutual_labels
@@ -113,6 +114,16 @@ def panels() -> dict[str, list[Panel]]:
                 {
                     "IoU": lambda n, s: bm_paired_box_iou.case(n, "iou", s),
                     "GIoU": lambda n, s: bm_paired_box_iou.case(n, "giou", s),
+                },
+            )
+        ],
+        "iou_loss": [
+            Panel(
+                "priors N, forward and backward",
+                [1000, 3000, 10_000, 30_000, 100_000],
+                {
+                    f"1 in {every} positive": lambda n, s, e=every: bm_iou_loss.case(n, n // e, "giou", s)
+                    for every in (10, 100)
                 },
             )
         ],

@@ -171,6 +171,24 @@ inline void check_scalar_grad(const char* op, const Tensor& grad, const char* li
   check_same_device(op, "grad", grad, like_name, like);
 }
 
+inline void check_iou_loss(const char* op, const Tensor& boxes, const Tensor& targets,
+                           const std::optional<Tensor>& weights, int64_t kind, double eps) {
+  check_boxes(op, "boxes", boxes);
+  check_floating(op, "targets", targets);
+  MLC_CHECK_VALUE(targets.dim() == 2 && targets.size(1) == 4 && targets.size(0) == boxes.size(0), op,
+                  "targets must have shape ", shape_of(boxes), ", got ", shape_of(targets));
+  check_like(op, "targets", targets, "boxes", boxes, true);
+  check_row_weights(op, weights, boxes.size(0), "boxes", boxes);
+  MLC_CHECK_VALUE(kind >= 0 && kind <= 2, op, "kind must be 0, 1 or 2, got ", kind);
+  MLC_CHECK_VALUE(eps > 0 && eps <= 1, op, "eps must be in (0, 1], got ", eps);
+}
+
+inline void check_iou_loss_backward(const char* op, const Tensor& grad, const Tensor& boxes, const Tensor& targets,
+                                    const std::optional<Tensor>& weights, int64_t kind, double eps) {
+  check_iou_loss(op, boxes, targets, weights, kind, eps);
+  check_scalar_grad(op, grad, "boxes", boxes);
+}
+
 inline void check_sigmoid_focal_loss(const char* op, const Tensor& logits, const Tensor& labels,
                                      const std::optional<Tensor>& weights, double alpha, double gamma) {
   check_floating(op, "logits", logits);

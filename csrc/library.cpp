@@ -12,6 +12,9 @@ STABLE_TORCH_LIBRARY(mlc_ext, m) {
   m.def("paired_box_iou(Tensor boxes1, Tensor boxes2, bool generalized) -> Tensor");
   m.def(
       "paired_box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2, bool generalized) -> (Tensor, Tensor)");
+  m.def("iou_loss(Tensor boxes, Tensor targets, Tensor? weights, int kind, float eps) -> Tensor");
+  m.def(
+      "iou_loss_backward(Tensor grad, Tensor boxes, Tensor targets, Tensor? weights, int kind, float eps) -> Tensor");
   m.def(
       "sigmoid_focal_loss(Tensor logits, Tensor labels, Tensor? weights, float alpha, float gamma) -> Tensor");
   m.def(

@@ -17,8 +17,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._errors import choice
-from .ops import paired_box_iou, sigmoid_focal_loss
+from ._errors import check_floating
+from .ops import iou_loss, sigmoid_focal_loss
 
 __all__ = [
     "binary_cross_entropy_loss",
@@ -34,37 +34,6 @@ __all__ = [
     "sigmoid_focal_loss",
     "smooth_l1",
 ]
-
-
-def iou_loss(
-    boxes: Tensor, targets: Tensor, weights: Tensor | None = None, kind: str = "iou", eps: float = 1e-6
-) -> Tensor:
-    """Sum of the IoU losses of matched boxes.
-
-    Args:
-        boxes: [N, 4] decoded predictions, xyxy.
-        targets: [N, 4] their gt boxes, xyxy. Constants.
-        weights: [N] weights or mask, None for 1.
-        kind: "iou": -log(IoU) (UnitBox, FCOS); "linear_iou": 1 - IoU; "giou": 1 - GIoU (Rezatofighi 2019).
-        eps: lower bound of the IoU for "iou" and "linear_iou", in (0, 1]: boxes that overlap less get no
-            gradient, as in MMDetection. Only "giou" draws disjoint boxes together.
-
-    Returns:
-        Scalar sum.
-    """
-    choice("iou_loss", "kind", kind, ("iou", "giou", "linear_iou"))
-    _check_pair("iou_loss", "boxes", boxes, "targets", targets)
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"iou_loss: boxes must have shape [N, 4], got {list(boxes.shape)}")
-    _check_weights("iou_loss", weights, boxes.shape[0])
-    if not 0 < eps <= 1:
-        raise ValueError(f"iou_loss: eps must be in (0, 1], got {eps}")
-    boxes, targets = _aligned(boxes, targets.detach())
-    boxes, targets = _select(boxes, weights), _select(targets, weights)
-    iou = paired_box_iou(boxes, targets, kind="giou" if kind == "giou" else "iou")
-    if kind != "giou":
-        iou = iou.clamp(min=eps)
-    return _weighted_sum(-iou.log() if kind == "iou" else 1 - iou, weights)
 
 
 def smooth_l1(predictions: Tensor, targets: Tensor, weights: Tensor | None = None, *, beta: float) -> Tensor:
@@ -129,7 +98,7 @@ def centerness_target(ltrb: Tensor) -> Tensor:
     """
     if ltrb.dim() == 0 or ltrb.shape[-1] != 4:
         raise ValueError(f"centerness_target: ltrb must have shape [..., 4], got {list(ltrb.shape)}")
-    _check_floating("centerness_target", "ltrb", ltrb)
+    check_floating("centerness_target", "ltrb", ltrb)
     ltrb = _upcast(ltrb)
     low = torch.minimum(ltrb[..., :2], ltrb[..., 2:])
     high = torch.maximum(ltrb[..., :2], ltrb[..., 2:])
@@ -241,11 +210,6 @@ def _weighted_sum(losses: Tensor, weights: Tensor | None) -> Tensor:
     return losses.sum() if weights is None else (losses * weights.detach().to(losses.dtype)).sum()
 
 
-def _check_floating(op: str, name: str, x: Tensor) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"{op}: {name} must be floating point, got {x.dtype}")
-
-
 def _check_shape(op: str, name: str, x: Tensor, shape: torch.Size) -> None:
     if x.shape != shape:
         raise ValueError(f"{op}: {name} must have shape {list(shape)}, got {list(x.shape)}")
@@ -257,8 +221,8 @@ def _check_weights(op: str, weights: Tensor | None, n: int) -> None:
 
 
 def _check_pair(op: str, name: str, x: Tensor, target_name: str, target: Tensor) -> None:
-    _check_floating(op, name, x)
-    _check_floating(op, target_name, target)
+    check_floating(op, name, x)
+    check_floating(op, target_name, target)
     _check_shape(op, target_name, target, x.shape)
 
 

@@ -162,6 +162,20 @@ def sigmoid_focal_loss(
     return _weighted_rows(losses.sum(1), None if weights is None else weights[counted])
 
 
+def iou_loss(
+    boxes: Tensor, targets: Tensor, weights: Tensor | None = None, kind: str = "iou", eps: float = 1e-6
+) -> Tensor:
+    """See :func:`mlc_ext.iou_loss`."""
+    dtype = torch.promote_types(boxes.dtype, torch.float32)
+    counted = torch.ones(len(boxes), dtype=torch.bool) if weights is None else weights != 0
+    boxes, targets = boxes[counted].to(dtype), targets.detach()[counted].to(dtype)
+    iou = _iou(boxes, targets, generalized=kind == "giou")
+    if kind != "giou":
+        iou = iou.clamp(min=eps)
+    losses = -iou.log() if kind == "iou" else 1 - iou
+    return _weighted_rows(losses, None if weights is None else weights[counted])
+
+
 def match_boxes(
     priors: Tensor,
     gt_boxes: Tensor,

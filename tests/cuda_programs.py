@@ -136,6 +136,13 @@ def _programs():
         yield Program(
             f"paired_box_iou {kind}", pairs, with_gradients(lambda a, b, k=kind: mlc_ext.paired_box_iou(a, b, kind=k))
         )
+    for kind in ("iou", "linear_iou", "giou"):
+        yield Program(
+            f"iou_loss {kind}",
+            lambda seed, n: (*pairs(seed, n), values(seed, n)[0].sub(0.5).clamp(min=0)),
+            lambda a, b, w, k=kind: with_gradients(lambda leaf: mlc_ext.iou_loss(leaf, b, w, kind=k))(a),
+            exact=False,
+        )
     for classes in (80, CLASSES):  # whole packs in a row, and not
         yield Program(
             f"sigmoid_focal_loss {classes}",

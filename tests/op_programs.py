@@ -66,6 +66,12 @@ def pair_inputs(n: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Ten
     return boxes, boxes + 1
 
 
+def weighted_pair_inputs(n: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """Pairs and their weights, some of which are 0."""
+    weights = torch.rand(n, generator=rng(n))
+    return *pair_inputs(n, dtype), weights.where(weights > 0.3, 0).to(dtype)
+
+
 def row_inputs(n: int, dtype: torch.dtype = torch.float32, classes: int = CLASSES) -> tuple[Tensor, ...]:
     """Logits, labels and weights of n priors."""
     g = rng(n)
@@ -142,6 +148,14 @@ def _programs():
         differentiable=1,
         exact=False,
     )
+    for kind in ("iou", "linear_iou", "giou"):
+        yield both(
+            f"iou_loss {kind}",
+            weighted_pair_inputs,
+            lambda m, kind=kind: lambda a, b, w: m.iou_loss(a, b, w, kind=kind),
+            differentiable=1,
+            exact=False,
+        )
     yield Program(
         "rescored_nms",
         image_inputs,

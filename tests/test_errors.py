@@ -13,6 +13,7 @@ from mlc_ext import (
     batched_iou_nms,
     batched_rescored_nms,
     box_iou,
+    iou_loss,
     iou_nms,
     match_boxes,
     mutual_labels,
@@ -72,6 +73,10 @@ def clusters(boxes=BOXES[None], scores=V[None], quality=V[None], labels=LABELS[N
 
 def spearman(x=V, y=V, ids=IDS, k=2):
     return segmented_spearman(x, y, ids, k)
+
+
+def box_loss(boxes=BOXES, targets=BOXES, weights=V, kind="iou", eps=1e-6):
+    return iou_loss(boxes, targets, weights, kind, eps)
 
 
 def focal(logits=BOXES, labels=LABELS, weights=V, alpha=0.25, gamma=2.0):
@@ -192,6 +197,19 @@ ARGUMENTS = [
     (clusters, {"score_threshold": NAN}, ValueError, ["score_threshold", "NaN"]),
     (clusters, {"pre_nms_top_k": -2}, ValueError, ["pre_nms_top_k", "-2"]),
     (clusters, {"max_detections": "7"}, TypeError, ["max_detections", "'7'"]),
+    (box_loss, {"boxes": None}, TypeError, ["boxes", "NoneType"]),
+    (box_loss, {"targets": BOXES.tolist()}, TypeError, ["targets", "list"]),
+    (box_loss, {"weights": "a"}, TypeError, ["weights", "str"]),
+    (box_loss, {"boxes": BOXES.long()}, TypeError, ["boxes", "int64"]),
+    (box_loss, {"targets": BOXES.bool()}, TypeError, ["targets", "bool"]),
+    (box_loss, {"boxes": BOXES[:, :3]}, ValueError, ["boxes", "[N, 4]", "[3, 3]"]),
+    (box_loss, {"targets": BOXES[:2]}, ValueError, ["targets", "[3, 4]", "[2, 4]"]),
+    (box_loss, {"weights": V[:2]}, ValueError, ["weights", "[3]", "[2]"]),
+    (box_loss, {"kind": "diou"}, ValueError, ["kind", "'diou'", "'giou'"]),
+    (box_loss, {"eps": 0.0}, ValueError, ["eps", "got 0"]),
+    (box_loss, {"eps": 1.5}, ValueError, ["eps", "1.5"]),
+    (box_loss, {"eps": NAN}, ValueError, ["eps", "nan"]),
+    (box_loss, {"eps": "a"}, TypeError, ["eps", "str"]),
     (focal, {"logits": None}, TypeError, ["logits", "NoneType"]),
     (focal, {"labels": [1, 2, 1]}, TypeError, ["labels", "list"]),
     (focal, {"weights": "a"}, TypeError, ["weights", "str"]),
@@ -258,6 +276,7 @@ NAME_OF = {
     clusters: "batched_iou_nms",
     spearman: "segmented_spearman",
     focal: "sigmoid_focal_loss",
+    box_loss: "iou_loss",
 }
 
 
@@ -330,6 +349,8 @@ def test_devices_must_agree(device):
         lambda: iou_nms(*on(device, BOXES, V), V, None, 0.5),
         lambda: batched_iou_nms(*on(device, BOXES[None], V[None], V[None]), LABELS[None], 0.5),
         lambda: segmented_spearman(V.to(device), V, IDS.to(device), 2),
+        lambda: iou_loss(BOXES.to(device), BOXES),
+        lambda: iou_loss(*on(device, BOXES, BOXES), V),
         lambda: sigmoid_focal_loss(BOXES.to(device), LABELS),
         lambda: sigmoid_focal_loss(*on(device, BOXES, LABELS), V),
     ]
@@ -365,7 +386,7 @@ junk = st.one_of(
 numbers = st.sampled_from([None, "a", -1, 0, 2, 1000, -(2**40), 2**70, 0.5, -0.5, NAN, INF, True, [1], V])
 
 
-@given(junk, junk, junk, junk, numbers, numbers, numbers, st.sampled_from(range(11)))
+@given(junk, junk, junk, junk, numbers, numbers, numbers, st.sampled_from(range(12)))
 def test_fuzzed_arguments(a, b, c, d, x, y, z, which):
     calls = [
         lambda: segmented_otsu(a, b, x, bins=y),
@@ -379,6 +400,7 @@ def test_fuzzed_arguments(a, b, c, d, x, y, z, which):
         lambda: batched_iou_nms(a, b, c, d, x, score_threshold=y, max_detections=z),
         lambda: segmented_spearman(a, b, c, x),
         lambda: sigmoid_focal_loss(a, b, c, x, y),
+        lambda: iou_loss(a, b, c, eps=x),
     ]
     try:
         calls[which]()

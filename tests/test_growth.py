@@ -46,6 +46,7 @@ def test_every_benchmark_is_drawn(growth):
         "match_boxes",
         "box_iou",
         "paired_box_iou",
+        "iou_loss",
         "segmented_spearman",
         "sigmoid_focal_loss",
     ],

@@ -15,6 +15,7 @@ from op_programs import (
     nms_inputs,
     row_inputs,
     tensors,
+    weighted_pair_inputs,
 )
 
 import mlc_ext
@@ -76,6 +77,15 @@ def cases():
         yield "sigmoid_focal_loss_backward", (weights.new_ones(()), logits, labels, weights, 0.25, gamma)
 
 
+        yield "iou_loss", (*box_inputs(n, dtype, n), None, 0, 1e-6)  # without a gradient
+    for n, dtype in ((5, torch.float64), (5, torch.bfloat16), (0, torch.float32)):
+        boxes, targets, weights = weighted_pair_inputs(n, dtype)
+        weights = weights.to(torch.promote_types(dtype, torch.float32))
+        for kind in range(3):
+            yield "iou_loss", (boxes.clone().requires_grad_(), targets, weights, kind, 1e-6)
+            yield "iou_loss_backward", (weights.new_ones(()), boxes, targets, weights, kind, 1e-6)
+
+
 def case_id(case):
     op, args = case
     return f"{op}-{args[0].dtype}-{tuple(args[0].shape)}".replace("torch.", "")
@@ -98,7 +108,7 @@ def test_every_operator_is_checked():
     names = torch._C._dispatch_get_all_op_names()
     registered = {name.removeprefix("mlc_ext::") for name in names if name.startswith("mlc_ext::")}
     public = {program.operator for program in PROGRAMS.values()}
-    backward = {f"{name}_backward" for name in ("paired_box_iou", "sigmoid_focal_loss")}
+    backward = {f"{name}_backward" for name in ("paired_box_iou", "iou_loss", "sigmoid_focal_loss")}
     assert public | backward == registered == {op for op, _ in cases()}
     assert public <= set(mlc_ext.__all__)
 

@@ -19,6 +19,7 @@ INSTEAD = {
     "match_boxes": "gt_offsets",
     "box_iou": "paired_box_iou",
     "paired_box_iou": "flatten",
+    "iou_loss": "flatten",
     "sigmoid_focal_loss": "flatten",
     "rescored_nms": "batched_rescored_nms",
     "iou_nms": "batched_iou_nms",

@@ -50,10 +50,10 @@ Tensor sigmoid_focal_loss(const Tensor& logits, const Tensor& labels, const std:
     using scalar_t = decltype(tag);
     using T = compute_t<scalar_t>;
     const auto in = tensors.inputs<scalar_t>(alpha, gamma);
-    const unsigned blocks = in.numel == 0 ? 0 : summed_blocks(ceil_div(in.numel, kPackSize<scalar_t>), kThreads);
+    const unsigned blocks = in.columns == 0 ? 0 : summed_blocks(ceil_div(in.numel, kPackSize<scalar_t>), kThreads);
     const Tensor partial = new_empty(logits, {blocks}, ScalarType::Double);
     double* sums = partial.mutable_data_ptr<double>();
-    if (blocks > 0) {
+    if (blocks > 0) {  // the kernel divides by the number of columns
       dispatch_kind<scalar_t>(in.columns, gamma, [&](auto whole, auto square) {
         sum_focal_loss<decltype(whole)::value, decltype(square)::value, kThreads>
             <<<blocks, kThreads, 0, stream>>>(in, sums);

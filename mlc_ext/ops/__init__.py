@@ -1,6 +1,7 @@
 """One file an operator: its public function, fake (shapes without data), autograd and autocast."""
 
 from .box_iou import box_iou
+from .iou_loss import iou_loss
 from .iou_nms import batched_iou_nms, iou_nms
 from .match_boxes import MatchedBoxes, match_boxes
 from .mutual_labels import MutualLabels, mutual_labels
@@ -17,6 +18,7 @@ __all__ = [
     "batched_iou_nms",
     "batched_rescored_nms",
     "box_iou",
+    "iou_loss",
     "iou_nms",
     "match_boxes",
     "mutual_labels",

@@ -98,6 +98,22 @@ void test_focal_loss() {
   expect_equal(grad, floats({-.25f, .25f, .5f, .5f, 0.f, 0.f}).view({3, 2}), "sigmoid_focal_loss_backward");
 }
 
+void test_iou_loss() {
+  auto loss = op<at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, int64_t, double)>(
+      "mlc_ext::iou_loss");
+  // IoU 1/4 in row 0, whose weight is 2; the second row's weight is 0
+  auto a = boxes({0, 0, 4, 1, 0, 0, 9, 9}), b = boxes({0, 0, 4, 4, 0, 0, 4, 4}), weights = floats({2.f, 0.f});
+  expect(std::abs(loss.call(a, b, weights, 0, 1e-6).item<float>() - 2 * std::log(4.)) < 1e-6, "iou_loss: -log");
+  expect_equal(loss.call(a, b, weights, 1, 1e-6), at::scalar_tensor(1.5f, at::kFloat), "iou_loss: linear");
+
+  auto backward = op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, int64_t,
+                                double)>("mlc_ext::iou_loss_backward");
+  // IoU = 4 y2 / 16, and no more than half of what the tied sides would give
+  auto grad = backward.call(at::ones({}), a, b, weights, 1, 1e-6);
+  expect(grad[0][3].item<float>() == -.5f, "iou_loss_backward");
+  expect_equal(grad[1], floats({0.f, 0.f, 0.f, 0.f}), "iou_loss_backward: a row of weight 0");
+}
+
 void test_match_boxes() {
   using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
   auto match = op<Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, double, double,
@@ -157,6 +173,7 @@ int main(int argc, char** argv) {
     test_segmented_otsu();
     test_mutual_labels();
     test_ious();
+    test_iou_loss();
     test_focal_loss();
     test_match_boxes();
     test_nms();
