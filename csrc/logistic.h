@@ -1,5 +1,5 @@
 // The logistic function and its relatives. In float they are plain arithmetic where libm would be called: loops over
-// them vectorise on the CPU.
+// them vectorize on the CPU.
 //
 // Contract
 // - float: every result within 5 ulp of the exact one, where that is a normal number; smaller ones may be 0. CPU and

@@ -55,7 +55,7 @@ MLC_SIMD_CLONES double sum_of_block(const FocalInputs<scalar_t>& in, int64_t beg
   for (int64_t i = 0; i < n; ++i) losses[i] = block.factor[i] * focal_value<kSquare>(block.z[i], in.gamma);
   for (int64_t i = n; i < kBlock; ++i) losses[i] = T(0);
   for (int64_t i = 0; i < kBlock / 2; ++i) sums[i] = static_cast<double>(losses[i]) + losses[i + kBlock / 2];
-  for (int64_t half = kBlock / 4; half > 0; half /= 2) {  // by halves: an order that vectorises
+  for (int64_t half = kBlock / 4; half > 0; half /= 2) {  // by halves: an order that vectorizes
     for (int64_t i = 0; i < half; ++i) sums[i] += sums[i + half];
   }
   return sums[0];

@@ -1,5 +1,5 @@
-// Sigmoid focal loss and its gradient: each thread takes 16 bytes of logits at a time, in a grid's stride. Forward is
-// bound by arithmetic for half types and by memory for others, backward by memory.
+// Sigmoid focal loss and its gradient: each thread takes 16 bytes of logits at a time, in a grid's stride. At 40 to 50
+// instructions an entry, arithmetic and memory are about balanced; for half types the forward pass is arithmetic.
 #pragma once
 
 #include <climits>

@@ -1,4 +1,4 @@
-"""iou_loss: the localisation loss, fused. The rule and its contract: csrc/iou_loss.h."""
+"""iou_loss: the localization loss, fused. The rule and its contract: csrc/iou_loss.h."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def sigmoid_focal_loss(
 
     Raises:
         TypeError: a dtype is wrong. ValueError: shapes or devices disagree, an option is out of its range, or (CPU
-        only; on CUDA no synchronisation is spent on it) a label is outside -1..C.
+        only; on CUDA no synchronization is spent on it) a label is outside -1..C.
 
     Source: Lin et al. 2017, Eq. 5.
     """

@@ -108,7 +108,7 @@ void test_iou_loss() {
 
   auto backward = op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, int64_t,
                                 double)>("mlc_ext::iou_loss_backward");
-  // IoU = 4 y2 / 16, and no more than half of what the tied sides would give
+  // 1 - IoU = 1 - 4 y2 / 16, with a weight of 2
   auto grad = backward.call(at::ones({}), a, b, weights, 1, 1e-6);
   expect(grad[0][3].item<float>() == -.5f, "iou_loss_backward");
   expect_equal(grad[1], floats({0.f, 0.f, 0.f, 0.f}), "iou_loss_backward: a row of weight 0");
