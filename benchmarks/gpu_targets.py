@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bm_box_iou
+import bm_iou_loss
 import bm_iou_nms
 import bm_match_boxes
 import bm_mutual_labels
@@ -20,6 +21,7 @@ import bm_paired_box_iou
 import bm_rescored_nms
 import bm_segmented_otsu
 import bm_segmented_spearman
+import bm_sigmoid_focal_loss
 import torch
 from _harness import GRAPH, Case, Row, Settings, circumstances, facts, format_row, measure, write_record
 from _otsu_peers import group_inputs
@@ -100,6 +102,12 @@ GOALS = [
         Goal(f"aligned {kind.upper()}, forward + backward", lambda n, s, k=kind: bm_paired_box_iou.case(n, k, s),
              (1_000_000,), (500,), graph=35 * MICROSECOND, faster_than={"torch, eager": 8})
         for kind in ("iou", "giou")
+    ),
+    Goal("GIoU loss, forward + backward", bm_iou_loss.case, (40_000, 300, "giou"), (500, 20, "giou")),
+    *(
+        Goal(f"focal loss of {dtype}, forward + backward".replace("torch.", ""),
+             lambda n, c, s, t=dtype: bm_sigmoid_focal_loss.case(n, c, t, s), (200_000, 80), (50, 8))
+        for dtype in (torch.float32, torch.bfloat16)
     ),
     Goal(NMS, bm_rescored_nms.case, (16, 1000, 80), (2, 40, 3), graph=40 * MICROSECOND, called=70 * MICROSECOND,
          faster_than={"torchvision, per image": 50}),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bm_box_iou
+import bm_iou_loss
 import bm_iou_nms
 import bm_match_boxes
 import bm_mutual_labels
@@ -19,6 +20,7 @@ import bm_paired_box_iou
 import bm_rescored_nms
 import bm_segmented_otsu
 import bm_segmented_spearman
+import bm_sigmoid_focal_loss
 import torch
 from _harness import ROOT, THREADS, Case, Settings, circumstances, facts, measure
 from _otsu_peers import group_inputs
@@ -112,6 +114,26 @@ def panels() -> dict[str, list[Panel]]:
                 {
                     "IoU": lambda n, s: bm_paired_box_iou.case(n, "iou", s),
                     "GIoU": lambda n, s: bm_paired_box_iou.case(n, "giou", s),
+                },
+            )
+        ],
+        "iou_loss": [
+            Panel(
+                "priors N, forward and backward",
+                [1000, 3000, 10_000, 30_000, 100_000],
+                {
+                    f"1 in {every} positive": lambda n, s, e=every: bm_iou_loss.case(n, n // e, "giou", s)
+                    for every in (10, 100)
+                },
+            )
+        ],
+        "sigmoid_focal_loss": [
+            Panel(
+                "priors N, forward and backward",
+                [100, 1000, 3000, 10_000, 30_000],
+                {
+                    f"{classes} classes": lambda n, s, c=classes: bm_sigmoid_focal_loss.case(n, c, torch.float32, s)
+                    for classes in (20, 80)
                 },
             )
         ],

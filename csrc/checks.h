@@ -154,6 +154,62 @@ inline void check_match_boxes(const char* op, const Tensor& priors, const Tensor
   MLC_CHECK_VALUE(crowd_iof > 0 && crowd_iof <= 1, op, "crowd_iof must be in (0, 1], got ", crowd_iof);
 }
 
+// weights [rows] of the type in which a loss of `like` is computed, or absent.
+inline void check_row_weights(const char* op, const std::optional<Tensor>& weights, int64_t rows, const char* like_name,
+                              const Tensor& like) {
+  if (!weights.has_value()) return;
+  check_dtype(op, "weights", *weights, compute_dtype(like.scalar_type()));
+  MLC_CHECK_VALUE(weights->dim() == 1 && weights->size(0) == rows, op, "weights must have shape [", rows, "], got ",
+                  shape_of(*weights));
+  check_same_device(op, "weights", *weights, like_name, like);
+}
+
+// grad: of a sum computed from `like`.
+inline void check_scalar_grad(const char* op, const Tensor& grad, const char* like_name, const Tensor& like) {
+  check_dim(op, "grad", grad, 0);
+  check_dtype(op, "grad", grad, compute_dtype(like.scalar_type()));
+  check_same_device(op, "grad", grad, like_name, like);
+}
+
+inline void check_iou_loss(const char* op, const Tensor& boxes, const Tensor& targets,
+                           const std::optional<Tensor>& weights, int64_t kind, double eps) {
+  check_boxes(op, "boxes", boxes);
+  check_floating(op, "targets", targets);
+  MLC_CHECK_VALUE(targets.dim() == 2 && targets.size(1) == 4 && targets.size(0) == boxes.size(0), op,
+                  "targets must have shape ", shape_of(boxes), ", got ", shape_of(targets));
+  check_like(op, "targets", targets, "boxes", boxes, true);
+  check_row_weights(op, weights, boxes.size(0), "boxes", boxes);
+  MLC_CHECK_VALUE(kind >= 0 && kind <= 2, op, "kind must be 0, 1 or 2, got ", kind);
+  MLC_CHECK_VALUE(eps > 0 && eps <= 1, op, "eps must be in (0, 1], got ", eps);
+}
+
+inline void check_iou_loss_backward(const char* op, const Tensor& grad, const Tensor& boxes, const Tensor& targets,
+                                    const std::optional<Tensor>& weights, int64_t kind, double eps) {
+  check_iou_loss(op, boxes, targets, weights, kind, eps);
+  check_scalar_grad(op, grad, "boxes", boxes);
+}
+
+inline void check_sigmoid_focal_loss(const char* op, const Tensor& logits, const Tensor& labels,
+                                     const std::optional<Tensor>& weights, double alpha, double gamma) {
+  check_floating(op, "logits", logits);
+  MLC_CHECK_VALUE(logits.dim() == 2, op, "logits must have shape [N, C], got ", shape_of(logits));
+  MLC_CHECK_VALUE(logits.size(1) <= INT32_MAX, op, "at most 2^31 - 1 classes, got ", logits.size(1));
+  check_dtype(op, "labels", labels, ScalarType::Long);
+  MLC_CHECK_VALUE(labels.dim() == 1 && labels.size(0) == logits.size(0), op, "labels must have shape [",
+                  logits.size(0), "], got ", shape_of(labels));
+  check_same_device(op, "labels", labels, "logits", logits);
+  check_row_weights(op, weights, logits.size(0), "logits", logits);
+  MLC_CHECK_VALUE(alpha >= 0 && alpha <= 1, op, "alpha must be in [0, 1], got ", alpha);
+  MLC_CHECK_VALUE(gamma >= 0 && gamma <= 1e6, op, "gamma must be finite and not negative, got ", gamma);
+}
+
+inline void check_sigmoid_focal_loss_backward(const char* op, const Tensor& grad, const Tensor& logits,
+                                              const Tensor& labels, const std::optional<Tensor>& weights, double alpha,
+                                              double gamma) {
+  check_sigmoid_focal_loss(op, logits, labels, weights, alpha, gamma);
+  check_scalar_grad(op, grad, "logits", logits);
+}
+
 // boxes [B, N, 4]; scores [B, N]; quality and labels [B, N] or absent.
 inline void check_rescored_nms(const char* op, const Tensor& boxes, const Tensor& scores,
                                const std::optional<Tensor>& quality, const std::optional<Tensor>& labels,

@@ -13,6 +13,14 @@ STABLE_TORCH_LIBRARY(mlc_ext, m) {
   m.def(
       "paired_box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2, bool generalized, bool first, bool second) "
       "-> (Tensor, Tensor)");
+  m.def("iou_loss(Tensor boxes, Tensor targets, Tensor? weights, int kind, float eps) -> Tensor");
+  m.def(
+      "iou_loss_backward(Tensor grad, Tensor boxes, Tensor targets, Tensor? weights, int kind, float eps) -> Tensor");
+  m.def(
+      "sigmoid_focal_loss(Tensor logits, Tensor labels, Tensor? weights, float alpha, float gamma) -> Tensor");
+  m.def(
+      "sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor labels, Tensor? weights, float alpha, "
+      "float gamma) -> Tensor");
   m.def(
       "match_boxes(Tensor priors, Tensor gt_boxes, Tensor gt_offsets, Tensor? crowd, float high, float low, "
       "bool low_quality, float min_forced_iou, float crowd_iof) -> (Tensor labels, Tensor matched_gt, Tensor ious)");

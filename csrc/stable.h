@@ -40,6 +40,14 @@ struct compute_type<torch::headeronly::BFloat16> {
 };
 template <typename scalar_t>
 using compute_t = typename compute_type<scalar_t>::type;
+inline ScalarType compute_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
+  if (!tensor.has_value()) return std::nullopt;
+  return torch::stable::contiguous(*tensor);
+}
 
 // Calls fn with a value of the C++ type that belongs to dtype. The check functions have already refused the others.
 template <typename Fn>

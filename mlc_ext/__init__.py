@@ -16,6 +16,7 @@ from .ops import (  # noqa: E402  (the operators must be registered first)
     batched_iou_nms,
     batched_rescored_nms,
     box_iou,
+    iou_loss,
     iou_nms,
     match_boxes,
     mutual_labels,
@@ -23,6 +24,7 @@ from .ops import (  # noqa: E402  (the operators must be registered first)
     rescored_nms,
     segmented_otsu,
     segmented_spearman,
+    sigmoid_focal_loss,
 )
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "batched_rescored_nms",
     "box_iou",
     "build_info",
+    "iou_loss",
     "iou_nms",
     "match_boxes",
     "mutual_labels",
@@ -41,6 +44,7 @@ __all__ = [
     "rescored_nms",
     "segmented_otsu",
     "segmented_spearman",
+    "sigmoid_focal_loss",
 ]
 
 

@@ -38,6 +38,11 @@ def check_tensors(op: str, **arguments: Tensor) -> None:
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
 
 
+def check_floating(op: str, name: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"{op}: {name} must be floating point, got {x.dtype}")
+
+
 def limit(op: str, name: str, value: int | None) -> int:
     """`value`, or -1 for None; a ValueError where it is negative."""
     if value is None:

@@ -17,8 +17,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._errors import choice
-from .ops import paired_box_iou
+from ._errors import check_floating
+from .ops import iou_loss, sigmoid_focal_loss
 
 __all__ = [
     "binary_cross_entropy_loss",
@@ -34,138 +34,6 @@ __all__ = [
     "sigmoid_focal_loss",
     "smooth_l1",
 ]
-
-
-def sigmoid_focal_loss(
-    logits: Tensor, labels: Tensor, weights: Tensor | None = None, alpha: float = 0.25, gamma: float = 2.0
-) -> Tensor:
-    """Sum of the focal losses of C one-against-all classifiers.
-
-    With p = sigmoid(logit) an entry costs ``-alpha (1 - p)^gamma log p`` in the column of the prior's class
-    and ``-(1 - alpha) p^gamma log(1 - p)`` in every other one. Of the [N, C] tensors only ``logits`` is kept
-    for the backward pass, and no target of that size is ever made.
-
-    Args:
-        logits: [N, C] floating point.
-        labels: [N] int64: 0 background, 1..C the class, -1 ignored (no loss).
-        weights: [N] weights or mask of the priors, None for 1.
-        alpha: weight of positives in [0, 1].
-        gamma: focusing exponent, >= 0; alpha = 0.5 and gamma = 0 give half the binary cross-entropy.
-
-    Returns:
-        Scalar sum over N and C. Differentiable once.
-
-    Raises:
-        ValueError: also for a label outside -1..C, except on CUDA and under torch.compile, where no
-        synchronisation is spent on it.
-
-    Source: Lin et al. 2017, Eq. 5.
-    """
-    if logits.dim() != 2:
-        raise ValueError(f"sigmoid_focal_loss: logits must have shape [N, C], got {list(logits.shape)}")
-    _check_floating("sigmoid_focal_loss", "logits", logits)
-    if labels.dtype != torch.int64:
-        raise TypeError(f"sigmoid_focal_loss: labels must be int64, got {labels.dtype}")
-    _check_shape("sigmoid_focal_loss", "labels", labels, logits.shape[:1])
-    _check_weights("sigmoid_focal_loss", weights, logits.shape[0])
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"sigmoid_focal_loss: alpha must be in [0, 1], got {alpha}")
-    if not gamma >= 0:
-        raise ValueError(f"sigmoid_focal_loss: gamma must not be negative, got {gamma}")
-    if labels.device.type == "cpu" and labels.numel() > 0 and not torch.compiler.is_compiling():
-        low, high = labels.min().item(), labels.max().item()
-        if low < -1 or high > logits.shape[1]:
-            wrong = low if low < -1 else high
-            raise ValueError(f"sigmoid_focal_loss: labels must be in -1..{logits.shape[1]}, got {wrong}")
-    return _SigmoidFocalLoss.apply(logits, labels, weights, alpha, gamma)
-
-
-class _SigmoidFocalLoss(torch.autograd.Function):
-    """With h(x) = sigmoid(x)^gamma softplus(x) a negative costs (1 - alpha) h(x) and a positive alpha h(-x).
-
-    All entries are written as negatives, then one of each positive row is overwritten: no [N, C] target.
-    """
-
-    @staticmethod
-    def forward(ctx, logits, labels, weights, alpha, gamma):
-        ctx.save_for_backward(logits, labels, weights)
-        ctx.alpha, ctx.gamma = alpha, gamma
-        x = _upcast(logits)
-        if x.numel() == 0:
-            return x.new_zeros(())
-        loss = _focal(x, gamma).mul_(1 - alpha)
-        column = (labels - 1).clamp(min=0)[:, None]  # background rows rewrite what column 0 holds
-        positive = alpha * _focal(-x.gather(1, column), gamma)
-        loss.scatter_(1, column, torch.where((labels > 0)[:, None], positive, loss.gather(1, column)))
-        rows, weights = loss.sum(1), _row_weights(labels, weights, x.dtype)
-        return torch.where(weights != 0, rows * weights, 0).sum()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        logits, labels, weights = ctx.saved_tensors
-        x = _upcast(logits)
-        if x.numel() == 0:
-            return torch.zeros_like(logits), None, None, None, None
-        slope = _focal_slope(x, ctx.gamma).mul_(1 - ctx.alpha)
-        column = (labels - 1).clamp(min=0)[:, None]
-        positive = -ctx.alpha * _focal_slope(-x.gather(1, column), ctx.gamma)
-        slope.scatter_(1, column, torch.where((labels > 0)[:, None], positive, slope.gather(1, column)))
-        weights = _row_weights(labels, weights, x.dtype)[:, None]
-        slope.mul_(weights * grad).masked_fill_(weights == 0, 0)
-        return slope.to(logits.dtype), None, None, None, None
-
-
-def _focal(x: Tensor, gamma: float) -> Tensor:
-    """sigmoid(x)^gamma * softplus(x) = -p^gamma log(1 - p), a new tensor."""
-    return F.softplus(x, threshold=_SOFTPLUS_LINEAR).mul_(x.sigmoid().pow_(gamma))
-
-
-def _focal_slope(x: Tensor, gamma: float) -> Tensor:
-    """The derivative of :func:`_focal`: p^gamma (gamma (1 - p) softplus(x) + p), a new tensor."""
-    p = x.sigmoid()
-    slope = F.softplus(x, threshold=_SOFTPLUS_LINEAR).mul_(1 - p).mul_(gamma).add_(p)
-    return slope.mul_(p.pow_(gamma))
-
-
-# Where softplus(x) = x to the last bit of a double; torch's default of 20 leaves 2e-9.
-_SOFTPLUS_LINEAR = 40
-
-
-def _row_weights(labels: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Tensor:
-    counted = labels >= 0
-    return counted.to(dtype) if weights is None else torch.where(counted, weights.to(dtype), 0)
-
-
-def iou_loss(
-    boxes: Tensor, targets: Tensor, weights: Tensor | None = None, kind: str = "iou", eps: float = 1e-6
-) -> Tensor:
-    """Sum of the IoU losses of matched boxes.
-
-    Args:
-        boxes: [N, 4] decoded predictions, xyxy.
-        targets: [N, 4] their gt boxes, xyxy. Constants.
-        weights: [N] weights or mask, None for 1.
-        kind: "iou": -log(IoU) (UnitBox, FCOS); "linear_iou": 1 - IoU; "giou": 1 - GIoU (Rezatofighi 2019).
-        eps: lower bound of the IoU for "iou" and "linear_iou", in (0, 1]: boxes that overlap less get no
-            gradient, as in MMDetection. Only "giou" draws disjoint boxes together.
-
-    Returns:
-        Scalar sum.
-    """
-    choice("iou_loss", "kind", kind, ("iou", "giou", "linear_iou"))
-    _check_pair("iou_loss", "boxes", boxes, "targets", targets)
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"iou_loss: boxes must have shape [N, 4], got {list(boxes.shape)}")
-    _check_weights("iou_loss", weights, boxes.shape[0])
-    if not 0 < eps <= 1:
-        raise ValueError(f"iou_loss: eps must be in (0, 1], got {eps}")
-    boxes, targets = _aligned(boxes, targets.detach())
-    boxes, targets = _select(boxes, weights), _select(targets, weights)
-    iou = paired_box_iou(boxes, targets, kind="giou" if kind == "giou" else "iou")
-    if kind != "giou":
-        iou = iou.clamp(min=eps)
-    return _weighted_sum(-iou.log() if kind == "iou" else 1 - iou, weights)
 
 
 def smooth_l1(predictions: Tensor, targets: Tensor, weights: Tensor | None = None, *, beta: float) -> Tensor:
@@ -230,7 +98,7 @@ def centerness_target(ltrb: Tensor) -> Tensor:
     """
     if ltrb.dim() == 0 or ltrb.shape[-1] != 4:
         raise ValueError(f"centerness_target: ltrb must have shape [..., 4], got {list(ltrb.shape)}")
-    _check_floating("centerness_target", "ltrb", ltrb)
+    check_floating("centerness_target", "ltrb", ltrb)
     ltrb = _upcast(ltrb)
     low = torch.minimum(ltrb[..., :2], ltrb[..., 2:])
     high = torch.maximum(ltrb[..., :2], ltrb[..., 2:])
@@ -342,11 +210,6 @@ def _weighted_sum(losses: Tensor, weights: Tensor | None) -> Tensor:
     return losses.sum() if weights is None else (losses * weights.detach().to(losses.dtype)).sum()
 
 
-def _check_floating(op: str, name: str, x: Tensor) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"{op}: {name} must be floating point, got {x.dtype}")
-
-
 def _check_shape(op: str, name: str, x: Tensor, shape: torch.Size) -> None:
     if x.shape != shape:
         raise ValueError(f"{op}: {name} must have shape {list(shape)}, got {list(x.shape)}")
@@ -358,8 +221,8 @@ def _check_weights(op: str, weights: Tensor | None, n: int) -> None:
 
 
 def _check_pair(op: str, name: str, x: Tensor, target_name: str, target: Tensor) -> None:
-    _check_floating(op, name, x)
-    _check_floating(op, target_name, target)
+    check_floating(op, name, x)
+    check_floating(op, target_name, target)
     _check_shape(op, target_name, target, x.shape)
 
 

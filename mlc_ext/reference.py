@@ -139,6 +139,43 @@ def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tens
     return _iou(boxes1, boxes2, generalized=kind == "giou")
 
 
+def _weighted_rows(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """The sum of weight * row over rows whose weight is not 0."""
+    if weights is None:
+        return rows.sum()
+    weights = weights.detach().to(rows.dtype)
+    return (rows[weights != 0] * weights[weights != 0]).sum()
+
+
+def sigmoid_focal_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """See :func:`mlc_ext.sigmoid_focal_loss`; stores targets."""
+    counted = labels >= 0
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))[counted]
+    target = torch.zeros_like(logits, dtype=torch.bool)
+    rows = torch.nonzero(labels[counted] > 0).flatten()
+    target[rows, labels[counted][rows] - 1] = True
+    z = torch.where(target, -logits, logits)
+    losses = -z.sigmoid() ** gamma * torch.nn.functional.logsigmoid(-z)
+    losses = losses * torch.where(target, alpha, 1 - alpha)
+    return _weighted_rows(losses.sum(1), None if weights is None else weights[counted])
+
+
+def iou_loss(
+    boxes: Tensor, targets: Tensor, weights: Tensor | None = None, kind: str = "iou", eps: float = 1e-6
+) -> Tensor:
+    """See :func:`mlc_ext.iou_loss`."""
+    dtype = torch.promote_types(boxes.dtype, torch.float32)
+    counted = torch.ones(len(boxes), dtype=torch.bool) if weights is None else weights != 0
+    boxes, targets = boxes[counted].to(dtype), targets.detach()[counted].to(dtype)
+    iou = _iou(boxes, targets, generalized=kind == "giou")
+    if kind != "giou":
+        iou = iou.clamp(min=eps)
+    losses = -iou.log() if kind == "iou" else 1 - iou
+    return _weighted_rows(losses, None if weights is None else weights[counted])
+
+
 def match_boxes(
     priors: Tensor,
     gt_boxes: Tensor,

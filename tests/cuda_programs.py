@@ -72,6 +72,14 @@ def training(seed: int, n: int) -> tuple[Tensor, ...]:
     return logits, boxes, iou_logits, labels, candidates, gts, torch.randint(1, CLASSES + 1, (GROUPS,), generator=g)
 
 
+def classified(seed: int, n: int, classes: int) -> tuple[Tensor, ...]:
+    """Logits, labels and weights of n priors."""
+    g = rng(seed)
+    weights = torch.rand(n, generator=g)
+    labels = torch.randint(-1, classes + 1, (n,), generator=g)
+    return torch.randn(n, classes, generator=g), labels, weights.where(weights > 0.2, 0)
+
+
 def criterion(config: MLCConfig, box_loss: str) -> Callable[..., list[Tensor]]:
     """Targets, losses and their gradients, as detectors.dense puts them together."""
 
@@ -93,9 +101,9 @@ def criterion(config: MLCConfig, box_loss: str) -> Callable[..., list[Tensor]]:
     return run
 
 
-def with_gradients(operator: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], list[Tensor]]:
-    def run(a: Tensor, b: Tensor) -> list[Tensor]:
-        leaves = [t.detach().requires_grad_() for t in (a, b)]
+def with_gradients(operator: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
+    def run(*inputs: Tensor) -> list[Tensor]:
+        leaves = [t.detach().requires_grad_() for t in inputs]
         result = operator(*leaves)
         return [result.detach(), *torch.autograd.grad(result.sum(), leaves)]
 
@@ -127,6 +135,20 @@ def _programs():
     for kind in ("iou", "giou"):
         yield Program(
             f"paired_box_iou {kind}", pairs, with_gradients(lambda a, b, k=kind: mlc_ext.paired_box_iou(a, b, kind=k))
+        )
+    for kind in ("iou", "linear_iou", "giou"):
+        yield Program(
+            f"iou_loss {kind}",
+            lambda seed, n: (*pairs(seed, n), values(seed, n)[0].sub(0.5).clamp(min=0)),
+            lambda a, b, w, k=kind: with_gradients(lambda leaf: mlc_ext.iou_loss(leaf, b, w, kind=k))(a),
+            exact=False,
+        )
+    for classes in (80, CLASSES):  # whole packs in a row, and not
+        yield Program(
+            f"sigmoid_focal_loss {classes}",
+            lambda seed, n, c=classes: classified(seed, n, c),
+            lambda x, y, w: with_gradients(lambda leaf: mlc_ext.sigmoid_focal_loss(leaf, y, w))(x),
+            exact=False,
         )
     for name in ("batched_rescored_nms", "batched_iou_nms"):
         nms = getattr(mlc_ext, name)

@@ -14,7 +14,7 @@ from torch import Tensor
 import mlc_ext
 from mlc_ext import reference
 
-GROUPS, IMAGES = 3, 2
+GROUPS, IMAGES, CLASSES = 3, 2, 5
 LIMITS = {"score_threshold": 0.1, "pre_nms_top_k": 9, "max_detections": 6}
 
 
@@ -27,7 +27,10 @@ class Program:
     run: Callable[..., object]
     expected: Callable[..., object]
     """run of mlc_ext.reference."""
-    differentiable: bool = False
+    differentiable: int = 0
+    """How many of the inputs, the first ones, have a gradient."""
+    exact: bool = True
+    """Whether the reference has the same bits; it may add in another order, and torch has exponentials of its own."""
 
     @property
     def operator(self) -> str:
@@ -36,7 +39,7 @@ class Program:
     def inputs(self, device: str, size: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
         """On the device."""
         inputs = (t.to(device) for t in self.make(size, dtype))
-        return tuple(t.requires_grad_() if self.differentiable else t for t in inputs)
+        return tuple(t.requires_grad_() if i < self.differentiable else t for i, t in enumerate(inputs))
 
 
 def group_inputs(n: int, dtype: torch.dtype = torch.float32, k: int = GROUPS) -> tuple[Tensor, ...]:
@@ -61,6 +64,20 @@ def box_inputs(n: int, dtype: torch.dtype = torch.float32, m: int | None = None)
 def pair_inputs(n: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     boxes, _ = box_inputs(n, dtype)
     return boxes, boxes + 1
+
+
+def weighted_pair_inputs(n: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """Pairs and their weights, some of which are 0."""
+    weights = torch.rand(n, generator=rng(n))
+    return *pair_inputs(n, dtype), weights.where(weights > 0.3, 0).to(dtype)
+
+
+def row_inputs(n: int, dtype: torch.dtype = torch.float32, classes: int = CLASSES) -> tuple[Tensor, ...]:
+    """Logits, labels and weights of n priors."""
+    g = rng(n)
+    logits = 2 * torch.randn(n, classes, generator=g)
+    labels, weights = torch.randint(-1, classes + 1, (n,), generator=g), torch.rand(n, generator=g)
+    return logits.to(dtype), labels, weights.where(weights > 0.2, 0).to(dtype)
 
 
 def nms_inputs(n: int, dtype: torch.dtype = torch.float32, batch: int = IMAGES) -> tuple[Tensor, ...]:
@@ -109,13 +126,35 @@ def _programs():
         match_inputs,
         lambda m: lambda p, g, o, c: m.match_boxes(p, g, o, high=0.5, low=0.4, crowd=c),
     )
-    yield both("box_iou", box_inputs, lambda m: lambda a, b: m.box_iou(a, b), differentiable=True)
+    yield both("box_iou", box_inputs, lambda m: lambda a, b: m.box_iou(a, b), differentiable=2)
     for kind in ("iou", "giou"):
         yield both(
             f"paired_box_iou {kind}",
             pair_inputs,
             lambda m, kind=kind: lambda a, b: m.paired_box_iou(a, b, kind=kind),
-            differentiable=True,
+            differentiable=2,
+        )
+    yield both(
+        "sigmoid_focal_loss",
+        row_inputs,
+        lambda m: lambda x, y, w: m.sigmoid_focal_loss(x, y, w),
+        differentiable=1,
+        exact=False,
+    )
+    yield both(
+        "sigmoid_focal_loss gamma 1.5",
+        row_inputs,
+        lambda m: lambda x, y, w: m.sigmoid_focal_loss(x, y, w, alpha=0.5, gamma=1.5),
+        differentiable=1,
+        exact=False,
+    )
+    for kind in ("iou", "linear_iou", "giou"):
+        yield both(
+            f"iou_loss {kind}",
+            weighted_pair_inputs,
+            lambda m, kind=kind: lambda a, b, w: m.iou_loss(a, b, w, kind=kind),
+            differentiable=1,
+            exact=False,
         )
     yield Program(
         "rescored_nms",

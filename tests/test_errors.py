@@ -13,6 +13,7 @@ from mlc_ext import (
     batched_iou_nms,
     batched_rescored_nms,
     box_iou,
+    iou_loss,
     iou_nms,
     match_boxes,
     mutual_labels,
@@ -20,6 +21,7 @@ from mlc_ext import (
     rescored_nms,
     segmented_otsu,
     segmented_spearman,
+    sigmoid_focal_loss,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -71,6 +73,14 @@ def clusters(boxes=BOXES[None], scores=V[None], quality=V[None], labels=LABELS[N
 
 def spearman(x=V, y=V, ids=IDS, k=2):
     return segmented_spearman(x, y, ids, k)
+
+
+def box_loss(boxes=BOXES, targets=BOXES, weights=V, kind="iou", eps=1e-6):
+    return iou_loss(boxes, targets, weights, kind, eps)
+
+
+def focal(logits=BOXES, labels=LABELS, weights=V, alpha=0.25, gamma=2.0):
+    return sigmoid_focal_loss(logits, labels, weights, alpha, gamma)
 
 
 # (function, arguments that replace good ones, exception, words that the message must hold)
@@ -187,6 +197,34 @@ ARGUMENTS = [
     (clusters, {"score_threshold": NAN}, ValueError, ["score_threshold", "NaN"]),
     (clusters, {"pre_nms_top_k": -2}, ValueError, ["pre_nms_top_k", "-2"]),
     (clusters, {"max_detections": "7"}, TypeError, ["max_detections", "'7'"]),
+    (box_loss, {"boxes": None}, TypeError, ["boxes", "NoneType"]),
+    (box_loss, {"targets": BOXES.tolist()}, TypeError, ["targets", "list"]),
+    (box_loss, {"weights": "a"}, TypeError, ["weights", "str"]),
+    (box_loss, {"boxes": BOXES.long()}, TypeError, ["boxes", "int64"]),
+    (box_loss, {"targets": BOXES.bool()}, TypeError, ["targets", "bool"]),
+    (box_loss, {"boxes": BOXES[:, :3]}, ValueError, ["boxes", "[N, 4]", "[3, 3]"]),
+    (box_loss, {"targets": BOXES[:2]}, ValueError, ["targets", "[3, 4]", "[2, 4]"]),
+    (box_loss, {"weights": V[:2]}, ValueError, ["weights", "[3]", "[2]"]),
+    (box_loss, {"kind": "diou"}, ValueError, ["kind", "'diou'", "'giou'"]),
+    (box_loss, {"eps": 0.0}, ValueError, ["eps", "got 0"]),
+    (box_loss, {"eps": 1.5}, ValueError, ["eps", "1.5"]),
+    (box_loss, {"eps": NAN}, ValueError, ["eps", "nan"]),
+    (box_loss, {"eps": "a"}, TypeError, ["eps", "str"]),
+    (focal, {"logits": None}, TypeError, ["logits", "NoneType"]),
+    (focal, {"labels": [1, 2, 1]}, TypeError, ["labels", "list"]),
+    (focal, {"weights": "a"}, TypeError, ["weights", "str"]),
+    (focal, {"logits": BOXES.long()}, TypeError, ["logits", "Long"]),
+    (focal, {"logits": V}, ValueError, ["logits", "[N, C]", "[3]"]),
+    (focal, {"labels": LABELS.int()}, TypeError, ["labels", "Int"]),
+    (focal, {"labels": LABELS[:2]}, ValueError, ["labels", "[3]", "[2]"]),
+    (focal, {"labels": LABELS[:, None]}, ValueError, ["labels", "[3, 1]"]),
+    (focal, {"weights": V[:2]}, ValueError, ["weights", "[3]", "[2]"]),
+    (focal, {"alpha": -0.25}, ValueError, ["alpha", "-0.25"]),
+    (focal, {"alpha": NAN}, ValueError, ["alpha", "nan"]),
+    (focal, {"alpha": "a"}, TypeError, ["alpha", "str"]),
+    (focal, {"gamma": -0.5}, ValueError, ["gamma", "-0.5"]),
+    (focal, {"gamma": INF}, ValueError, ["gamma", "inf"]),
+    (focal, {"gamma": None}, TypeError, ["gamma", "NoneType"]),
     (spearman, {"x": None}, TypeError, ["x must be", "NoneType"]),
     (spearman, {"y": [0.5]}, TypeError, ["y must be", "list"]),
     (spearman, {"y": V[:2]}, ValueError, ["y must have", "[3]", "[2]"]),
@@ -222,6 +260,8 @@ VALUES = [
     (match, {"offsets": put(OFFSETS, 0, 1)}, ["gt_offsets", "1"]),
     (cluster, {"quality": put(V, 2, NAN)}, ["NaN", "box 2"]),
     (clusters, {"boxes": put(BOXES[None], (0, 1, 2), NAN)}, ["NaN", "box 1", "image 0"]),
+    (focal, {"labels": put(LABELS, 2, 5)}, ["labels", "-1..4", "got 5", "row 2"]),
+    (focal, {"labels": put(LABELS, 0, -2)}, ["labels", "got -2", "row 0"]),
     (spearman, {"ids": put(IDS, 1, 2)}, ["segment_ids[1]", "is 2", "[-1, 2)"]),
     (spearman, {"k": 0}, ["segment_ids[0]", "is 0", "[-1, 0)"]),
 ]
@@ -235,6 +275,8 @@ NAME_OF = {
     cluster: "iou_nms",
     clusters: "batched_iou_nms",
     spearman: "segmented_spearman",
+    focal: "sigmoid_focal_loss",
+    box_loss: "iou_loss",
 }
 
 
@@ -307,6 +349,10 @@ def test_devices_must_agree(device):
         lambda: iou_nms(*on(device, BOXES, V), V, None, 0.5),
         lambda: batched_iou_nms(*on(device, BOXES[None], V[None], V[None]), LABELS[None], 0.5),
         lambda: segmented_spearman(V.to(device), V, IDS.to(device), 2),
+        lambda: iou_loss(BOXES.to(device), BOXES),
+        lambda: iou_loss(*on(device, BOXES, BOXES), V),
+        lambda: sigmoid_focal_loss(BOXES.to(device), LABELS),
+        lambda: sigmoid_focal_loss(*on(device, BOXES, LABELS), V),
     ]
     for call in cases:
         with pytest.raises(ValueError, match="same device"):
@@ -340,7 +386,7 @@ junk = st.one_of(
 numbers = st.sampled_from([None, "a", -1, 0, 2, 1000, -(2**40), 2**70, 0.5, -0.5, NAN, INF, True, [1], V])
 
 
-@given(junk, junk, junk, junk, numbers, numbers, numbers, st.sampled_from(range(10)))
+@given(junk, junk, junk, junk, numbers, numbers, numbers, st.sampled_from(range(12)))
 def test_fuzzed_arguments(a, b, c, d, x, y, z, which):
     calls = [
         lambda: segmented_otsu(a, b, x, bins=y),
@@ -353,6 +399,8 @@ def test_fuzzed_arguments(a, b, c, d, x, y, z, which):
         lambda: iou_nms(a, b, c, d, x),
         lambda: batched_iou_nms(a, b, c, d, x, score_threshold=y, max_detections=z),
         lambda: segmented_spearman(a, b, c, x),
+        lambda: sigmoid_focal_loss(a, b, c, x, y),
+        lambda: iou_loss(a, b, c, eps=x),
     ]
     try:
         calls[which]()

@@ -39,7 +39,17 @@ def test_every_benchmark_is_drawn(growth):
 
 
 @pytest.mark.parametrize(
-    "operator", ["segmented_otsu", "mutual_labels", "match_boxes", "box_iou", "paired_box_iou", "segmented_spearman"]
+    "operator",
+    [
+        "segmented_otsu",
+        "mutual_labels",
+        "match_boxes",
+        "box_iou",
+        "paired_box_iou",
+        "iou_loss",
+        "segmented_spearman",
+        "sigmoid_focal_loss",
+    ],
 )
 def test_the_smallest_case_of_every_curve_measures_what_it_says(growth, operator):
     """The peers agree. (NMS's is compiled, which takes a while.)"""

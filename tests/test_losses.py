@@ -263,12 +263,16 @@ def test_focal_refuses():
             losses.sigmoid_focal_loss(logits, torch.tensor([0, wrong]))
     for change, error, words in (
         ({"logits": logits[0]}, ValueError, r"\[N, C\], got \[3\]"),
-        ({"logits": logits.long()}, TypeError, "got torch.int64"),
-        ({"labels": labels.int()}, TypeError, "int64, got torch.int32"),
+        ({"logits": logits.long()}, TypeError, "logits must be .* got Long"),
+        ({"labels": labels.int()}, TypeError, "labels must be Long, got Int"),
+        ({"logits": None}, TypeError, "logits .* NoneType"),
         ({"labels": labels[:1]}, ValueError, r"\[2\], got \[1\]"),
         ({"weights": torch.ones(3)}, ValueError, r"\[2\], got \[3\]"),
         ({"alpha": 1.5}, ValueError, "alpha must be in .* got 1.5"),
-        ({"gamma": -1.0}, ValueError, "gamma .* got -1.0"),
+        ({"gamma": -1.5}, ValueError, "gamma .* got -1.5"),
+        ({"gamma": math.inf}, ValueError, "gamma .* got inf"),
+        ({"gamma": math.nan}, ValueError, "gamma .* got nan"),
+        ({"weights": [1.0, 1.0]}, TypeError, "weights .* list"),
     ):
         with pytest.raises(error, match=words):
             losses.sigmoid_focal_loss(**({"logits": logits, "labels": labels} | change))

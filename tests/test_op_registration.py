@@ -13,7 +13,9 @@ from op_programs import (
     image_inputs,
     match_inputs,
     nms_inputs,
+    row_inputs,
     tensors,
+    weighted_pair_inputs,
 )
 
 import mlc_ext
@@ -65,6 +67,28 @@ def cases():
             yield "paired_box_iou_backward", (one, *fixed, generalized, False, False)
 
 
+    for n, dtype, gamma in (
+        (5, torch.float64, 2.0),
+        (5, torch.float64, 0.5),
+        (5, torch.float16, 1.0),
+        (0, torch.float32, 2.0),
+    ):
+        logits, labels, weights = row_inputs(n, dtype)
+        weights = weights.to(torch.promote_types(dtype, torch.float32))
+        yield "sigmoid_focal_loss", (logits.clone().requires_grad_(), labels, weights, 0.25, gamma)
+        yield "sigmoid_focal_loss", (logits, labels, None, 0.25, gamma)
+        yield "sigmoid_focal_loss_backward", (weights.new_ones(()), logits, labels, weights, 0.25, gamma)
+
+
+        yield "iou_loss", (*box_inputs(n, dtype, n), None, 0, 1e-6)  # without a gradient
+    for n, dtype in ((5, torch.float64), (5, torch.bfloat16), (0, torch.float32)):
+        boxes, targets, weights = weighted_pair_inputs(n, dtype)
+        weights = weights.to(torch.promote_types(dtype, torch.float32))
+        for kind in range(3):
+            yield "iou_loss", (boxes.clone().requires_grad_(), targets, weights, kind, 1e-6)
+            yield "iou_loss_backward", (weights.new_ones(()), boxes, targets, weights, kind, 1e-6)
+
+
 def case_id(case):
     op, args = case
     return f"{op}-{args[0].dtype}-{tuple(args[0].shape)}".replace("torch.", "")
@@ -87,7 +111,8 @@ def test_every_operator_is_checked():
     names = torch._C._dispatch_get_all_op_names()
     registered = {name.removeprefix("mlc_ext::") for name in names if name.startswith("mlc_ext::")}
     public = {program.operator for program in PROGRAMS.values()}
-    assert public | {"paired_box_iou_backward"} == registered == {op for op, _ in cases()}
+    backward = {f"{name}_backward" for name in ("paired_box_iou", "iou_loss", "sigmoid_focal_loss")}
+    assert public | backward == registered == {op for op, _ in cases()}
     assert public <= set(mlc_ext.__all__)
 
 
@@ -105,9 +130,10 @@ def test_compile_is_eager_in_one_graph(device, program):
         inputs = program.inputs(device, size)
         for ours, theirs in zip(compiled(*inputs), around(*inputs), strict=True):
             same_bits(ours.detach(), theirs.detach())
-            assert ours.requires_grad == theirs.requires_grad == program.differentiable
+            assert ours.requires_grad == theirs.requires_grad == (program.differentiable > 0)
             if program.differentiable:
-                for grads in zip(*(torch.autograd.grad(t.sum(), inputs) for t in (ours, theirs)), strict=True):
+                leaves = inputs[: program.differentiable]
+                for grads in zip(*(torch.autograd.grad(t.sum(), leaves) for t in (ours, theirs)), strict=True):
                     same_bits(*grads)
 
 

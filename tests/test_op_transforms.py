@@ -19,6 +19,8 @@ INSTEAD = {
     "match_boxes": "gt_offsets",
     "box_iou": "paired_box_iou",
     "paired_box_iou": "flatten",
+    "iou_loss": "flatten",
+    "sigmoid_focal_loss": "flatten",
     "rescored_nms": "batched_rescored_nms",
     "iou_nms": "batched_iou_nms",
     "batched_rescored_nms": "flatten",
@@ -51,22 +53,24 @@ def test_an_operator_of_what_vmap_does_not_map_runs(device, program):
         same_bits(ours, expected.expand(3, *expected.shape).clone())
 
 
-def double_inputs(device, program):
-    return [t.detach() for t in program.inputs(device, 5, torch.float64)]
+def split_inputs(device, program, dtype=torch.float64):
+    """A function of the inputs that have a gradient, the reference's, and these inputs; the others are held."""
+    inputs = [t.detach() for t in program.inputs(device, 5, dtype)]
+    leaves, held = inputs[: program.differentiable], inputs[program.differentiable :]
+    return lambda *t: program.run(*t, *held), lambda *t: program.expected(*t, *held), leaves
 
 
 @every_differentiable
 def test_gradients_of_torch_func(device, program):
-    boxes1, boxes2 = double_inputs(device, program)
+    run, expected, leaves = split_inputs(device, program)
 
     def gradients(run):
-        value, pull = torch.func.vjp(run, boxes1, boxes2)
-        grads = torch.func.grad(lambda a, b: run(a, b).square().sum(), argnums=(0, 1))(boxes1, boxes2)
+        value, pull = torch.func.vjp(run, *leaves)
+        of_squares = torch.func.grad(lambda *t: run(*t).square().sum(), argnums=tuple(range(len(leaves))))
         weight = torch.linspace(-1, 1, value.numel(), device=device, dtype=value.dtype).view_as(value)
-        return value, *pull(weight), *grads
+        return value, *pull(weight), *of_squares(*leaves)
 
-    ours, theirs = gradients(program.run), gradients(program.expected)
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradients(run), gradients(expected), rtol=1e-9, atol=1e-9)
 
 
 @every_differentiable
@@ -81,49 +85,52 @@ def test_gradient_of_torch_func_of_one_side(device, program, side):
 
 @every_differentiable
 def test_gradients_of_torch_func_under_autocast(device, program):
-    halves = [t.detach() for t in program.inputs(device, 5, torch.bfloat16)]
+    run, _, halves = split_inputs(device, program, torch.bfloat16)
     with torch.autocast(device, dtype=torch.bfloat16):
-        ours = torch.func.grad(lambda a, b: program.run(a, b).sum(), argnums=(0, 1))(*halves)
+        ours = torch.func.grad(lambda *t: run(*t).sum(), argnums=tuple(range(len(halves))))(*halves)
+    held = [t.float() if t.is_floating_point() else t for t in program.inputs(device, 5, torch.bfloat16)]
     floats = [t.float().requires_grad_() for t in halves]
-    for grad, expected in zip(ours, torch.autograd.grad(program.run(*floats).sum(), floats), strict=True):
+    total = program.run(*floats, *held[len(floats) :]).sum()
+    for grad, expected in zip(ours, torch.autograd.grad(total, floats), strict=True):
         same_bits(grad, expected.bfloat16())
 
 
 @every_differentiable
 def test_forward_mode_is_refused(device, program):
     """torch by itself would give a tangent of 0, without a word."""
-    boxes1, boxes2 = double_inputs(device, program)
+    run, _, (first, *others) = split_inputs(device, program)
     expected = f"^{program.operator}: forward-mode differentiation is not provided"
     with pytest.raises(NotImplementedError, match=expected):
-        torch.func.jvp(lambda a: program.run(a, boxes2), (boxes1,), (boxes1,))
+        torch.func.jvp(lambda a: run(a, *others), (first,), (first,))
     with pytest.raises(NotImplementedError, match=expected):
-        torch.func.hessian(lambda a: program.run(a, boxes2).sum())(boxes1)
+        torch.func.hessian(lambda a: run(a, *others).sum())(first)
     with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(boxes1, boxes1)
+        dual = torch.autograd.forward_ad.make_dual(first, first)
         with pytest.raises(NotImplementedError, match=expected):
-            program.run(dual, boxes2)
+            run(dual, *others)
 
 
 @every_differentiable
 def test_batched_and_second_gradients_are_refused(device, program):
-    boxes1, boxes2 = double_inputs(device, program)
-    with pytest.raises(NotImplementedError, match="^paired_box_iou_backward: vmap is not supported; take one gradient"):
-        torch.func.jacrev(lambda a: program.run(a, boxes2))(boxes1)
-    gradient = torch.func.grad(lambda a: program.run(a, boxes2).sum())
-    with pytest.raises(NotImplementedError, match="^paired_box_iou: double backward"):
-        torch.func.grad(lambda a: gradient(a).square().sum())(boxes1)
+    run, _, (first, *others) = split_inputs(device, program)
+    name = "paired_box_iou" if program.operator == "box_iou" else program.operator
+    with pytest.raises(NotImplementedError, match=f"^{name}_backward: vmap is not supported; take one gradient"):
+        torch.func.jacrev(lambda a: run(a, *others))(first)
+    gradient = torch.func.grad(lambda a: run(a, *others).sum())
+    with pytest.raises(NotImplementedError, match=f"^{name}: double backward"):
+        torch.func.grad(lambda a: gradient(a).square().sum())(first)
 
 
 @every_differentiable
 def test_torch_func_is_not_compiled(device, program):
-    boxes1, boxes2 = double_inputs(device, program)
+    run, _, (first, *others) = split_inputs(device, program)
     torch._dynamo.reset()
     for transformed in (
-        torch.func.grad(lambda a: program.run(a, boxes2).sum()),
-        lambda a: torch.func.jvp(lambda b: program.run(b, boxes2), (a,), (a,)),
+        torch.func.grad(lambda a: run(a, *others).sum()),
+        lambda a: torch.func.jvp(lambda b: run(b, *others), (a,), (a,)),
     ):
         with pytest.raises(Exception, match=f"{program.operator}: torch.func and forward mode are not supported under"):
-            torch.compile(transformed, fullgraph=True, backend="eager")(boxes1)
+            torch.compile(transformed, fullgraph=True, backend="eager")(first)
 
 
 def test_constants_have_no_gradient(device):

@@ -104,6 +104,13 @@ def run_unaligned(device: str) -> None:
     mlc_ext.paired_box_iou(boxes, boxes)
     mlc_ext.match_boxes(boxes, boxes[:7], torch.tensor([0, 7], device=device), high=0.5, low=0.4)
     mlc_ext.rescored_nms(boxes, boxes[:, 0], None, None, 0.5)
+    mlc_ext.iou_loss(boxes, boxes)
+    mlc_ext.sigmoid_focal_loss(boxes, torch.zeros(66, dtype=torch.int64, device=device))
+
+
+def run_focal(device: str, labels: list[int]) -> None:
+    logits = torch.zeros(len(labels), 8, device=device, requires_grad=True)
+    mlc_ext.sigmoid_focal_loss(logits, torch.tensor(labels, device=device)).backward()
 
 
 def cases(device: str) -> Iterator[tuple[str, Case]]:
@@ -132,6 +139,7 @@ def cases(device: str) -> Iterator[tuple[str, Case]]:
     if device == "cuda":
         for offsets in ([5, 3, 900, -4], [-(2**62), 2**62], [79, 0]):
             yield f"gt offsets {offsets}", lambda d, o=offsets: run_matching(d, 300, (79,), torch.float32, o)
+        yield "labels out of range", lambda d: run_focal(d, [-2, 9, 2**62, -(2**62), 2**32])
 
 
 def kernels_of_sources() -> set[str]:

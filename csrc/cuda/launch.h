@@ -42,11 +42,6 @@ inline Tensor vector_aligned(const Tensor& tensor) {
   return result;
 }
 
-inline std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  if (!tensor.has_value()) return std::nullopt;
-  return torch::stable::contiguous(*tensor);
-}
-
 template <typename scalar_t>
 const scalar_t* data_or_null(const std::optional<Tensor>& tensor) {
   return tensor.has_value() ? tensor->const_data_ptr<scalar_t>() : nullptr;

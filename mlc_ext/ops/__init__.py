@@ -1,6 +1,7 @@
 """One file an operator: its public function, fake (shapes without data), autograd and autocast."""
 
 from .box_iou import box_iou
+from .iou_loss import iou_loss
 from .iou_nms import batched_iou_nms, iou_nms
 from .match_boxes import MatchedBoxes, match_boxes
 from .mutual_labels import MutualLabels, mutual_labels
@@ -8,6 +9,7 @@ from .paired_box_iou import paired_box_iou
 from .rescored_nms import NmsResult, batched_rescored_nms, rescored_nms
 from .segmented_otsu import segmented_otsu
 from .segmented_spearman import segmented_spearman
+from .sigmoid_focal_loss import sigmoid_focal_loss
 
 __all__ = [
     "MatchedBoxes",
@@ -16,6 +18,7 @@ __all__ = [
     "batched_iou_nms",
     "batched_rescored_nms",
     "box_iou",
+    "iou_loss",
     "iou_nms",
     "match_boxes",
     "mutual_labels",
@@ -23,4 +26,5 @@ __all__ = [
     "rescored_nms",
     "segmented_otsu",
     "segmented_spearman",
+    "sigmoid_focal_loss",
 ]

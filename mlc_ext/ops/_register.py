@@ -60,6 +60,18 @@ def differentiable(name: str, setup_context: Callable, backward: Callable, *, in
     return call
 
 
+def gradient_of(name: str) -> Callable:
+    """Registers the operator `name`_backward, which has no gradient of its own. -> it, as Python calls it."""
+
+    def setup_context(ctx, inputs, output):
+        pass
+
+    def refuse(ctx, *grads):
+        raise NotImplementedError(f"{name}: double backward is not provided")
+
+    return differentiable(f"{name}_backward", setup_context, refuse, instead_of_vmap="take one gradient at a time")
+
+
 def _is_transformed() -> bool:
     """Whether a transform of torch.func, or forward-mode differentiation, is in force."""
     return _functorch_is_active() or getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0

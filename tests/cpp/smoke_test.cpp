@@ -84,6 +84,37 @@ void test_ious() {
   expect(other.sizes() == at::IntArrayRef({0, 4}), "paired_box_iou_backward: the other side was not asked for");
 }
 
+void test_focal_loss() {
+  auto focal = op<at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, double, double)>(
+      "mlc_ext::sigmoid_focal_loss");
+  // p = 1/2 in every entry; the second row's weight is 2, the third is ignored
+  auto logits = at::zeros({3, 2}), labels = ints({1, 0, -1}), weights = floats({1.f, 2.f, 1.f});
+  const double entry = .25 * std::log(2.), want = entry * (.25 + .75 + 2 * (.75 + .75));
+  expect(std::abs(focal.call(logits, labels, weights, .25, 2.).item<float>() - want) < 1e-6, "sigmoid_focal_loss");
+
+  auto backward = op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, double,
+                                double)>("mlc_ext::sigmoid_focal_loss_backward");
+  // gamma = 0: half the binary cross-entropy, whose slope is p - target
+  auto grad = backward.call(at::ones({}), logits, labels, weights, .5, 0.);
+  expect_equal(grad, floats({-.25f, .25f, .5f, .5f, 0.f, 0.f}).view({3, 2}), "sigmoid_focal_loss_backward");
+}
+
+void test_iou_loss() {
+  auto loss = op<at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, int64_t, double)>(
+      "mlc_ext::iou_loss");
+  // IoU 1/4 in row 0, whose weight is 2; the second row's weight is 0
+  auto a = boxes({0, 0, 4, 1, 0, 0, 9, 9}), b = boxes({0, 0, 4, 4, 0, 0, 4, 4}), weights = floats({2.f, 0.f});
+  expect(std::abs(loss.call(a, b, weights, 0, 1e-6).item<float>() - 2 * std::log(4.)) < 1e-6, "iou_loss: -log");
+  expect_equal(loss.call(a, b, weights, 1, 1e-6), at::scalar_tensor(1.5f, at::kFloat), "iou_loss: linear");
+
+  auto backward = op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, int64_t,
+                                double)>("mlc_ext::iou_loss_backward");
+  // 1 - IoU = 1 - 4 y2 / 16, with a weight of 2
+  auto grad = backward.call(at::ones({}), a, b, weights, 1, 1e-6);
+  expect(grad[0][3].item<float>() == -.5f, "iou_loss_backward");
+  expect_equal(grad[1], floats({0.f, 0.f, 0.f, 0.f}), "iou_loss_backward: a row of weight 0");
+}
+
 void test_match_boxes() {
   using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
   auto match = op<Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, double, double,
@@ -156,6 +187,8 @@ int main(int argc, char** argv) {
     test_segmented_otsu();
     test_mutual_labels();
     test_ious();
+    test_iou_loss();
+    test_focal_loss();
     test_match_boxes();
     test_nms();
     test_errors();

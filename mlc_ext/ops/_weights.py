@@ -1,0 +1,16 @@
+"""Weights of the losses' rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._errors import check_tensors
+
+
+def row_weights(op: str, weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Weights or a mask as the operator takes them: constants of the type in which a loss of `dtype` is computed."""
+    if weights is None:
+        return None
+    check_tensors(op, weights=weights)
+    return weights.detach().to(torch.promote_types(dtype, torch.float32))
