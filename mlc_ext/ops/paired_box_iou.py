@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, choice
-from ._register import differentiable, float32_under_autocast
+from ._register import differentiable, float32_under_autocast, gradient_of
 
 
 def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tensor:
@@ -61,18 +61,8 @@ def _backward(ctx, grad):
     return *paired_backward(grad, boxes1, boxes2, ctx.generalized, ctx.needs_input_grad[:2]), None
 
 
-def _no_context(ctx, inputs, output):
-    pass
-
-
-def _double_backward(ctx, *grads):
-    raise NotImplementedError("paired_box_iou: double backward is not provided")
-
-
 _op = differentiable(
     "paired_box_iou", _setup_context, _backward, instead_of_vmap="flatten the samples' pairs into one call"
 )
-_backward_op = differentiable(
-    "paired_box_iou_backward", _no_context, _double_backward, instead_of_vmap="take one gradient at a time"
-)
+_backward_op = gradient_of("paired_box_iou")
 float32_under_autocast("paired_box_iou")
