@@ -2,8 +2,9 @@
 
 FCOS and RetinaNet R50-FPN with random weights, images and boxes; the images are on the device already. A training step
 is the trainer's own (forward, criterion, backward, clipping, SGD): the baseline, with mutual labelling (+ML) and with
-the whole method (+MLC), mutual labelling on; torchvision's detectors beside them (without clipping). Inference ends
-with the detections of every image; its classifiers say 0.5 to everything, so that NMS gets all the candidates it can.
+the whole method (+MLC), mutual labelling on; torchvision's detectors beside them, with FixedBatchNorm2d and without
+clipping. Inference ends with the detections of every image; its classifiers say 0.5 to everything, so that NMS gets all
+the candidates it can.
 
 Before anything is timed, the detectors are compared: backbone and pyramid must have the same number of trainable
 parameters, heads differ by HEAD_DIFFERENCE, and the backbones must see inputs of the same shape and memory layout and
@@ -116,7 +117,7 @@ def same_inputs(contestants: dict[str, Contestant]) -> Seen:
     """What the backbones of all are given and give; AssertionError where that differs."""
     seen = {name: contestant.seen() for name, contestant in contestants.items()}
     if len(set(seen.values())) > 1:
-        raise AssertionError(f"the backbones' inputs differ: {'; '.join(f'{k}: {v}' for k, v in seen.items())}")
+        raise AssertionError(f"the backbones do not run alike: {'; '.join(f'{k}: {v}' for k, v in seen.items())}")
     return seen["baseline"]
 
 
@@ -171,6 +172,18 @@ def our_model(name: str, setting: Setting) -> tuple[nn.Module, object]:
     return model, config
 
 
+class FixedBatchNorm2d(nn.BatchNorm2d):
+    """Constants, in its input's precision as the baseline's: torchvision's FrozenBatchNorm2d gives float32 from
+    bfloat16, and all that follows it up to the next convolution is float32."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
+
+
 def peer_model(vision, detector: str, setting: Setting) -> nn.Module:
     """torchvision's, of the same parts: frozen batch norm, stem and first stage, levels 3 to 7, 80 classes."""
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -179,7 +192,7 @@ def peer_model(vision, detector: str, setting: Setting) -> nn.Module:
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
     torch.manual_seed(0)
-    trunk = getattr(vision.models, setting.backbone)(weights=None, norm_layer=vision.ops.misc.FrozenBatchNorm2d)
+    trunk = getattr(vision.models, setting.backbone)(weights=None, norm_layer=FixedBatchNorm2d)
     extra = LastLevelP6P7(trunk.fc.in_features if detector == "retinanet" else 256, 256)
     backbone = _resnet_fpn_extractor(trunk, 5 - FROZEN_STAGES, returned_layers=[2, 3, 4], extra_blocks=extra)
     model = {"fcos": FCOS, "retinanet": RetinaNet}[detector](backbone, NUM_CLASSES, **LIMITS)
