@@ -134,7 +134,7 @@ def make_stages(out: Path, architecture: str) -> list[Stage]:
         tests("scale", 330),
         tests("sync", 60, alone=True),
         benchmark("benchmarks", 150, "gpu_targets.py", "--quick"),
-        benchmark("end_to_end", 180, "end_to_end.py", "--short-side", "64", "--batch-size", "1", "--rounds", "1"),
+        benchmark("end_to_end", 180, "end_to_end.py", "--short-side", "32", "--batch-size", "1", "--rounds", "1"),
     ]
 
 
