@@ -1,7 +1,8 @@
 # Everything from a bare machine with Python >= 3.10 and a C++ compiler: `make demo` or `make test`. The first call makes
 # .venv and builds; later ones reuse it. No other torch than $(TORCH) is installed: others bring several GB.
 PYTHON ?= python3
-TORCH ?= torch==2.13.0
+TORCH ?= 2.13.0
+OLDEST_TORCH := 2.11.0
 VENV ?= .venv
 JOBS ?= 2
 DEMO_ARGS ?= --compare
@@ -11,6 +12,7 @@ GROWTH_ARGS ?= --threads 1
 OUT ?=
 PART ?= 1
 GPU_ARGS ?=
+COMPAT_ARGS ?=
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -25,7 +27,7 @@ SOURCES := setup.py pyproject.toml mlc_ext/_build_flags.py mlc_ext/_version.py \
 # Workers share the cores: one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
-.PHONY: help venv build demo test test-slow lint bench growth cuda-compile gpu-check cmake wheel develop sanitize clean distclean
+.PHONY: help venv build demo test test-slow lint bench growth cuda-compile oldest-compile compat gpu-check cmake wheel develop sanitize clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +57,13 @@ growth: build  ## how the operators' time grows with their sizes, drawn: docs/gr
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) benchmarks/growth.py $(GROWTH_ARGS)
 
 cuda-compile: build  ## compile every .cu with nvcc, warnings are errors; no GPU needed
-	$(PY) tools/compile_cuda.py --jobs $(JOBS)
+	$(PY) tools/compile_sources.py --jobs $(JOBS)
+
+oldest-compile: build  ## compile every source, CPU and CUDA, against the headers of the oldest supported torch
+	$(PY) tools/compile_sources.py --torch $(OLDEST_TORCH) --jobs $(JOBS)
+
+compat:  ## with the torch of TORCH=2.11.0 (its own environment, 6 GB): build every way, run the operators' tests
+	bash tools/check_compat.sh $(TORCH) $(PYTHON) $(COMPAT_ARGS)
 
 # With $(PYTHON), whose torch is the CUDA one: not through .venv, which would get another.
 gpu-check:  ## what needs a GPU, results in OUT=DIR; two calls: PART=1, PART=2 (or stages: PART=build,tests)
@@ -87,12 +95,12 @@ $(VENV)/.torch:
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo 'The Python has no venv module: on Debian, apt-get install python3-venv' >&2; exit 1; }
 	@command -v "$${CXX:-c++}" > /dev/null || { echo "No C++ compiler ($${CXX:-c++}): on Debian, apt-get install g++, or set CXX" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -qq $(TORCH) 'setuptools>=77' ninja
+	$(PIP) install -qq torch==$(TORCH) 'setuptools>=77' ninja
 	@touch $@
 
 # Named again beside the dependencies, torch stays as it is.
 $(VENV)/.built: $(VENV)/.torch $(SOURCES)
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) install -qq --no-build-isolation $(TORCH) -e '.[test,pretrained]'
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) install -qq --no-build-isolation torch==$(TORCH) -e '.[test,pretrained]'
 	@touch $@
 
 $(VENV)/bin/cmake: | $(VENV)/.torch

@@ -13,11 +13,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import Command, find_packages, setup
 from setuptools.command.build_py import build_py
 
+SETUPTOOLS = int(setuptools.__version__.split(".")[0])
+if SETUPTOOLS < 64:  # neither editable installs nor pyproject.toml's tables
+    raise SystemExit(
+        f"mlc-ext: setuptools {setuptools.__version__} is too old, 64 is needed: pip install 'setuptools>=77'"
+    )
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "mlc_ext"))
+import _build_flags as flags  # noqa: E402  (shared with the JIT loader; must not import mlc_ext itself)
+
 try:
     import torch
+
+    if torch.version.cuda is not None:
+        flags.cuda_home()  # before torch's build functions look for it
     from torch.utils import cpp_extension
 except ImportError as error:
     raise SystemExit(
@@ -25,10 +39,6 @@ except ImportError as error:
         "Install it first (`pip install torch==2.13.0 ninja 'setuptools>=77'`), then run this again; with pip, add "
         "--no-build-isolation so that the build sees it."
     ) from None
-
-ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT / "mlc_ext"))
-import _build_flags as flags  # noqa: E402  (shared with the JIT loader; must not import mlc_ext itself)
 
 
 class Develop(Command):
@@ -63,7 +73,13 @@ class BuildPy(build_py):
 
 
 class BuildExt(cpp_extension.BuildExtension):
-    """Keeps the objects in one place: an editable install, which would use a temporary one, and a wheel share them."""
+    """Keeps the objects in one place: an editable install, which would use a temporary one, and a wheel share them.
+    A missing compiler is reported in one line, before anything is compiled."""
+
+    def run(self):
+        if (problem := flags.compiler_problem()) is not None:
+            raise SystemExit(f"mlc-ext: {problem}")
+        super().run()
 
     def finalize_options(self):
         asked = self.build_temp
@@ -88,12 +104,12 @@ def extensions():
             extra_link_args=flags.link_flags(),
         )
     ]
-    if flags.wants_cuda(cpp_extension.CUDA_HOME):
+    if flags.wants_cuda():
         modules.append(
             cpp_extension.CUDAExtension(
                 "mlc_ext._C_cuda",
                 relative(flags.cuda_sources(ROOT / "csrc")),
-                    define_macros=[*macros, ("USE_CUDA", None)],
+                define_macros=[*macros, ("USE_CUDA", None)],
                 extra_compile_args={"cxx": flags.cxx_flags(), "nvcc": flags.NVCC_FLAGS},
                 extra_link_args=flags.link_flags(),
             )
@@ -105,4 +121,6 @@ setup(
     packages=find_packages(include=["mlc_ext*", "detectors*"]),
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "develop": Develop},
+    # pyproject.toml's key for it has one form before setuptools 77 and another one since
+    **{"license_expression" if SETUPTOOLS >= 77 else "license": "Apache-2.0"},
 )

@@ -5,23 +5,34 @@
 // - IoU = intersection / union; 0 where the union is 0.
 // - GIoU = IoU - (hull - union) / hull; the second term is 0 where the hull is empty.
 // - Where two coordinates tie, a gradient is split in halves between them, as torch.maximum does.
+// - A NaN coordinate: the values of this box are unspecified, and may differ between CPU and CUDA.
 #pragma once
+
+#include <type_traits>
 
 #include "host_device.h"
 
 namespace mlc {
 
+// On the device one instruction for float instead of two. It differs from the comparison where b is NaN (then it is a)
+// and in the sign of a zero, which no rule below depends on: zeros are compared, or subtracted and clamped.
 template <typename T>
 MLC_HOST_DEVICE T max_of(T a, T b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<T, float>) return fmaxf(a, b);
+#endif
   return a > b ? a : b;
 }
 template <typename T>
 MLC_HOST_DEVICE T min_of(T a, T b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<T, float>) return fminf(a, b);
+#endif
   return a < b ? a : b;
 }
 template <typename T>
 MLC_HOST_DEVICE T positive_part(T a) {
-  return a > T(0) ? a : T(0);
+  return max_of(a, T(0));
 }
 
 template <typename T>
@@ -37,12 +48,20 @@ MLC_HOST_DEVICE T intersection(const Box<T>& a, const Box<T>& b) {
   return w * h;
 }
 
-// area_a and area_b are handed in: callers that compare one box with many compute them once.
-template <typename T>
-MLC_HOST_DEVICE T iou_of(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
+struct Quotient {
+  template <typename T>
+  MLC_HOST_DEVICE T operator()(T a, T b) const {
+    return a / b;
+  }
+};
+
+// area_a and area_b are handed in: callers that compare one box with many compute them once. divide(a, b) is a / b,
+// correctly rounded.
+template <typename T, typename Divide = Quotient>
+MLC_HOST_DEVICE T iou_of(const Box<T>& a, T area_a, const Box<T>& b, T area_b, Divide divide = {}) {
   T inter = intersection(a, b);
   T uni = area_a + area_b - inter;
-  return uni > T(0) ? inter / uni : T(0);
+  return uni > T(0) ? divide(inter, uni) : T(0);
 }
 
 template <typename T>

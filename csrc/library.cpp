@@ -11,7 +11,8 @@ STABLE_TORCH_LIBRARY(mlc_ext, m) {
   m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("paired_box_iou(Tensor boxes1, Tensor boxes2, bool generalized) -> Tensor");
   m.def(
-      "paired_box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2, bool generalized) -> (Tensor, Tensor)");
+      "paired_box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2, bool generalized, bool first, bool second) "
+      "-> (Tensor, Tensor)");
   m.def(
       "match_boxes(Tensor priors, Tensor gt_boxes, Tensor gt_offsets, Tensor? crowd, float high, float low, "
       "bool low_quality, float min_forced_iou, float crowd_iof) -> (Tensor labels, Tensor matched_gt, Tensor ious)");

@@ -12,8 +12,15 @@
 // - matched_gt: the gt it is forced to, else the gt of the largest IoU (the first of equals) if that is >= low and
 //   above 0, else -1. In other words: the candidates of mutual labelling.
 // - Crowd gts match nothing. A negative of which a crowd gt covers at least crowd_iof of the area is ignored.
+// - A gt with a NaN coordinate matches and covers nothing. What a prior with one gets is unspecified, but is that prior's
+//   alone (and its gt's, whose best it may be).
 // - O(A + K) memory an image, on CPU A K / 512 more: the A x K matrix is never stored.
+//
+// Most gts are apart from most groups of neighbouring priors. A gt that does not meet a group's hull has no intersection
+// above 0 with any of its priors: it can be no prior's best gt, forces none and covers none.
 #pragma once
+
+#include <limits>
 
 #include "box_iou.h"
 
@@ -37,9 +44,28 @@ struct MatchRule {
 
   // Intersection over the prior's own area.
   MLC_HOST_DEVICE bool on_crowd(const Box<T>& prior, const Box<T>& crowd) const {
-    T area = prior.area();
-    return area > T(0) && intersection(prior, crowd) >= crowd_iof * area;
+    T area = prior.area(), inter = intersection(prior, crowd);
+    return area > T(0) && inter > T(0) && inter >= crowd_iof * area;  // the product may round to 0
   }
 };
+
+// What a prior adds to the hull of a group. intersection() ignores a NaN side of the prior: it bounds nothing.
+template <typename T>
+MLC_HOST_DEVICE Box<T> hull_of_prior(const Box<T>& prior) {
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  return {prior.x1 == prior.x1 ? prior.x1 : -infinity, prior.y1 == prior.y1 ? prior.y1 : -infinity,
+          prior.x2 == prior.x2 ? prior.x2 : infinity, prior.y2 == prior.y2 ? prior.y2 : infinity};
+}
+
+template <typename T>
+MLC_HOST_DEVICE Box<T> joined_hulls(const Box<T>& a, const Box<T>& b) {
+  return {min_of(a.x1, b.x1), min_of(a.y1, b.y1), max_of(a.x2, b.x2), max_of(a.y2, b.y2)};
+}
+
+// Whether the gt may have an intersection above 0 with a prior of the hull; never true for a gt with a NaN.
+template <typename T>
+MLC_HOST_DEVICE bool meets_hull(const Box<T>& gt, const Box<T>& hull) {
+  return gt.x1 < hull.x2 && gt.x2 > hull.x1 && gt.y1 < hull.y2 && gt.y2 > hull.y1;
+}
 
 }  // namespace mlc

@@ -1,23 +1,18 @@
 // mlc_ext._C: importing it registers the operators that are linked into it; its attributes say how it was built.
-#include <pybind11/pybind11.h>
+#include "python_binding.h"
+
 #include <torch/headeronly/version.h>
 
-#ifndef MLC_EXT_VERSION
-#error "the build must define MLC_EXT_VERSION"
-#endif
 #ifndef MLC_EXT_FLAGS
 #define MLC_EXT_FLAGS ""
 #endif
-
-#define MLC_STRINGIZE_(x) #x
-#define MLC_STRINGIZE(x) MLC_STRINGIZE_(x)
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "CPU operators of mlc_ext; importing it registers torch.ops.mlc_ext.*";
   m.attr("version") = MLC_EXT_VERSION;
   m.attr("flags") = MLC_EXT_FLAGS;
   m.attr("torch_version") = TORCH_VERSION;
-  m.attr("torch_target_version") = MLC_STRINGIZE(TORCH_TARGET_VERSION);
+  m.attr("torch_target_version") = mlc::kTorchTargetVersion;
 #if defined(__clang__)
   m.attr("compiler") = "clang " __clang_version__;
 #elif defined(__GNUC__)

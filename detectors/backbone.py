@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._cache import cached_tensors
@@ -126,6 +127,19 @@ def check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     return indices
 
 
+def conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """``norm(conv(x))`` of a convolution without bias.
+
+    A batch norm in eval mode (the statistics are constants) is folded into the convolution's weight: no pass over the
+    feature map, forward or backward, is made for it. Its affine parameters are trained through the folded weight.
+    """
+    if norm.training:
+        return norm(conv(x))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    return F.conv2d(x, conv.weight * scale[:, None, None, None], shift, conv.stride, conv.padding)
+
+
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
@@ -147,7 +161,7 @@ class _Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = x if self.downsample is None else conv_norm(*self.downsample, x)
         return self.relu(self._residual(x) + shortcut)
 
 
@@ -161,7 +175,8 @@ class BasicBlock(_Block):
         self.conv2, self.bn2 = _conv(channels, channels, 3), nn.BatchNorm2d(channels)
 
     def _residual(self, x: Tensor) -> Tensor:
-        return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        x = self.relu(conv_norm(self.conv1, self.bn1, x))
+        return conv_norm(self.conv2, self.bn2, x)
 
     def last_norm(self) -> nn.BatchNorm2d:
         return self.bn2
@@ -180,9 +195,9 @@ class Bottleneck(_Block):
         self.conv3, self.bn3 = _conv(channels, channels * 4, 1), nn.BatchNorm2d(channels * 4)
 
     def _residual(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.bn3(self.conv3(x))
+        x = self.relu(conv_norm(self.conv1, self.bn1, x))
+        x = self.relu(conv_norm(self.conv2, self.bn2, x))
+        return conv_norm(self.conv3, self.bn3, x)
 
     def last_norm(self) -> nn.BatchNorm2d:
         return self.bn3
@@ -266,7 +281,7 @@ class ResNet(Backbone):
         return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.maxpool(self.relu(conv_norm(self.conv1, self.bn1, images)))
         features = []
         for i, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
             x = layer(x)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 # The oldest torch whose stable ABI a built module runs on: 2.11.
@@ -81,38 +84,109 @@ def cuda_sources(csrc: Path) -> list[Path]:
     return [csrc / "cuda" / "library.cpp", *sorted((csrc / "cuda").glob("*.cu"))]
 
 
-def wants_cuda(cuda_home: str | None) -> bool:
+def compiler_problem() -> str | None:
+    """Why no extension can be compiled here, in a line; None if nothing is known to be missing.
+
+    Asked before a build, whose own error would stand among hundreds of lines of a build log.
+    """
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    if shutil.which(compiler[0]) is None:
+        return f"no C++ compiler: {compiler[0]} was not found (on Debian: apt-get install g++; or set CXX)"
+    command = [*compiler, "-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
+    done = subprocess.run(command, input="#include <optional>\n", capture_output=True, text=True)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["failed"]
+        return f"{shlex.join(compiler)} cannot compile C++17: {lines[0].strip()}"
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.is_file():
+        return f"Python's headers are missing: no {header} (on Debian: apt-get install python3-dev)"
+    return None
+
+
+def cuda_home() -> str | None:
+    """The folder of the CUDA toolkit; where CUDA_HOME is not set, it is set, for torch's build functions to use.
+
+    torch takes the parent folder of the nvcc on PATH. Where that nvcc is a wrapper script there is no toolkit in it:
+    nvcc itself is asked then.
+    """
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if home is None and (nvcc := shutil.which("nvcc")) is not None:
+        home = os.path.dirname(os.path.dirname(nvcc))
+        if not os.path.isfile(os.path.join(home, "include", "cuda_runtime.h")):
+            done = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-E", os.devnull], capture_output=True, text=True)
+            if found := re.search(r"^#\$ TOP=(.+)$", done.stderr, re.MULTILINE):
+                home = os.path.realpath(found.group(1).strip())
+    elif home is None and os.path.isdir("/usr/local/cuda"):
+        home = "/usr/local/cuda"
+    if home is not None:
+        os.environ["CUDA_HOME"] = home
+        # imported already, it has made its own guess
+        if (cpp_extension := sys.modules.get("torch.utils.cpp_extension")) is not None:
+            cpp_extension.CUDA_HOME = home
+    return home
+
+
+def cuda_architectures() -> str:
+    """What CUDA code is compiled for, as TORCH_CUDA_ARCH_LIST names it: that variable, else the visible GPUs, else a
+    default. To ask for the GPUs initializes CUDA."""
+    if named := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return named
+    import torch
+
+    if not torch.cuda.is_available():
+        return DEFAULT_CUDA_ARCH_LIST
+    capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities))
+
+
+def wants_cuda() -> bool:
     """Whether mlc_ext._C_cuda is to be built: where nvcc and a CUDA torch are, unless MLC_EXT_CPU_ONLY=1.
 
-    FORCE_CUDA=1 makes it an error if it cannot be. Without a GPU to ask, TORCH_CUDA_ARCH_LIST gets a default.
+    FORCE_CUDA=1 makes it an error if it cannot be. Where it is to be built, CUDA_HOME and TORCH_CUDA_ARCH_LIST are
+    set: torch's own defaults fail with a wrapped nvcc and without a GPU.
     """
     import torch
 
     cpu_only, forced = (os.environ.get(name) == "1" for name in ("MLC_EXT_CPU_ONLY", "FORCE_CUDA"))
     if cpu_only and forced:
         raise RuntimeError("MLC_EXT_CPU_ONLY=1 and FORCE_CUDA=1 contradict each other: unset one")
-    nvcc = None if cuda_home is None else shutil.which("nvcc", path=os.path.join(cuda_home, "bin"))
-    able = torch.version.cuda is not None and nvcc is not None
-    if forced and not able:
+    if cpu_only or (torch.version.cuda is None and not forced):
+        return False
+    home = cuda_home()
+    nvcc = None if home is None else shutil.which("nvcc", path=os.path.join(home, "bin"))
+    if torch.version.cuda is None or nvcc is None:
+        if not forced:
+            return False
         raise RuntimeError(
             f"FORCE_CUDA=1, but torch {torch.__version__} was built with CUDA {torch.version.cuda} and nvcc is {nvcc} "
-            f"(CUDA_HOME {cuda_home}): install a CUDA build of torch and the CUDA toolkit, or unset FORCE_CUDA"
+            f"(CUDA_HOME {home}): install a CUDA build of torch and the CUDA toolkit, or unset FORCE_CUDA"
         )
-    if cpu_only or not able:
-        return False
-    if not torch.cuda.is_available():  # torch's own default is an IndexError there
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCH_LIST)
+    os.environ["TORCH_CUDA_ARCH_LIST"] = cuda_architectures()
     return True
+
+
+def cmake_cuda_architectures() -> list[str]:
+    """:func:`cuda_architectures` as CMAKE_CUDA_ARCHITECTURES has them: "9.0+PTX" is "90", "9.0" is "90-real"."""
+    found = []
+    for name in re.split(r"[; ]+", cuda_architectures().strip("; ")):
+        match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
+        if match is None:
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: {name!r} has no number; pass -DCMAKE_CUDA_ARCHITECTURES=...")
+        major, minor, suffix, ptx = match.groups()
+        found.append(f"{major}{minor}{suffix}" + ("" if ptx else "-real"))
+    return found
 
 
 if __name__ == "__main__":  # for CMake: one kind of flags as a CMake list
     _package = Path(__file__).resolve().parent
-    _lists = {
-        "cxx": CXX_FLAGS,
-        "nvcc": NVCC_FLAGS,
-        "sources": operator_sources(_package.parent / "csrc"),
-        "cuda-sources": [p for p in cuda_sources(_package.parent / "csrc") if p.suffix == ".cu"],
-        "torch-target-version": [TORCH_TARGET_VERSION],
-        "version": [version(_package)],
+    _kinds = {
+        "cxx": lambda: CXX_FLAGS,
+        "nvcc": lambda: NVCC_FLAGS,
+        "sources": lambda: operator_sources(_package.parent / "csrc"),
+        "cuda-sources": lambda: [p for p in cuda_sources(_package.parent / "csrc") if p.suffix == ".cu"],
+        "cuda-home": lambda: [cuda_home() or ""],
+        "cmake-cuda-architectures": cmake_cuda_architectures,
+        "torch-target-version": lambda: [TORCH_TARGET_VERSION],
+        "version": lambda: [version(_package)],
     }
-    print(";".join(map(str, _lists[sys.argv[1]])))
+    print(";".join(map(str, _kinds[sys.argv[1]]())))

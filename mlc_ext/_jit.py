@@ -1,8 +1,9 @@
 """Compiles the operators on first import (MLC_EXT_JIT=1), through torch.utils.cpp_extension.load. Linux and macOS.
 
-A build is cached in a folder keyed by everything that changes it: sources, flags, torch, Python, compiler, GPU
-architectures. The folders lie in $MLC_EXT_CACHE, else $XDG_CACHE_HOME/mlc_ext, else ~/.cache/mlc_ext. A finished build
-is imported without ninja or a compiler.
+A build is cached in a folder keyed by everything that changes it: sources, flags, torch, Python, compiler, and for
+the CUDA module the GPU architectures (TORCH_CUDA_ARCH_LIST, else those of the visible GPUs). The folders lie in
+$MLC_EXT_CACHE, else $XDG_CACHE_HOME/mlc_ext, else ~/.cache/mlc_ext. A finished build is imported without ninja or a
+compiler.
 
 torch's loader waits for ever on the lock file of a build that was killed. Here a build is guarded by a kernel lock,
 which dies with its owner: a torch lock file that is found while holding it is stale and is removed.
@@ -36,8 +37,8 @@ def source_dir() -> Path:
     raise ImportError(f"MLC_EXT_JIT=1 needs the C++ sources; looked in {candidates[0]} and {candidates[1]}")
 
 
-def cache_dir(csrc: Path) -> Path:
-    """Where the build for these sources, flags and versions lies."""
+def cache_dir(csrc: Path, architectures: str = "") -> Path:
+    """The folder of the build for these sources, flags, versions and GPU architectures."""
     digest = hashlib.sha256()
     for path in sorted(p for p in csrc.rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"}):
         digest.update(str(path.relative_to(csrc)).encode() + b"\0" + path.read_bytes())
@@ -48,7 +49,8 @@ def cache_dir(csrc: Path) -> Path:
         torch.__version__,
         sys.version,
         platform.machine(),
-        [os.environ.get(name, "") for name in ("CXX", "CFLAGS", "LDFLAGS", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME")],
+        [os.environ.get(name, "") for name in ("CXX", "CFLAGS", "LDFLAGS")],
+        [architectures, os.environ.get("CUDA_HOME", "")] if architectures else [],
     )
     digest.update(repr(key).encode())
     root = os.environ.get("MLC_EXT_CACHE")
@@ -87,6 +89,8 @@ def build(name: str, sources: list[Path], folder: Path, cuda: bool) -> ModuleTyp
     with build_lock(folder):
         if finished.is_file() and library.is_file():
             return _import_file(name, library)
+        if (problem := flags.compiler_problem()) is not None:
+            raise ImportError(f"MLC_EXT_JIT=1: {name} cannot be compiled: {problem}")
         from torch.utils import cpp_extension
 
         print(f"mlc_ext: compiling {name} in {folder} (once; about a minute)", file=sys.stderr, flush=True)
@@ -118,12 +122,9 @@ def _quoted(value: str) -> str:
 def load() -> tuple[ModuleType, ModuleType | None]:
     """Builds (or finds) and imports the modules -> (CPU module, CUDA module or None)."""
     csrc = source_dir()
-    wants_cuda = False
-    if torch.version.cuda is not None or os.environ.get("FORCE_CUDA") == "1":
-        from torch.utils import cpp_extension
-
-        wants_cuda = flags.wants_cuda(cpp_extension.CUDA_HOME)
-    folder = cache_dir(csrc)
-    cpu = build("mlc_ext_C", flags.cpu_sources(csrc), folder / "cpu", cuda=False)
-    cuda = build("mlc_ext_C_cuda", flags.cuda_sources(csrc), folder / "cuda", cuda=True) if wants_cuda else None
-    return cpu, cuda
+    wants_cuda = flags.wants_cuda()
+    cpu = build("mlc_ext_C", flags.cpu_sources(csrc), cache_dir(csrc) / "cpu", cuda=False)
+    if not wants_cuda:
+        return cpu, None
+    folder = cache_dir(csrc, flags.cuda_architectures()) / "cuda"
+    return cpu, build("mlc_ext_C_cuda", flags.cuda_sources(csrc), folder, cuda=True)

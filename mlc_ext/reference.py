@@ -182,7 +182,7 @@ def match_boxes(
             inter = _extent(
                 torch.maximum(priors[:, :2], gt_boxes[k, :2]), torch.minimum(priors[:, 2:], gt_boxes[k, 2:])
             )
-            on_crowd |= (area > 0) & (inter >= crowd_iof * area)
+            on_crowd |= (area > 0) & (inter > 0) & (inter >= crowd_iof * area)
         labels[b, (matched[b] >= 0) | on_crowd] = -1
         labels[b, positive] = 1
         matched[b] = torch.where(forced >= 0, forced, matched[b])

@@ -11,6 +11,7 @@ from detectors.backbone import (
     Normalisation,
     ResNet,
     build_backbone,
+    conv_norm,
     load_backbone_weights,
 )
 
@@ -357,3 +358,22 @@ def test_normalisation_errors():
         Normalisation((0.0,) * 3, (1.0,) * 3, order="gbr")
     with pytest.raises(ValueError, match="3 positive stds"):
         Normalisation((0.0,) * 3, (1.0, 0.0, 1.0))
+
+
+def test_conv_norm_in_eval_mode_equals_the_two_layers():
+    """Values and every gradient, the affine parameters' included."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(5, 7, 3, stride=2, padding=1, bias=False).double()
+    norm = torch.nn.BatchNorm2d(7).double().eval()
+    for tensor in (norm.weight, norm.bias, norm.running_mean):
+        torch.nn.init.normal_(tensor)
+    norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 5, 9, 8, dtype=torch.float64, requires_grad=True)
+    wanted = norm(conv(x))
+    inputs, direction = (x, conv.weight, norm.weight, norm.bias), torch.randn_like(wanted)
+    expected = torch.autograd.grad(wanted, inputs, direction)
+    folded = conv_norm(conv, norm, x)
+    torch.testing.assert_close(folded, wanted)
+    torch.testing.assert_close(torch.autograd.grad(folded, inputs, direction), expected)
+    norm.train()
+    torch.testing.assert_close(conv_norm(conv, norm, x), F.batch_norm(conv(x), None, None, norm.weight, norm.bias, True))

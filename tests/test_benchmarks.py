@@ -166,6 +166,6 @@ def test_sanitizer_cases_run():
 
 def test_the_kernels_are_found_in_the_sources():
     found = sanitizer_cases.kernels_of_sources()
-    assert {"otsu_of_groups", "sort_tiles", "suppress", "scan_sizes", "match_label_kernel", "box_iou_kernel"} <= found
+    assert {"otsu_of_groups", "sort_tiles", "suppress", "scan_sizes", "match_force_kernel", "box_iou_kernel"} <= found
     count = sum(path.read_text().count("__global__ void") for path in (ROOT / "csrc" / "cuda").glob("*.cu*"))
     assert len(found) == count

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import cpp_extension
 
 import mlc_ext
 from mlc_ext import _build_flags as flags
@@ -76,62 +77,135 @@ class TestSources:
         assert not cxx, f"beyond the stable ABI: {cxx[:5]}"
 
 
+def fake_program(path: Path, script: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
 @pytest.fixture
-def cuda_home(tmp_path: Path) -> str:
-    """A CUDA toolkit as far as finding nvcc goes."""
-    nvcc = tmp_path / "bin" / "nvcc"
-    nvcc.parent.mkdir()
-    nvcc.write_text("#!/bin/sh\n")
-    nvcc.chmod(0o755)
-    return str(tmp_path)
+def toolkit(tmp_path: Path) -> Path:
+    """A CUDA toolkit as far as finding it goes."""
+    fake_program(tmp_path / "toolkit" / "bin" / "nvcc", "")
+    (tmp_path / "toolkit" / "include").mkdir()
+    (tmp_path / "toolkit" / "include" / "cuda_runtime.h").touch()
+    return tmp_path / "toolkit"
 
 
+@pytest.fixture
+def machine(monkeypatch):
+    """A CUDA torch on a machine without a GPU; what is set in the environment and in torch is undone."""
+    for name in ("MLC_EXT_CPU_ONLY", "FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+
+
+@pytest.mark.usefixtures("machine")
+class TestCudaHome:
+    def test_given(self, toolkit, monkeypatch):
+        monkeypatch.setenv("CUDA_HOME", str(toolkit))
+        assert flags.cuda_home() == str(toolkit)
+
+    def test_beside_nvcc(self, toolkit, monkeypatch):
+        monkeypatch.setenv("PATH", str(toolkit / "bin"))
+        assert flags.cuda_home() == str(toolkit)
+
+    def test_nvcc_is_a_wrapper(self, toolkit, tmp_path, monkeypatch):
+        """torch takes the wrapper's parent folder, in which there is no cuda.h."""
+        wrapper = fake_program(tmp_path / "local" / "bin" / "nvcc", f'echo "#$ TOP={toolkit}/bin/.." >&2')
+        monkeypatch.setenv("PATH", str(wrapper.parent))
+        assert flags.cuda_home() == str(toolkit)
+        assert os.environ["CUDA_HOME"] == cpp_extension.CUDA_HOME == str(toolkit), "torch's build uses it too"
+
+    @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+    def test_of_this_machine(self):
+        assert (Path(flags.cuda_home()) / "include" / "cuda_runtime.h").is_file()
+
+
+@pytest.mark.usefixtures("machine")
 class TestWantsCuda:
     @pytest.fixture(autouse=True)
-    def machine(self, monkeypatch):
-        """A CUDA torch on a machine without a GPU."""
-        for name in ("MLC_EXT_CPU_ONLY", "FORCE_CUDA", "TORCH_CUDA_ARCH_LIST"):
-            monkeypatch.setenv(name, "")  # what wants_cuda sets is undone with it
-            monkeypatch.delenv(name)
-        monkeypatch.setattr(torch.version, "cuda", "13.0")
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    def home(self, toolkit, monkeypatch):
+        monkeypatch.setenv("CUDA_HOME", str(toolkit))
 
-    def test_nvcc_and_cuda_torch(self, cuda_home):
-        assert flags.wants_cuda(cuda_home)
+    def test_nvcc_and_cuda_torch(self):
+        assert flags.wants_cuda()
         assert os.environ["TORCH_CUDA_ARCH_LIST"] == flags.DEFAULT_CUDA_ARCH_LIST
 
-    def test_arch_list_is_respected(self, cuda_home, monkeypatch):
+    def test_arch_list_is_respected(self, monkeypatch):
         monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
-        assert flags.wants_cuda(cuda_home) and os.environ["TORCH_CUDA_ARCH_LIST"] == "9.0"
+        assert flags.wants_cuda() and os.environ["TORCH_CUDA_ARCH_LIST"] == "9.0"
 
-    def test_visible_gpu_decides_its_architecture(self, cuda_home, monkeypatch):
+    def test_visible_gpus_decide_their_architectures(self, monkeypatch):
+        capabilities = [(9, 0), (8, 0), (9, 0)]
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        assert flags.wants_cuda(cuda_home) and "TORCH_CUDA_ARCH_LIST" not in os.environ
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: capabilities[i])
+        assert flags.wants_cuda() and os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0"
 
-    def test_refused(self, cuda_home, monkeypatch):
+    def test_refused(self, monkeypatch):
         monkeypatch.setenv("MLC_EXT_CPU_ONLY", "1")
-        assert not flags.wants_cuda(cuda_home)
+        assert not flags.wants_cuda()
 
-    def test_something_missing(self, cuda_home, tmp_path, monkeypatch):
-        assert not flags.wants_cuda(None)
-        assert not flags.wants_cuda(str(tmp_path / "empty"))
+    def test_something_missing(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("CUDA_HOME", str(tmp_path / "empty"))
+        assert not flags.wants_cuda()
         monkeypatch.setattr(torch.version, "cuda", None)
-        assert not flags.wants_cuda(cuda_home)
+        assert not flags.wants_cuda()
 
-    def test_forced(self, cuda_home, monkeypatch):
+    def test_forced(self, tmp_path, monkeypatch):
         monkeypatch.setenv("FORCE_CUDA", "1")
-        assert flags.wants_cuda(cuda_home)
-        with pytest.raises(RuntimeError, match=r"FORCE_CUDA=1, but .* nvcc is None \(CUDA_HOME None\)"):
-            flags.wants_cuda(None)
+        assert flags.wants_cuda()
+        monkeypatch.setenv("CUDA_HOME", str(tmp_path / "empty"))
+        with pytest.raises(RuntimeError, match=r"FORCE_CUDA=1, but .* nvcc is None \(CUDA_HOME .*empty\)"):
+            flags.wants_cuda()
         monkeypatch.setattr(torch.version, "cuda", None)
         with pytest.raises(RuntimeError, match="built with CUDA None"):
-            flags.wants_cuda(cuda_home)
+            flags.wants_cuda()
 
-    def test_contradiction(self, cuda_home, monkeypatch):
+    def test_contradiction(self, monkeypatch):
         monkeypatch.setenv("FORCE_CUDA", "1")
         monkeypatch.setenv("MLC_EXT_CPU_ONLY", "1")
         with pytest.raises(RuntimeError, match="contradict"):
-            flags.wants_cuda(cuda_home)
+            flags.wants_cuda()
+
+    def test_architectures_for_cmake(self, monkeypatch):
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5;8.0 9.0a;10.0+PTX")
+        assert flags.cmake_cuda_architectures() == ["75-real", "80-real", "90a-real", "100"]
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Hopper")
+        with pytest.raises(SystemExit, match="'Hopper' has no number"):
+            flags.cmake_cuda_architectures()
+
+
+class TestCompilerProblem:
+    def test_none(self):
+        assert flags.compiler_problem() is None
+
+    def test_missing(self, monkeypatch):
+        monkeypatch.setenv("CXX", "no-such-compiler -O2")
+        problem = flags.compiler_problem()
+        assert "no-such-compiler was not found" in problem and "\n" not in problem
+
+    def test_too_old(self, tmp_path, monkeypatch):
+        script = "echo note >&2; echo \"error: unrecognized option '-std=c++17'\" >&2; exit 1"
+        monkeypatch.setenv("CXX", str(fake_program(tmp_path / "old-c++", script)))
+        problem = flags.compiler_problem()
+        assert problem.endswith("cannot compile C++17: error: unrecognized option '-std=c++17'")
+
+    def test_build_reports_it_alone(self, tmp_path):
+        """Not among the lines of a failed build."""
+        env = {**os.environ, "CXX": "no-such-compiler"}
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path)]
+        result = subprocess.run(command, env=env, capture_output=True, text=True, cwd=ROOT)
+        assert result.returncode == 1
+        lines = [line for line in result.stderr.splitlines() if "arning" not in line and "CUDA runtime" not in line]
+        assert lines == [
+            "mlc-ext: no C++ compiler: no-such-compiler was not found (on Debian: apt-get install g++; or set CXX)"
+        ]
 
 
 class TestFlags:
@@ -156,6 +230,22 @@ class TestFlags:
         assert ask("cxx") == flags.CXX_FLAGS
         assert ask("version") == [mlc_ext.__version__]
         assert ask("sources") == [str(p) for p in flags.operator_sources(CSRC)]
+
+    def test_old_setuptools_is_one_line(self, tmp_path):
+        (tmp_path / "setuptools").mkdir()
+        (tmp_path / "setuptools" / "__init__.py").write_text(
+            "__version__ = '59.6.0'\nCommand = find_packages = setup = None"
+        )
+        (tmp_path / "setuptools" / "command").mkdir()
+        (tmp_path / "setuptools" / "command" / "build_py.py").write_text("build_py = None")
+        env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        result = subprocess.run(
+            [sys.executable, "setup.py", "--version"], env=env, capture_output=True, text=True, cwd=ROOT
+        )
+        assert result.returncode == 1
+        assert result.stderr == (
+            "mlc-ext: setuptools 59.6.0 is too old, 64 is needed: pip install 'setuptools>=77'\n"
+        )
 
     def test_setup_without_torch_says_so(self, tmp_path):
         (tmp_path / "torch.py").write_text("raise ImportError('not here')")

@@ -75,46 +75,98 @@ def generator(seed):
 # --- boxes
 
 
+def check_box_iou(library, boxes1, boxes2, rows):
+    n, m = len(boxes1), len(boxes2)
+    out = boxes1.new_full((n, m), -7.0)
+    name = "float" if boxes1.dtype == torch.float32 else "double"
+    call(getattr(library("driver_boxes"), f"shim_box_iou_{name}"), boxes1, boxes2, n, m, rows, out)
+    expected = mlc_ext.box_iou(boxes1, boxes2)
+    same_bits(out, expected)
+    return expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("n", "m", "grid"), [(13, 256, (3, 2)), (7, 131, (2, 1)), (1, 1, (1, 1)), (12, 5, (2, 1))]
+    ("n", "m", "rows"), [(13, 256, 3), (7, 131, 32), (1, 1, 4), (12, 5, 2), (70, 300, 32), (33, 128, 32)]
 )
-def test_box_iou(library, n, m, grid):
-    boxes1, boxes2 = random_boxes(n, generator(n)), random_boxes(m, generator(m))
+def test_box_iou(library, dtype, n, m, rows):
+    """Rows and columns that fill their warps' shares or do not, and warps without a row."""
+    boxes1 = random_boxes(n, generator(n), dtype=dtype)
+    boxes2 = random_boxes(m, generator(m), dtype=dtype)
     boxes2[0] = boxes1[0]
     boxes1[-1, 2] = boxes1[-1, 0] - 3  # inverted: empty
-    out = torch.full((n, m), -7.0)
-    call(library("driver_boxes").shim_box_iou, boxes1, boxes2, n, m, *grid, out)
-    expected = mlc_ext.box_iou(boxes1, boxes2)
+    expected = check_box_iou(library, boxes1, boxes2, rows)
     assert (expected > 0).any() or n == 1
-    same_bits(out, expected)
+
+
+def test_the_division_in_range_is_correctly_rounded(library):
+    """Also where a quotient is next to the middle between two floats, and with reciprocals of either rounding."""
+    n, g = 200_000, generator(4)
+    b = torch.rand(n, generator=g) + 1
+    b[:4] = torch.tensor([1, 2 - 2**-23, 1 + 2**-23, 1.5])
+    middle = torch.rand(n, generator=g).double() / 2 + 0.5 + 2**-25
+    for a in (torch.rand(n, generator=g), (middle * b).float(), b.clone(), torch.zeros(n)):
+        for exponent in (0, -60, 60):
+            numerator, denominator = a * 2.0**exponent, b * 2.0**exponent
+            out = torch.full((n,), -7.0)
+            call(library("driver_boxes").shim_divide_in_range, numerator, denominator, n, out)
+            same_bits(out, numerator / denominator)
+
+
+@pytest.mark.parametrize("exponent", [-140, -100, -60, -32, -20, 0, 10, 23, 24, 40, 58, 62, 100])
+def test_box_iou_of_any_magnitude(library, exponent):
+    """Coordinates for which a division must be checked, and others; no IoU changes, unless an area over- or
+    underflows."""
+    boxes1, boxes2 = (random_boxes(n, generator(n)) * 2.0**exponent for n in (9, 130))
+    boxes2[:9] = boxes1 * 1.0625
+    check_box_iou(library, boxes1, boxes2, 5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(-27, 10), (-28, 9), (-8, 29), (-9, 29), (-8, 30), (-27, 11), (0, 0), (-20, 21), (-40, -10), (20, 55), (-10, 31)],
+)
+def test_box_iou_at_the_ends_of_the_range(library, low, high):
+    """The least areas that coordinates from 2^low to 2^(high + 1) have, within the largest: quotients next to the least
+    normal number, and below it."""
+    least, most, step = 2.0**low, 2.0**high * (2 - 2**-23), 2.0 ** (low - 23)
+    slivers = torch.tensor([[least, least, least + k * step, least + 3 * step] for k in range(1, 8)])
+    large = torch.tensor([[-most, -most, most, most], [0, 0, most, most], [-most, 0, 0, most]])
+    boxes1 = torch.cat([slivers, slivers + torch.tensor([0, step, 0, step]), large])
+    expected = check_box_iou(library, boxes1, boxes1[:-1].contiguous(), 32)
+    assert (expected.diagonal() == 1).all()
+
+
+@pytest.mark.parametrize("odd", [1e-38, 1e-30, 3e18, 1e38, float("inf"), -float("inf")])
+@pytest.mark.parametrize("side", [0, 1])
+def test_box_iou_with_one_box_out_of_range(library, odd, side):
+    boxes = [random_boxes(n, generator(n)) for n in (40, 150)]
+    boxes[side][-1, 2] = odd
+    check_box_iou(library, *boxes, 32)
 
 
 @pytest.mark.parametrize("kind", ["iou", "giou"])
-def test_paired_box_iou_and_its_gradients(library, kind):
+@pytest.mark.parametrize("asked", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("one_gradient", [False, True])
+def test_paired_box_iou_and_its_gradients(library, kind, asked, one_gradient):
     n, g = 150, generator(3)  # more than the threads of the grid
     boxes1, boxes2 = (random_boxes(n, g, dtype=torch.float64) for _ in range(2))
     boxes2[:5] = boxes1[:5]  # ties
     boxes1[5, 3] = boxes1[5, 1]  # empty
-    boxes1.requires_grad_(), boxes2.requires_grad_()
-    expected = mlc_ext.paired_box_iou(boxes1, boxes2, kind=kind)
-    weights = torch.rand(n, generator=g, dtype=torch.float64)
-    expected.backward(weights)
-    out, grad1, grad2 = (
-        torch.zeros(n, dtype=torch.float64),
-        torch.zeros_like(boxes1),
-        torch.zeros_like(boxes2),
-    )
-    functions, a, b, generalized = (
-        library("driver_boxes"),
-        boxes1.detach(),
-        boxes2.detach(),
-        int(kind == "giou"),
-    )
-    call(functions.shim_paired_box_iou, a, b, n, generalized, out)
-    call(functions.shim_paired_box_iou_backward, weights, a, b, n, generalized, grad1, grad2)
+    leaves = [boxes.clone().requires_grad_() for boxes in (boxes1, boxes2)]
+    expected = mlc_ext.paired_box_iou(*leaves, kind=kind)
+    weights = torch.rand(1 if one_gradient else n, generator=g, dtype=torch.float64)
+    expected.backward(weights.expand(n))
+    out = torch.zeros(n, dtype=torch.float64)
+    grads = [torch.zeros_like(boxes1) if is_asked else None for is_asked in asked]
+    functions, generalized = library("driver_boxes"), int(kind == "giou")
+    call(functions.shim_paired_box_iou, boxes1, boxes2, n, generalized, out)
+    stride = 0 if one_gradient else 1
+    call(functions.shim_paired_box_iou_backward, weights, stride, boxes1, boxes2, n, generalized, *grads)
     same_bits(out, expected.detach())
-    same_bits(grad1, boxes1.grad)
-    same_bits(grad2, boxes2.grad)
+    for grad, leaf in zip(grads, leaves, strict=True):
+        if grad is not None:
+            same_bits(grad, leaf.grad)
 
 
 # --- Otsu and mutual labels. In the driver a block sorts up to 128 values and counts into 16 levels.

@@ -156,6 +156,22 @@ def test_scaling_by_a_power_of_two_changes_nothing(device, scene, exponent):
         same_bits(ours, theirs)
 
 
+@pytest.mark.parametrize("side", range(4))
+def test_a_nan_prior_changes_no_other(device, side):
+    """Wherever it stands among its neighbours, whose hull it must not hide."""
+    generator = rng(4)
+    priors, gts = boxes(600, generator), boxes(20, generator)
+    rule = {**RETINANET, "low_quality": False}  # a NaN prior may be a gt's best
+    expected = match(device, priors, gts, offsets([20]), None, rule)
+    for where in (0, 17, 300, 511, 599):
+        odd = priors.clone()
+        odd[where, side] = float("nan")
+        rest = torch.arange(600) != where
+        found = match(device, odd, gts, offsets([20]), None, rule)
+        for ours, theirs in zip(found, expected, strict=True):
+            same_bits(ours[:, rest], theirs[:, rest])
+
+
 def test_non_contiguous(device):
     generator = rng(6)
     wide = boxes(40, generator).repeat(1, 2)

@@ -17,7 +17,7 @@ from op_programs import (
 )
 
 import mlc_ext
-from mlc_ext import batched_rescored_nms, box_iou, mutual_labels, segmented_otsu
+from mlc_ext import batched_rescored_nms, box_iou, mutual_labels, paired_box_iou, segmented_otsu
 
 OPS = torch.ops.mlc_ext
 
@@ -59,7 +59,10 @@ def cases():
             near = (a.detach() + 1).requires_grad_(grad)
             yield "paired_box_iou", (a, near, generalized)
             fixed = a.detach(), near.detach()
-            yield "paired_box_iou_backward", (torch.ones(n, dtype=dtype), *fixed, generalized)
+            for asked in ((True, True), (True, False), (False, True)):
+                yield "paired_box_iou_backward", (torch.ones(n, dtype=dtype), *fixed, generalized, *asked)
+            one = torch.ones((), dtype=dtype).expand(n)
+            yield "paired_box_iou_backward", (one, *fixed, generalized, False, False)
 
 
 def case_id(case):
@@ -106,6 +109,24 @@ def test_compile_is_eager_in_one_graph(device, program):
             if program.differentiable:
                 for grads in zip(*(torch.autograd.grad(t.sum(), inputs) for t in (ours, theirs)), strict=True):
                     same_bits(*grads)
+
+
+@pytest.mark.parametrize("run", [box_iou, paired_box_iou])
+@pytest.mark.parametrize("side", [0, 1])
+@torch._dynamo.config.patch(error_on_recompile=True)
+def test_compiled_gradient_of_one_side(device, run, side):
+    """The operator's other gradient is an empty tensor in the joint graph."""
+
+    def around(a, b):
+        return run(a, b) * 2
+
+    torch._dynamo.reset()
+    compiled = torch.compile(around, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (12, 17):
+        inputs = [t.to(device) for t in box_inputs(size, m=size)]
+        inputs[side].requires_grad_()
+        ours, theirs = (torch.autograd.grad(f(*inputs).sum(), inputs[side]) for f in (compiled, around))
+        same_bits(*ours, *theirs)
 
 
 class AsModule(torch.nn.Module):

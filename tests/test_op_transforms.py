@@ -70,6 +70,16 @@ def test_gradients_of_torch_func(device, program):
 
 
 @every_differentiable
+@pytest.mark.parametrize("side", [0, 1])
+def test_gradient_of_torch_func_of_one_side(device, program, side):
+    def gradient(run):
+        return torch.func.grad(lambda a, b: run(a, b).sum(), side)(*double_inputs(device, program))
+
+    ours, theirs = gradient(program.run), gradient(program.expected)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@every_differentiable
 def test_gradients_of_torch_func_under_autocast(device, program):
     halves = [t.detach() for t in program.inputs(device, 5, torch.bfloat16)]
     with torch.autocast(device, dtype=torch.bfloat16):

@@ -173,11 +173,39 @@ def test_scale_and_order(device, seed, kind, exponent):
     assert (result <= 1).all() and (result >= (0 if kind == "iou" else -1)).all()
 
 
-def test_gradient_reaches_one_side_only(device):
-    boxes1, boxes2 = (random_boxes(8, rng(s), extent=10).to(device) for s in (0, 1))
-    boxes1.requires_grad_()
-    paired_box_iou(boxes1, boxes2).sum().backward()
-    assert boxes1.grad.abs().sum() > 0 and boxes2.grad is None
+@pytest.mark.parametrize("kind", ["iou", "giou"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_gradient_of_one_side_alone(device, kind, dtype, side):
+    """The same bits as with the other's, which is neither computed nor stored."""
+    boxes = [random_boxes(100, rng(s), extent=10).to(dtype) for s in (0, 1)]
+    boxes[1][:30, 1:3] = boxes[0][:30, 1:3]  # ties
+    weight = torch.rand(100, generator=rng(2)).to(dtype)
+    both = gradients(paired_box_iou, *boxes, weight, kind, device)
+    boxes = [b.to(device).requires_grad_(s == side) for s, b in enumerate(boxes)]
+    (paired_box_iou(*boxes, kind=kind) * weight.to(device)).sum().backward()
+    same_bits(boxes[side].grad, both[side])
+    assert both[side].abs().sum() > 0 and boxes[1 - side].grad is None
+    fixed = [b.detach() for b in boxes]
+    backward = torch.ops.mlc_ext.paired_box_iou_backward
+    found = backward(weight.to(device), *fixed, kind == "giou", side == 0, side == 1)
+    same_bits(found[side], both[side])
+    assert found[1 - side].shape == (0, 4)
+    assert [g.shape for g in backward(weight.to(device), *fixed, kind == "giou", False, False)] == [(0, 4)] * 2
+
+
+@pytest.mark.parametrize("stride", [0, 1, 3])
+def test_a_gradient_of_any_stride(device, stride):
+    """It is read where it lies: one value for all pairs, or a column of a matrix."""
+    n = 150
+    boxes = [random_boxes(n, rng(s), extent=10).to(device).requires_grad_() for s in (0, 1)]
+    values = torch.rand(3 * n, generator=rng(2), dtype=torch.float64).to(device)
+    grad = values.as_strided((n,), (stride,))
+    result = paired_box_iou(*boxes, kind="giou")
+    ours = torch.autograd.grad(result, boxes, grad, retain_graph=True)
+    theirs = torch.autograd.grad(result, boxes, grad.contiguous())
+    for a, b in zip(ours, theirs, strict=True):
+        same_bits(a, b)
 
 
 def test_no_boxes(device):

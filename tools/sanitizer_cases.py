@@ -81,6 +81,8 @@ def run_boxes(device: str, n: int, m: int, dtype: torch.dtype) -> None:
     near = (a.detach() + 1).requires_grad_()
     for kind in ("iou", "giou"):
         torch.autograd.grad(mlc_ext.paired_box_iou(a, near, kind=kind).sum(), (a, near))
+        torch.autograd.grad(mlc_ext.paired_box_iou(a, near.detach(), kind=kind).sum(), a)
+        torch.autograd.grad(mlc_ext.paired_box_iou(a.detach(), near, kind=kind).sum(), near)
 
 
 def run_matching(device: str, n: int, counts: tuple[int, ...], dtype: torch.dtype, offsets: list[int] | None = None):

@@ -92,23 +92,53 @@ class KeptBoxes {
 
   // The owner of the first kept box of candidate r's class that suppresses it; -1 if none does, and then r is kept
   // with that owner.
-  int64_t suppressor_or_keep(int64_t r, const Box<T>& box, T threshold, int64_t owner) {
-    Region& region = regions_[class_of_[r]];
+  template <typename BoxOf>
+  int64_t suppressor_or_keep(int64_t r, const BoxOf& box_of, T threshold, int64_t owner) {
+    const Box<T> box = box_of(r);
     const T area = box.area();
+    const int64_t by = suppressor(r, box, area, threshold);
+    if (by < 0) keep(r, box, area, owner);
+    return by;
+  }
+  bool claimed(int64_t) const { return false; }
+
+  // The two halves of suppressor_or_keep.
+  int64_t suppressor(int64_t r, const Box<T>& box, T area, T threshold) const {
+    const Region& region = regions_[class_of_[r]];
     const int64_t at = region.begin, lanes = (region.kept + kKeptLanes - 1) / kKeptLanes * kKeptLanes;
     const int64_t slot = first_overlap(columns_.data() + at, stride_, lanes, box, area, threshold);
-    if (slot >= 0) return slot_owner_[at + slot];
-    const int64_t slot_kept = at + region.kept++;
-    T* to = columns_.data() + slot_kept;
-    for (T value : {box.x1, box.y1, box.x2, box.y2, area}) *to = value, to += stride_;
-    slot_owner_[slot_kept] = owner;
-    return -1;
+    return slot < 0 ? -1 : slot_owner_[at + slot];
+  }
+  void keep(int64_t r, const Box<T>& box, T area, int64_t owner) {
+    Region& region = regions_[class_of_[r]];
+    put(region.begin + region.kept++, box, area, owner);
+  }
+
+  // Takes the boxes of candidate r's class out for which remove(box, area, owner).
+  template <typename Remove>
+  void remove_if(int64_t r, const Remove& remove) {
+    Region& region = regions_[class_of_[r]];
+    const int64_t end = region.begin + region.kept;
+    region.kept = 0;
+    for (int64_t slot = region.begin; slot < end; ++slot) {
+      const T* at = columns_.data() + slot;
+      const Box<T> box{at[0], at[stride_], at[2 * stride_], at[3 * stride_]};
+      const T area = at[4 * stride_];
+      const int64_t owner = slot_owner_[slot];
+      put(slot, {}, T(0), 0);
+      if (!remove(box, area, owner)) keep(r, box, area, owner);
+    }
   }
 
  private:
   struct Region {
     int64_t begin, kept;
   };
+  void put(int64_t slot, const Box<T>& box, T area, int64_t owner) {
+    T* to = columns_.data() + slot;
+    for (T value : {box.x1, box.y1, box.x2, box.y2, area}) *to = value, to += stride_;
+    slot_owner_[slot] = owner;
+  }
   int64_t stride_ = 0;
   std::vector<T> columns_;
   std::vector<int64_t> slot_owner_, class_of_, sizes_, distinct_;

@@ -11,42 +11,67 @@ namespace {
 constexpr int64_t kBlock = 512;  // priors judged together: their columns and results stay in the first-level cache
 constexpr int64_t kLanes = 16;
 
-// Priors as coordinate columns, padded to whole lanes with empty boxes.
+// Priors as coordinate columns, padded to whole lanes with the last prior.
 template <typename T>
 struct Columns {
   std::unique_ptr<T[]> storage;
   T *x1, *y1, *x2, *y2, *area;
 
-  template <typename scalar_t>
-  Columns(const scalar_t* boxes, int64_t n) {
+  explicit Columns(int64_t n) {
     const int64_t padded = (n + kLanes - 1) / kLanes * kLanes;
     storage = buffer<T>(5 * padded);
     x1 = storage.get(), y1 = x1 + padded, x2 = y1 + padded, y2 = x2 + padded, area = y2 + padded;
-    std::fill_n(storage.get(), 5 * padded, T(0));
-    for (int64_t i = 0; i < n; ++i) {
-      const Box<T> box{static_cast<T>(boxes[4 * i]), static_cast<T>(boxes[4 * i + 1]),
-                       static_cast<T>(boxes[4 * i + 2]), static_cast<T>(boxes[4 * i + 3])};
-      x1[i] = box.x1, y1[i] = box.y1, x2[i] = box.x2, y2[i] = box.y2, area[i] = box.area();
-    }
   }
+  void set(int64_t i, const Box<T>& box) {
+    x1[i] = box.x1, y1[i] = box.y1, x2[i] = box.x2, y2[i] = box.y2, area[i] = box.area();
+  }
+  Box<T> box(int64_t i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
 };
 
-// Raises best (and best_gt with it) by the IoUs with one gt; returns the largest of these IoUs. n: whole lanes.
+// n: whole lanes.
+template <typename T>
+MLC_SIMD_CLONES Box<T> hull_of_columns(const T* x1, const T* y1, const T* x2, const T* y2, int64_t n) {
+  T low_x[kLanes], low_y[kLanes], high_x[kLanes], high_y[kLanes];
+  for (int64_t j = 0; j < kLanes; ++j) {
+    low_x[j] = low_y[j] = std::numeric_limits<T>::infinity();
+    high_x[j] = high_y[j] = -std::numeric_limits<T>::infinity();
+  }
+  for (int64_t i = 0; i < n; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const Box<T> prior = hull_of_prior(Box<T>{x1[i + j], y1[i + j], x2[i + j], y2[i + j]});
+      low_x[j] = min_of(low_x[j], prior.x1), low_y[j] = min_of(low_y[j], prior.y1);
+      high_x[j] = max_of(high_x[j], prior.x2), high_y[j] = max_of(high_y[j], prior.y2);
+    }
+  }
+  return {*std::min_element(low_x, low_x + kLanes), *std::min_element(low_y, low_y + kLanes),
+          *std::max_element(high_x, high_x + kLanes), *std::max_element(high_y, high_y + kLanes)};
+}
+
+// Raises best (and best_gt with it) by the IoUs with one gt; returns the largest of these IoUs. n: whole lanes. A gt's
+// index is above those before. __restrict: else the compiler compares the pointers in every round.
 template <typename T>
 MLC_SIMD_CLONES T raise_best(const T* x1, const T* y1, const T* x2, const T* y2, const T* area, int64_t n, Box<T> gt,
-                             T gt_area, int32_t index, T* best, int32_t* best_gt) {
+                             T gt_area, int32_t index, T* __restrict best, int32_t* __restrict best_gt) {
   T highest[kLanes] = {};
   for (int64_t i = 0; i < n; i += kLanes) {
     for (int64_t j = 0; j < kLanes; ++j) {
       const T iou = iou_of(Box<T>{x1[i + j], y1[i + j], x2[i + j], y2[i + j]}, area[i + j], gt, gt_area);
       highest[j] = iou > highest[j] ? iou : highest[j];
-      best_gt[i + j] = iou > best[i + j] ? index : best_gt[i + j];
+      best_gt[i + j] = max_of(best_gt[i + j], iou > best[i + j] ? index : -1);  // no store under a condition
       best[i + j] = iou > best[i + j] ? iou : best[i + j];
     }
   }
-  T result = highest[0];
-  for (int64_t j = 1; j < kLanes; ++j) result = max_of(result, highest[j]);
-  return result;
+  return *std::max_element(highest, highest + kLanes);
+}
+
+// Writes the gt's index, which is above those before, where the IoU with it is `target`.
+template <typename T>
+MLC_SIMD_CLONES void mark_forced(const T* x1, const T* y1, const T* x2, const T* y2, const T* area, int64_t n,
+                                 Box<T> gt, T gt_area, T target, int32_t index, int32_t* __restrict forced) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T iou = iou_of(Box<T>{x1[i], y1[i], x2[i], y2[i]}, area[i], gt, gt_area);
+    forced[i] = max_of(forced[i], iou == target ? index : -1);
+  }
 }
 
 template <typename scalar_t>
@@ -56,17 +81,11 @@ class Matcher {
 
   Matcher(const scalar_t* priors, int64_t num_priors, const scalar_t* gts, const int64_t* offsets, int64_t batch,
           const bool* crowd, MatchRule<T> rule)
-      : columns_(priors, num_priors), num_priors_(num_priors), gts_(gts), offsets_(offsets), batch_(batch),
-        crowd_(crowd), rule_(rule), num_blocks_((num_priors + kBlock - 1) / kBlock) {
-    hulls_.reserve(static_cast<size_t>(num_blocks_));
-    for (int64_t block = 0; block < num_blocks_; ++block) {
-      Box<T> hull = prior(block * kBlock);
-      for (int64_t i = begin(block); i < end(block); ++i) {
-        hull = {min_of(hull.x1, columns_.x1[i]), min_of(hull.y1, columns_.y1[i]), max_of(hull.x2, columns_.x2[i]),
-                max_of(hull.y2, columns_.y2[i])};
-      }
-      hulls_.push_back(hull);
-    }
+      : columns_(num_priors), num_priors_(num_priors), gts_(gts), offsets_(offsets), batch_(batch), crowd_(crowd),
+        rule_(rule), num_blocks_((num_priors + kBlock - 1) / kBlock), hulls_(static_cast<size_t>(num_blocks_)) {
+    for_chunks(num_blocks_, num_chunks(num_priors, 16384), [&](int64_t, int64_t from, int64_t to) {
+      for (int64_t block = from; block < to; ++block) load(priors, block);
+    });
   }
 
   void run(int8_t* labels, int64_t* matched, scalar_t* ious) {
@@ -99,23 +118,29 @@ class Matcher {
  private:
   int64_t begin(int64_t block) const { return block * kBlock; }
   int64_t end(int64_t block) const { return std::min(num_priors_, begin(block) + kBlock); }
-  Box<T> prior(int64_t i) const { return {columns_.x1[i], columns_.y1[i], columns_.x2[i], columns_.y2[i]}; }
-  Box<T> gt(int64_t k) const {
-    const scalar_t* p = gts_ + 4 * k;
+  int64_t padded_size(int64_t block) const { return (end(block) - begin(block) + kLanes - 1) / kLanes * kLanes; }
+  static Box<T> box_at(const scalar_t* boxes, int64_t i) {
+    const scalar_t* p = boxes + 4 * i;
     return {static_cast<T>(p[0]), static_cast<T>(p[1]), static_cast<T>(p[2]), static_cast<T>(p[3])};
   }
+  Box<T> gt(int64_t k) const { return box_at(gts_, k); }
   bool is_crowd(int64_t k) const { return crowd_ != nullptr && crowd_[k]; }
-  T iou(int64_t i, const Box<T>& box, T area) const { return iou_of(prior(i), columns_.area[i], box, area); }
+
+  void load(const scalar_t* priors, int64_t block) {
+    const int64_t at = begin(block), n = padded_size(block);
+    for (int64_t i = at; i < at + n; ++i) columns_.set(i, box_at(priors, std::min(i, num_priors_ - 1)));
+    hulls_[block] = hull_of_columns(columns_.x1 + at, columns_.y1 + at, columns_.x2 + at, columns_.y2 + at, n);
+  }
 
   // The best gt of a block's priors, and the best IoU of every gt in it.
   void judge(int64_t block, int64_t first, int64_t count, T* best, int32_t* best_gt, T* block_best) const {
-    const int64_t at = begin(block), n = (end(block) - at + kLanes - 1) / kLanes * kLanes;
+    const int64_t at = begin(block), n = padded_size(block);
     std::fill_n(best + at, n, T(0));
     std::fill_n(best_gt + at, n, -1);
     for (int64_t g = 0; g < count; ++g) {
       block_best[g] = T(0);
       const Box<T> box = gt(first + g);
-      if (is_crowd(first + g) || !(intersection(hulls_[block], box) > T(0))) continue;
+      if (is_crowd(first + g) || !meets_hull(box, hulls_[block])) continue;
       block_best[g] = raise_best(columns_.x1 + at, columns_.y1 + at, columns_.x2 + at, columns_.y2 + at,
                                  columns_.area + at, n, box, box.area(), static_cast<int32_t>(g), best + at,
                                  best_gt + at);
@@ -129,10 +154,9 @@ class Matcher {
     for (int64_t g = 0; g < count; ++g) {
       if (block_best[g] != gt_best[g] || !rule_.forces(gt_best[g])) continue;
       const Box<T> box = gt(first + g);
-      const T area = box.area();
-      for (int64_t i = begin(block); i < end(block); ++i) {
-        if (iou(i, box, area) == gt_best[g]) forced[i - begin(block)] = static_cast<int32_t>(g);
-      }
+      const int64_t at = begin(block);
+      mark_forced(columns_.x1 + at, columns_.y1 + at, columns_.x2 + at, columns_.y2 + at, columns_.area + at,
+                  padded_size(block), box, box.area(), gt_best[g], static_cast<int32_t>(g), forced);
     }
   }
 
@@ -148,9 +172,9 @@ class Matcher {
     if (crowd_ == nullptr) return;
     for (int64_t g = 0; g < count; ++g) {
       const Box<T> box = gt(first + g);
-      if (!is_crowd(first + g) || !(intersection(hulls_[block], box) > T(0))) continue;
+      if (!is_crowd(first + g) || !meets_hull(box, hulls_[block])) continue;
       for (int64_t i = begin(block); i < end(block); ++i) {
-        if (labels[i] == 0 && rule_.on_crowd(prior(i), box)) labels[i] = -1;
+        if (labels[i] == 0 && rule_.on_crowd(columns_.box(i), box)) labels[i] = -1;
       }
     }
   }
@@ -163,7 +187,7 @@ class Matcher {
   const bool* crowd_;
   MatchRule<T> rule_;
   int64_t num_blocks_;
-  std::vector<Box<T>> hulls_;  // of each block: a gt that misses it overlaps none of its priors
+  std::vector<Box<T>> hulls_;
 };
 
 std::tuple<Tensor, Tensor, Tensor> match_boxes(const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_offsets,

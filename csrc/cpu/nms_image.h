@@ -1,11 +1,13 @@
 // Rescored NMS and IoU-NMS of one image; the rules are csrc/rescored_nms.h and csrc/iou_nms.h.
 //
 // Candidates are ranked once for all classes. In rank order each is compared only with the kept boxes of its own class.
+// Many candidates without classes go the other way round: claiming_boxes.h.
 #pragma once
 
 #include <cmath>
 #include <vector>
 
+#include "claiming_boxes.h"
 #include "kept_boxes.h"
 #include "ranking.h"
 
@@ -40,34 +42,37 @@ class NmsImage {
     if (int64_t bad = collect(in, limits, product); bad >= 0) return -1 - bad;
     ranking_.keep_first(limits.top_k);
     ranking_.sort();
-    make_room(in);
     int64_t kept = 0;
-    for (int64_t r = 0; r < ranking_.size() && kept < limits.max_detections; ++r) {
-      const int64_t i = ranking_[r];
-      if (kept_.suppressor_or_keep(r, load(in, i), limits.iou_threshold, kept) >= 0) continue;
-      keep[kept] = i;
-      scores[kept++] = static_cast<scalar_t>(product(i));
-    }
+    with_kept_boxes(in, limits.iou_threshold, limits.max_detections, [&](auto& boxes, const auto& box_of) {
+      for (int64_t r = 0; r < ranking_.size() && kept < limits.max_detections; ++r) {
+        if (boxes.claimed(r)) continue;
+        const int64_t i = ranking_[r];
+        if (boxes.suppressor_or_keep(r, box_of, limits.iou_threshold, kept) >= 0) continue;
+        keep[kept] = i;
+        scores[kept++] = static_cast<scalar_t>(product(i));
+      }
+    });
     return kept;
   }
 
   // IoU-NMS, likewise. Clusters are numbered as they are found: few, they stay in the cache.
   int64_t by_quality(const Input& in, const Limits& limits, int64_t* keep, scalar_t* scores) {
     if (int64_t bad = rank_by_quality(in, limits); bad >= 0) return -1 - bad;
-    make_room(in);
     cluster_score_.clear();
     chosen_.clear();  // the kept
-    for (int64_t r = 0; r < ranking_.size(); ++r) {
-      const int64_t i = ranking_[r];
-      const int64_t cluster =
-          kept_.suppressor_or_keep(r, load(in, i), limits.iou_threshold, static_cast<int64_t>(chosen_.size()));
-      if (cluster < 0) {
-        chosen_.push_back(i);
-        cluster_score_.push_back(score(in, i));
-      } else {
-        cluster_score_[cluster] = max_of(cluster_score_[cluster], score(in, i));
+    with_kept_boxes(in, limits.iou_threshold, in.n, [&](auto& boxes, const auto& box_of) {
+      for (int64_t r = 0; r < ranking_.size(); ++r) {
+        const int64_t i = ranking_[r];
+        const int64_t cluster =
+            boxes.suppressor_or_keep(r, box_of, limits.iou_threshold, static_cast<int64_t>(chosen_.size()));
+        if (cluster < 0) {
+          chosen_.push_back(i);
+          cluster_score_.push_back(score(in, i));
+        } else {
+          cluster_score_[cluster] = max_of(cluster_score_[cluster], score(in, i));
+        }
       }
-    }
+    });
     ranking_.clear();
     for (size_t k = 0; k < chosen_.size(); ++k) ranking_.add(cluster_score_[k], chosen_[k]);
     ranking_.keep_first(limits.max_detections);
@@ -123,12 +128,25 @@ class NmsImage {
     return -1;
   }
 
-  void make_room(const Input& in) {
-    kept_.reset(ranking_.size(), [&](int64_t r) { return in.labels ? in.labels[ranking_[r]] : 0; });
+  // fn(boxes, box_of) with kept boxes that have room for the candidates, and what gives a candidate's box.
+  template <typename Fn>
+  void with_kept_boxes(const Input& in, T iou_threshold, int64_t most_kept, const Fn& fn) {
+    constexpr int64_t few = 1024;
+    constexpr T low = T(0.1);  // boxes that overlap by so little need not be near each other
+    const int64_t n = ranking_.size();
+    const auto box_of = [&](int64_t r) { return load(in, ranking_[r]); };
+    if (in.labels == nullptr && std::min(n, most_kept) > few && n < (1 << 30) && iou_threshold >= low) {
+      claiming_.reset(n);
+      fn(claiming_, box_of);
+    } else {
+      kept_.reset(n, [&](int64_t r) { return in.labels ? in.labels[ranking_[r]] : int64_t{0}; });
+      fn(kept_, box_of);
+    }
   }
 
   Ranking<T> ranking_;
   KeptBoxes<T> kept_;
+  ClaimingBoxes<T> claiming_;
   std::vector<T> cluster_score_;
   std::vector<int64_t> chosen_;
 };

@@ -23,11 +23,14 @@ MLC_SIMD_CLONES void iou_of_pairs(const scalar_t* a, const scalar_t* b, int64_t 
   }
 }
 
-// n <= kBlock pairs. The loops stand in one function: a callee would not be compiled for a clone's instruction set.
-template <bool kGeneralized, typename T, typename scalar_t>
-MLC_SIMD_CLONES void backward_block(const scalar_t* grad, const scalar_t* a, const scalar_t* b, int64_t n,
-                                    scalar_t* __restrict grad_a, scalar_t* __restrict grad_b) {
+// n <= kBlock pairs; grad_b only with kBoth. grad_stride: 0 where one value is all pairs' gradient. The loops stand in
+// one function: a callee would not be compiled for a clone's instruction set.
+template <bool kGeneralized, bool kBoth, typename T, typename scalar_t>
+MLC_SIMD_CLONES void backward_block(const scalar_t* grad, int64_t grad_stride, const scalar_t* a, const scalar_t* b,
+                                    int64_t n, scalar_t* __restrict grad_a, scalar_t* __restrict grad_b) {
   BoxColumns<T> in[2], out[2];
+  T weight[kBlock];
+  for (int64_t i = 0; i < n; ++i) weight[i] = static_cast<T>(grad[i * grad_stride]);
   for (int64_t side = 0; side < 2; ++side) {
     const scalar_t* from = side == 0 ? a : b;
     for (int64_t i = 0; i < n; ++i) {
@@ -39,11 +42,11 @@ MLC_SIMD_CLONES void backward_block(const scalar_t* grad, const scalar_t* a, con
     const Box<T> first{in[0].x1[i], in[0].y1[i], in[0].x2[i], in[0].y2[i]};
     const Box<T> second{in[1].x1[i], in[1].y1[i], in[1].x2[i], in[1].y2[i]};
     Box<T> da, db;
-    paired_iou_backward(first, second, kGeneralized, static_cast<T>(grad[i]), da, db);
+    paired_iou_backward(first, second, kGeneralized, weight[i], da, db);
     out[0].x1[i] = da.x1, out[0].y1[i] = da.y1, out[0].x2[i] = da.x2, out[0].y2[i] = da.y2;
-    out[1].x1[i] = db.x1, out[1].y1[i] = db.y1, out[1].x2[i] = db.x2, out[1].y2[i] = db.y2;
+    if constexpr (kBoth) out[1].x1[i] = db.x1, out[1].y1[i] = db.y1, out[1].x2[i] = db.x2, out[1].y2[i] = db.y2;
   }
-  for (int64_t side = 0; side < 2; ++side) {
+  for (int64_t side = 0; side < (kBoth ? 2 : 1); ++side) {
     scalar_t* __restrict to = side == 0 ? grad_a : grad_b;
     for (int64_t i = 0; i < n; ++i) {
       to[4 * i] = static_cast<scalar_t>(out[side].x1[i]), to[4 * i + 1] = static_cast<scalar_t>(out[side].y1[i]);
@@ -72,26 +75,34 @@ Tensor paired_box_iou(const Tensor& boxes1, const Tensor& boxes2, bool generaliz
 }
 
 std::tuple<Tensor, Tensor> paired_box_iou_backward(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2,
-                                                   bool generalized) {
+                                                   bool generalized, bool first, bool second) {
   constexpr const char* op = "paired_box_iou_backward";
   check_paired_box_iou_backward(op, grad, boxes1, boxes2);
-  Tensor grad_c = torch::stable::contiguous(grad);
+  if (second && !first) {  // the rule is symmetric
+    auto [grad2, grad1] = paired_box_iou_backward(grad, boxes2, boxes1, generalized, true, false);
+    return {grad1, grad2};
+  }
   Tensor a_c = torch::stable::contiguous(boxes1), b_c = torch::stable::contiguous(boxes2);
   const int64_t n = a_c.size(0);
-  Tensor grad_a = new_empty(boxes1, {n, 4}, boxes1.scalar_type());
-  Tensor grad_b = new_empty(boxes1, {n, 4}, boxes1.scalar_type());
+  Tensor grad_a = new_empty(boxes1, {first ? n : 0, 4}, boxes1.scalar_type());
+  Tensor grad_b = new_empty(boxes1, {second ? n : 0, 4}, boxes1.scalar_type());
+  if (!first) return {grad_a, grad_b};
   dispatch_floating(boxes1.scalar_type(), [&](auto tag) {
     using scalar_t = decltype(tag);
     using T = compute_t<scalar_t>;
-    const scalar_t* g = grad_c.const_data_ptr<scalar_t>();
+    const scalar_t* g = grad.const_data_ptr<scalar_t>();
+    const int64_t g_stride = grad.stride(0);
     const scalar_t* a = a_c.const_data_ptr<scalar_t>();
     const scalar_t* b = b_c.const_data_ptr<scalar_t>();
     scalar_t* out_a = grad_a.mutable_data_ptr<scalar_t>();
-    scalar_t* out_b = grad_b.mutable_data_ptr<scalar_t>();
-    const auto differentiate = generalized ? &backward_block<true, T, scalar_t> : &backward_block<false, T, scalar_t>;
+    scalar_t* out_b = second ? grad_b.mutable_data_ptr<scalar_t>() : nullptr;
+    const auto differentiate =
+        generalized ? (second ? &backward_block<true, true, T, scalar_t> : &backward_block<true, false, T, scalar_t>)
+                    : (second ? &backward_block<false, true, T, scalar_t> : &backward_block<false, false, T, scalar_t>);
     for_chunks(n, num_chunks(n, 4096), [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i += kBlock) {
-        differentiate(g + i, a + 4 * i, b + 4 * i, std::min(kBlock, end - i), out_a + 4 * i, out_b + 4 * i);
+        differentiate(g + i * g_stride, g_stride, a + 4 * i, b + 4 * i, std::min(kBlock, end - i), out_a + 4 * i,
+                      second ? out_b + 4 * i : nullptr);
       }
     });
   });

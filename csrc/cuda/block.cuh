@@ -46,7 +46,19 @@ __device__ __forceinline__ T warp_reduce(T value, const Combine& combine) {
   return value;
 }
 
-// The same over a block. Ends with a barrier: what was in shared memory before may be overwritten after.
+// The largest value of the warp, in every lane: one instruction where there is one.
+__device__ __forceinline__ unsigned warp_max(unsigned value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(kFullWarp, value);
+#else
+  return warp_reduce(value, [](unsigned a, unsigned b) { return a > b ? a : b; });
+#endif
+}
+__device__ __forceinline__ u64 warp_max(u64 value) {
+  return warp_reduce(value, [](u64 a, u64 b) { return a > b ? a : b; });
+}
+
+// combine(...) over a block. Ends with a barrier: what was in shared memory before may be overwritten after.
 template <int kThreads, typename T, typename Combine>
 __device__ __forceinline__ T block_reduce(T value, const Combine& combine) {
   constexpr int warps = kThreads / kWarpSize;

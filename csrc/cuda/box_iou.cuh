@@ -1,50 +1,74 @@
-// The IoU matrix: bound by its writes. A thread keeps four columns' boxes in registers and goes down kRows rows.
+// The IoU matrix: bound by its writes. A warp has 128 columns, four a lane in registers, and goes down its rows, which
+// wait in shared memory.
 #pragma once
 
 #include "block.cuh"
 #include "boxes.cuh"
+#include "division.cuh"
 
 namespace mlc::cuda {
 
-// blockIdx.x: kThreads / 32 warps of kRows rows each; blockIdx.y: strides over chunks of 128 columns.
-template <typename T, int kThreads, int kRows, typename scalar_t>
+constexpr int kBoxIouColumns = 4;  // of a lane
+
+// Warps of the grid: the `chunks` of 128 columns of the first `rows` rows (at most 32), those of the next, and so on:
+// what a block writes lies together.
+template <typename T, int kThreads, typename scalar_t>
 __global__ void __launch_bounds__(kThreads)
     box_iou_kernel(const scalar_t* __restrict__ boxes1, const scalar_t* __restrict__ boxes2, int64_t n, int64_t m,
-                   scalar_t* __restrict__ out) {
-  constexpr int columns = 4;
-  const int64_t first_row = (static_cast<int64_t>(blockIdx.x) * (kThreads / kWarpSize) + warp_index()) * kRows;
-  const int64_t last_row = first_row + kRows < n ? first_row + kRows : n;
-  const int64_t chunk = kWarpSize * columns;
-  const bool whole = m % columns == 0;  // then every row is aligned for vectors
-  for (int64_t j = blockIdx.y * chunk + lane_index() * columns; j < m; j += gridDim.y * chunk) {
-    Box<T> b[columns];
-    T area_b[columns];
+                   unsigned chunks, int rows, scalar_t* __restrict__ out) {
+  constexpr int warps = kThreads / kWarpSize, columns = kBoxIouColumns;
+  __shared__ Box<T> shared_row[warps][kWarpSize];
+  __shared__ T shared_area[warps][kWarpSize];
+  const Box<T>* row = shared_row[warp_index()];
+  const T* row_area = shared_area[warp_index()];
+  const unsigned warp = blockIdx.x * warps + static_cast<unsigned>(warp_index());
+  const int64_t first_row = static_cast<int64_t>(warp / chunks) * rows;
+  const int64_t j = static_cast<int64_t>(warp % chunks) * (kWarpSize * columns) + lane_index() * columns;
+  if (first_row >= n) return;  // the whole warp
+  const int count = static_cast<int>(min_of<int64_t>(rows, n - first_row));
+
+  const Box<T> lane_row = load_box<T>(boxes1, first_row + min_of(lane_index(), count - 1));
+  shared_row[warp_index()][lane_index()] = lane_row;
+  shared_area[warp_index()][lane_index()] = lane_row.area();
+  Box<T> b[columns];
+  T area_b[columns];
 #pragma unroll
-    for (int c = 0; c < columns; ++c) {
-      b[c] = load_box<T>(boxes2, j + c < m ? j + c : m - 1);
-      area_b[c] = b[c].area();
-    }
-    for (int64_t i = first_row; i < last_row; ++i) {
-      const Box<T> a = load_box<T>(boxes1, i);
-      const T area_a = a.area();
-      Four<scalar_t> row;
+  for (int c = 0; c < columns; ++c) {
+    b[c] = load_box<T>(boxes2, min_of(j + c, m - 1));
+    area_b[c] = b[c].area();
+  }
+  __syncwarp();
+
+  const bool whole = m % columns == 0;  // then every row is aligned for vectors
+  scalar_t* to = out + first_row * m + j;
+  const auto fill = [&](auto divide) {
+#pragma unroll 2
+    for (int i = 0; i < count; ++i, to += m) {
+      const Box<T> a = row[i];
+      const T area_a = row_area[i];
+      Four<scalar_t> four;
 #pragma unroll
       for (int c = 0; c < columns; ++c) {
-        // most pairs are apart: their warps skip the division, which would give the same 0
-        T iou = T(0);
-        if (intersection(a, b[c]) != T(0)) iou = iou_of(a, area_a, b[c], area_b[c]);
-        row.v[c] = static_cast<scalar_t>(iou);
+        four.v[c] = static_cast<scalar_t>(iou_of(a, area_a, b[c], area_b[c], divide));
       }
       if (whole) {
-        *reinterpret_cast<Four<scalar_t>*>(out + i * m + j) = row;
+        if (j < m) *reinterpret_cast<Four<scalar_t>*>(to) = four;
       } else {
 #pragma unroll
         for (int c = 0; c < columns; ++c) {
-          if (j + c < m) out[i * m + j + c] = row.v[c];
+          if (j + c < m) to[c] = four.v[c];
         }
       }
     }
+  };
+  if constexpr (std::is_same_v<T, float>) {
+    CoordinateRange range;
+    range.include(lane_row);
+#pragma unroll
+    for (int c = 0; c < columns; ++c) range.include(b[c]);
+    if (range.warp_divides_in_range()) return fill(DivideInRange{});
   }
+  fill(Quotient{});
 }
 
 }  // namespace mlc::cuda

@@ -1,12 +1,9 @@
 // Module init of mlc_ext._C_cuda. Importing it registers the CUDA kernels; the schemas are mlc_ext._C's.
+#include "../python_binding.h"
+
 #include <cuda.h>
-#include <pybind11/pybind11.h>
 
 #include "build_info.h"
-
-#ifndef MLC_EXT_VERSION
-#error "the build must define MLC_EXT_VERSION"
-#endif
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "CUDA kernels of mlc_ext; import mlc_ext instead, which loads the schemas first";

@@ -1,7 +1,8 @@
 // Max-IoU matching in two passes over priors x gts, neither of which stores the matrix; the rule is csrc/match_boxes.h.
 //
-// A thread has one prior, the gts of its image pass by in tiles of shared memory. IoUs are not negative, so the bits of
-// the largest one are the largest bits: the best IoU of a gt is an integer maximum, the same in any order.
+// A thread has one prior, and a warp works alone: its lanes look at 32 gts at a time, one each, and then all lanes judge
+// the few that meet the hull of the warp's priors. IoUs are not negative, so the bits of the largest one are the largest
+// bits: the best IoU of a gt is an integer maximum, the same in any order.
 #pragma once
 
 #include "../match_boxes.h"
@@ -36,128 +37,164 @@ __device__ __forceinline__ T iou_from_bits(iou_bits_t<T> bits) {
   return iou;
 }
 
-struct LargerBits {
-  template <typename Bits>
-  __device__ __forceinline__ Bits operator()(Bits a, Bits b) const {
-    return max_of(a, b);
-  }
-};
-
 // Image b's gts: inside the K there are, whatever gt_offsets hold; offsets that do not rise leave none.
 struct GtRange {
-  int64_t begin, end;
+  int64_t begin;
+  int count;
   __device__ __forceinline__ GtRange(const int64_t* offsets, int64_t b, int64_t num_gts) {
     begin = min_of(max_of(offsets[b], int64_t{0}), num_gts);
-    end = min_of(max_of(offsets[b + 1], begin), num_gts);
+    count = static_cast<int>(min_of(max_of(offsets[b + 1], begin), num_gts) - begin);
   }
 };
 
-template <typename T, int kTile>
-struct GtTile {
-  Box<T> box[kTile];
-  T area[kTile];
-  bool crowd[kTile];
+__device__ __forceinline__ int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; }
 
-  // Every thread of the block; a barrier must follow.
-  template <typename scalar_t>
-  __device__ __forceinline__ void load(const scalar_t* gts, const bool* is_crowd, int64_t first, int count) {
-    for (int t = static_cast<int>(threadIdx.x); t < count; t += static_cast<int>(blockDim.x)) {
-      box[t] = load_box<T>(gts, first + t);
-      area[t] = box[t].area();
-      crowd[t] = is_crowd != nullptr && is_crowd[first + t];
-    }
+struct JoinedHulls {
+  template <typename T>
+  __device__ __forceinline__ Box<T> operator()(const Box<T>& a, const Box<T>& b) const {
+    return joined_hulls(a, b);
   }
 };
 
-// Pass 1: ious and best_gt (into K, or -1) of every prior, best_of_gt of every gt (zeros before). blockIdx.y: images.
-template <typename T, int kThreads, int kTile, typename scalar_t>
+// 32 gts, one a lane, for all lanes of the warp to read.
+template <typename T>
+struct GtsOfWarp {
+  Box<T> box[kWarpSize];
+  T area[kWarpSize];
+
+  __device__ __forceinline__ void share(const Box<T>& gt) {
+    __syncwarp();  // the gts before have been read
+    box[lane_index()] = gt;
+    area[lane_index()] = gt.area();
+    __syncwarp();
+  }
+};
+
+// A lane's prior. Lanes past the end repeat the last prior: this changes neither hulls nor maxima.
+struct PriorIndex {
+  int64_t warp, index;
+  bool inside;
+  __device__ __forceinline__ PriorIndex(int64_t block, int64_t num_priors) {
+    const int64_t thread = block * blockDim.x + threadIdx.x;
+    warp = thread / kWarpSize;
+    inside = thread < num_priors;
+    index = inside ? thread : num_priors - 1;
+  }
+  __device__ __forceinline__ bool warp_is_outside(int64_t num_priors) const { return warp * kWarpSize >= num_priors; }
+};
+
+// What pass 1 leaves for pass 2.
+template <typename T>
+struct MatchBests {
+  iou_bits_t<T>* of_gt;    // [K], zeros before
+  iou_bits_t<T>* of_warp;  // [B, warps of priors]
+  T* hull_of_warp;         // [warps of priors, 4], aligned for vectors
+};
+
+// Pass 1: the results as they are without forced matches. blockIdx.y: images.
+template <typename T, int kThreads, typename scalar_t>
 __global__ void __launch_bounds__(kThreads)
     match_best_kernel(const scalar_t* __restrict__ priors, int64_t num_priors, const scalar_t* __restrict__ gts,
                       const int64_t* __restrict__ offsets, int64_t batch, int64_t num_gts,
-                      const bool* __restrict__ is_crowd, T* __restrict__ best_iou, int64_t* __restrict__ best_gt,
-                      iou_bits_t<T>* __restrict__ best_of_gt) {
-  __shared__ GtTile<T, kTile> tile;
-  __shared__ iou_bits_t<T> tile_best[kTile];
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const bool inside = i < num_priors;
-  const Box<T> prior = inside ? load_box<T>(priors, i) : Box<T>{T(0), T(0), T(0), T(0)};
+                      const bool* __restrict__ is_crowd, MatchRule<T> rule, MatchBests<T> bests,
+                      int8_t* __restrict__ labels, int64_t* __restrict__ matched, scalar_t* __restrict__ ious) {
+  __shared__ GtsOfWarp<T> shared_gts[kThreads / kWarpSize];
+  // last blocks first: priors of the coarsest level, whose hulls meet most gts, usually stand at the end
+  const PriorIndex at(gridDim.x - 1 - blockIdx.x, num_priors);
+  if (at.warp_is_outside(num_priors)) return;
+  GtsOfWarp<T>& shared = shared_gts[warp_index()];
+  const int64_t num_warps = (num_priors + kWarpSize - 1) / kWarpSize;
+  const Box<T> prior = load_box<T>(priors, at.index);
   const T area = prior.area();
+  const Box<T> hull = warp_reduce(hull_of_prior(prior), JoinedHulls{});
+  if (blockIdx.y == 0 && lane_index() == 0) store_box(bests.hull_of_warp, at.warp, hull);
   for (int64_t b = blockIdx.y; b < batch; b += gridDim.y) {
     const GtRange range(offsets, b, num_gts);
+    const scalar_t* image_gts = gts + 4 * range.begin;
     T best = T(0);
-    int64_t best_index = -1;
-    for (int64_t first = range.begin; first < range.end; first += kTile) {
-      const int count = static_cast<int>(min_of<int64_t>(kTile, range.end - first));
-      tile.load(gts, is_crowd, first, count);
-      for (int t = static_cast<int>(threadIdx.x); t < count; t += kThreads) tile_best[t] = 0;
-      __syncthreads();
-      for (int t = 0; t < count; ++t) {
-        if (tile.crowd[t]) continue;  // for the whole block
+    int best_index = -1;
+    bool on_crowd = false;
+    for (int first = 0; first < range.count; first += kWarpSize) {
+      const int mine = first + lane_index();
+      const bool exists = mine < range.count;
+      const Box<T> gt = load_box<T>(image_gts, exists ? mine : first);
+      const bool meets = exists && meets_hull(gt, hull);
+      unsigned left = __ballot_sync(kFullWarp, meets);
+      if (left == 0) continue;
+      if (is_crowd != nullptr) {
+        const unsigned crowds = __ballot_sync(kFullWarp, meets && is_crowd[range.begin + mine]);
+        left &= ~crowds;
+        for (unsigned rest = crowds; rest != 0; rest &= rest - 1) {
+          on_crowd = on_crowd || rule.on_crowd(prior, load_box<T>(image_gts, first + lowest_bit(rest)));
+        }
+      }
+      shared.share(gt);
+      iou_bits_t<T> best_of_mine = 0;
+      for (; left != 0; left &= left - 1) {  // in the order of gts
+        const int lane = lowest_bit(left);
+        const Box<T> box = shared.box[lane];
         T iou = T(0);
-        if (intersection(prior, tile.box[t]) > T(0)) iou = iou_of(prior, area, tile.box[t], tile.area[t]);
-        if (__ballot_sync(kFullWarp, iou > T(0)) == 0) continue;  // most gts are apart from a warp's priors
+        if (intersection(prior, box) > T(0)) iou = iou_of(prior, area, box, shared.area[lane]);
         if (iou > best) {
           best = iou;
-          best_index = first + t;
+          best_index = first + lane;
         }
-        const iou_bits_t<T> highest = warp_reduce(iou_bits(iou), LargerBits{});
-        if (lane_index() == 0) atomicMax(&tile_best[t], highest);
+        const iou_bits_t<T> highest = warp_max(iou_bits(iou));
+        if (lane_index() == lane) best_of_mine = highest;
       }
-      __syncthreads();
-      for (int t = static_cast<int>(threadIdx.x); t < count; t += kThreads) {
-        if (tile_best[t] != 0) atomicMax(&best_of_gt[first + t], tile_best[t]);
-      }
-      __syncthreads();
+      if (best_of_mine != 0) atomicMax(&bests.of_gt[range.begin + mine], best_of_mine);
     }
-    if (inside) {
-      best_iou[b * num_priors + i] = best;
-      best_gt[b * num_priors + i] = best_index;
+    const iou_bits_t<T> best_of_warp = warp_max(iou_bits(best));
+    if (lane_index() == 0) bests.of_warp[b * num_warps + at.warp] = best_of_warp;
+    if (at.inside) {
+      const int64_t to = b * num_priors + at.index;
+      labels[to] = rule.label(best, false, on_crowd);
+      matched[to] = rule.is_candidate(best) ? range.begin + best_index : -1;
+      ious[to] = static_cast<scalar_t>(best);
     }
   }
 }
 
-// Pass 2: forced matches, labels, crowd. matched holds pass 1's best_gt and becomes the result.
-template <typename T, int kThreads, int kTile, typename scalar_t>
+// Pass 2: forced matches. No prior of a warp is forced to a gt whose best IoU is above all of the warp's.
+template <typename T, int kThreads, typename scalar_t>
 __global__ void __launch_bounds__(kThreads)
-    match_label_kernel(const scalar_t* __restrict__ priors, int64_t num_priors, const scalar_t* __restrict__ gts,
-                       const int64_t* __restrict__ offsets, int64_t batch, int64_t num_gts,
-                       const bool* __restrict__ is_crowd, const T* __restrict__ best_iou,
-                       const iou_bits_t<T>* __restrict__ best_of_gt, MatchRule<T> rule, int8_t* __restrict__ labels,
-                       int64_t* __restrict__ matched, scalar_t* __restrict__ ious) {
-  __shared__ GtTile<T, kTile> tile;
-  __shared__ T tile_best[kTile];
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const bool inside = i < num_priors;
-  const Box<T> prior = inside ? load_box<T>(priors, i) : Box<T>{T(0), T(0), T(0), T(0)};
-  const T area = prior.area();
-  const bool gts_matter = rule.low_quality || is_crowd != nullptr;  // else pass 1 has said all
+    match_force_kernel(const scalar_t* __restrict__ priors, int64_t num_priors, const scalar_t* __restrict__ gts,
+                       const int64_t* __restrict__ offsets, int64_t batch, int64_t num_gts, MatchRule<T> rule,
+                       MatchBests<T> bests, int8_t* __restrict__ labels, int64_t* __restrict__ matched) {
+  __shared__ GtsOfWarp<T> shared_gts[kThreads / kWarpSize];
+  const PriorIndex at(blockIdx.x, num_priors);
+  if (at.warp_is_outside(num_priors)) return;
+  GtsOfWarp<T>& shared = shared_gts[warp_index()];
+  const int64_t num_warps = (num_priors + kWarpSize - 1) / kWarpSize;
   for (int64_t b = blockIdx.y; b < batch; b += gridDim.y) {
-    const GtRange range(offsets, b, gts_matter ? num_gts : 0);
-    const int64_t at = b * num_priors + i;
-    const T best = inside ? best_iou[at] : T(0);
-    int64_t forced = -1;
-    bool on_crowd = false;
-    for (int64_t first = range.begin; first < range.end; first += kTile) {
-      const int count = static_cast<int>(min_of<int64_t>(kTile, range.end - first));
-      tile.load(gts, is_crowd, first, count);
-      for (int t = static_cast<int>(threadIdx.x); t < count; t += kThreads) {
-        tile_best[t] = iou_from_bits<T>(best_of_gt[first + t]);
+    const iou_bits_t<T> best_of_warp = bests.of_warp[b * num_warps + at.warp];
+    const GtRange range(offsets, b, num_gts);
+    const scalar_t* image_gts = gts + 4 * range.begin;
+    const iou_bits_t<T>* best_of_gts = bests.of_gt + range.begin;
+    int forced = -1;
+    for (int first = 0; first < range.count; first += kWarpSize) {
+      const int mine = first + lane_index();
+      const bool exists = mine < range.count;
+      const T target = iou_from_bits<T>(best_of_gts[exists ? mine : first]);
+      bool reached = exists && rule.forces(target) && iou_bits(target) <= best_of_warp;
+      if (__ballot_sync(kFullWarp, reached) == 0) continue;
+      const Box<T> gt = load_box<T>(image_gts, reached ? mine : first);
+      reached = reached && meets_hull(gt, load_box<T>(bests.hull_of_warp, at.warp));
+      unsigned left = __ballot_sync(kFullWarp, reached);
+      if (left == 0) continue;
+      shared.share(gt);
+      const Box<T> prior = load_box<T>(priors, at.index);
+      const T area = prior.area();
+      for (; left != 0; left &= left - 1) {
+        const int lane = lowest_bit(left);
+        const T iou = iou_of(prior, area, shared.box[lane], shared.area[lane]);
+        if (iou == __shfl_sync(kFullWarp, target, lane)) forced = first + lane;
       }
-      __syncthreads();
-      for (int t = 0; t < count; ++t) {
-        if (tile.crowd[t]) {
-          on_crowd = on_crowd || rule.on_crowd(prior, tile.box[t]);
-        } else if (tile_best[t] <= best && rule.forces(tile_best[t]) &&  // no IoU of the prior is above its best
-                   iou_of(prior, area, tile.box[t], tile.area[t]) == tile_best[t]) {
-          forced = first + t;
-        }
-      }
-      __syncthreads();
     }
-    if (inside) {
-      labels[at] = rule.label(best, forced >= 0, on_crowd);
-      matched[at] = forced >= 0 ? forced : (rule.is_candidate(best) ? matched[at] : -1);
-      ious[at] = static_cast<scalar_t>(best);
+    if (at.inside && forced >= 0) {
+      const int64_t to = b * num_priors + at.index;
+      labels[to] = rule.label(T(0), true, false);
+      matched[to] = range.begin + forced;
     }
   }
 }

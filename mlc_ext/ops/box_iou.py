@@ -42,8 +42,8 @@ def _backward(ctx, grad):
     shape = (boxes1.shape[0], boxes2.shape[0], 4)
     pairs1 = boxes1[:, None].expand(shape).reshape(-1, 4)
     pairs2 = boxes2[None].expand(shape).reshape(-1, 4)
-    grad1, grad2 = paired_backward(grad.reshape(-1), pairs1, pairs2, False)
-    return grad1.view(shape).sum(1), grad2.view(shape).sum(0)
+    grads = paired_backward(grad.reshape(-1), pairs1, pairs2, False, ctx.needs_input_grad[:2])
+    return tuple(None if g is None else g.view(shape).sum(1 - side) for side, g in enumerate(grads))
 
 
 _op = differentiable(

@@ -35,13 +35,20 @@ def _(boxes1, boxes2, generalized):
 
 
 @torch.library.register_fake("mlc_ext::paired_box_iou_backward")
-def _(grad, boxes1, boxes2, generalized):
-    return boxes1.new_empty(boxes1.shape), boxes2.new_empty(boxes2.shape)
+def _(grad, boxes1, boxes2, generalized, first, second):
+    n = boxes1.shape[0]
+    return boxes1.new_empty((n if first else 0, 4)), boxes2.new_empty((n if second else 0, 4))
 
 
-def paired_backward(grad: Tensor, boxes1: Tensor, boxes2: Tensor, generalized: bool) -> tuple[Tensor, Tensor]:
-    """Gradients of boxes1 and boxes2, in the type of grad: under autocast that is float32, whatever the boxes' is."""
-    return _backward_op(grad, boxes1.to(grad.dtype), boxes2.to(grad.dtype), generalized)
+def paired_backward(
+    grad: Tensor, boxes1: Tensor, boxes2: Tensor, generalized: bool, needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of boxes1 and boxes2, each None where it is not needed.
+
+    In the type of grad: under autocast that is float32, whatever the boxes' is.
+    """
+    grads = _backward_op(grad, boxes1.to(grad.dtype), boxes2.to(grad.dtype), generalized, *needed)
+    return tuple(g if is_needed else None for g, is_needed in zip(grads, needed, strict=True))
 
 
 def _setup_context(ctx, inputs, output):
@@ -51,7 +58,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad):
     boxes1, boxes2 = ctx.saved_tensors
-    return *paired_backward(grad, boxes1, boxes2, ctx.generalized), None
+    return *paired_backward(grad, boxes1, boxes2, ctx.generalized, ctx.needs_input_grad[:2]), None
 
 
 def _no_context(ctx, inputs, output):

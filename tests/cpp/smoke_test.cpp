@@ -1,5 +1,6 @@
-// Loads the operators' library, whose path is the one argument, without Python, and checks each operator by values
-// worked out by hand. The operators are found through the dispatcher, as a C++ application would.
+// Loads the operators' library, whose path is the first argument, without Python, and checks each operator on CPU by
+// values worked out by hand. The operators are found through the dispatcher, as a C++ application would. With the path
+// of the CUDA library as a second argument, it is loaded too, and every operator must then have a CUDA kernel.
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <dlfcn.h>
@@ -76,11 +77,11 @@ void test_ious() {
   expect_equal(paired.call(a.narrow(0, 0, 1), apart, true), floats({-.5f}), "paired_box_iou: GIoU");
 
   auto backward = op<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                                        bool)>("mlc_ext::paired_box_iou_backward");
+                                                        bool, bool, bool)>("mlc_ext::paired_box_iou_backward");
   // IoU = x2 * 4 / 16 while the first box lies inside: d/dx2 = 1/4, half of it where the high sides tie
-  auto [grad, other] = backward.call(floats({8.f}), boxes({1, 0, 2, 4}), boxes({0, 0, 4, 4}), false);
+  auto [grad, other] = backward.call(floats({8.f}), boxes({1, 0, 2, 4}), boxes({0, 0, 4, 4}), false, true, false);
   expect(grad[0][2].item<float>() == 2.f && grad[0][0].item<float>() == -2.f, "paired_box_iou_backward");
-  expect(other.sizes() == at::IntArrayRef({1, 4}), "paired_box_iou_backward: shape of the other side");
+  expect(other.sizes() == at::IntArrayRef({0, 4}), "paired_box_iou_backward: the other side was not asked for");
 }
 
 void test_match_boxes() {
@@ -127,16 +128,29 @@ void test_errors() {
          "a wrong shape is named");
 }
 
+void test_cuda_kernels() {
+  int count = 0;
+  for (const auto& name : c10::Dispatcher::singleton().getAllOpNames()) {
+    if (name.name.rfind("mlc_ext::", 0) != 0) continue;
+    const auto handle = c10::Dispatcher::singleton().findSchemaOrThrow(name.name.c_str(), name.overload_name.c_str());
+    expect(handle.hasKernelForDispatchKey(c10::DispatchKey::CUDA), (name.name + ": has a CUDA kernel").c_str());
+    ++count;
+  }
+  expect(count > 0, "operators were found");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: %s <path of libmlc_ext_ops.so>\n", argv[0]);
+  if (argc != 2 && argc != 3) {
+    std::fprintf(stderr, "usage: %s <path of libmlc_ext_ops.so> [<path of libmlc_ext_ops_cuda.so>]\n", argv[0]);
     return 2;
   }
-  if (dlopen(argv[1], RTLD_NOW) == nullptr) {
-    std::fprintf(stderr, "%s\n", dlerror());
-    return 1;
+  for (int i = 1; i < argc; ++i) {
+    if (dlopen(argv[i], RTLD_NOW) == nullptr) {
+      std::fprintf(stderr, "%s\n", dlerror());
+      return 1;
+    }
   }
   try {
     test_segmented_otsu();
@@ -145,6 +159,7 @@ int main(int argc, char** argv) {
     test_match_boxes();
     test_nms();
     test_errors();
+    if (argc == 3) test_cuda_kernels();
   } catch (const std::exception& error) {
     std::printf("FAIL exception: %s\n", error.what());
     return 1;

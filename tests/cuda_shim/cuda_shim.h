@@ -6,14 +6,17 @@
 // operations with a full mask. As on the GPU, a thread that leaves a kernel early must not be waited for.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <barrier>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <thread>
 #include <vector>
 
+#define __CUDA_ARCH__ 900  // device code, not the host's part of a common rule
 #define __global__
 #define __device__
 #define __host__
@@ -118,6 +121,11 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
   return result;
 }
 
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  for (int mask = cuda_shim::kWarpSize / 2; mask > 0; mask /= 2) value = std::max(value, __shfl_xor_sync(~0u, value, mask));
+  return value;
+}
+
 template <typename T>
 T atomicAdd(T* address, T value) {
   return std::atomic_ref<T>(*address).fetch_add(value, std::memory_order_relaxed);
@@ -143,6 +151,16 @@ T atomicOr(T* address, T value) {
   return std::atomic_ref<T>(*address).fetch_or(value, std::memory_order_relaxed);
 }
 
+inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __popcll(unsigned long long value) { return __builtin_popcountll(value); }
 inline int __ffsll(long long value) { return __builtin_ffsll(value); }
+
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+// The GPU's is one unit in the last place off at most: so is this one, either way.
+inline float approximate_reciprocal(float b) {
+  const float exact = 1.0f / b;
+  uint32_t bits;
+  std::memcpy(&bits, &b, sizeof(bits));
+  return bits % 3 == 0 ? exact : std::nextafterf(exact, bits % 3 == 1 ? 0.0f : INFINITY);
+}

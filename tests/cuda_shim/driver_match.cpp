@@ -1,4 +1,4 @@
-// match_boxes through the shim: small tiles, so that a few gts fill several.
+// match_boxes through the shim: blocks of two warps.
 #include "cuda_shim.h"
 
 #include "../../csrc/cuda/match_boxes.cuh"
@@ -11,18 +11,20 @@ namespace {
 template <typename T>
 void match(const T* priors, int64_t num_priors, const T* gts, const int64_t* offsets, int64_t batch, int64_t num_gts,
            const bool* crowd, MatchRule<T> rule, int8_t* labels, int64_t* matched, T* ious) {
-  constexpr int threads = 64, tile = 4;
-  std::vector<T> best(static_cast<size_t>(batch * num_priors));
-  std::vector<iou_bits_t<T>> best_of_gt(static_cast<size_t>(num_gts) + 1, 0);
+  constexpr int threads = 64;
+  const int64_t num_warps = (num_priors + 31) / 32;
+  std::vector<iou_bits_t<T>> of_gt(static_cast<size_t>(num_gts) + 1, 0), of_warp(static_cast<size_t>(batch * num_warps));
+  std::vector<Four<T>> hull_of_warp(static_cast<size_t>(num_warps));
+  const MatchBests<T> bests{of_gt.data(), of_warp.data(), hull_of_warp.data()->v};
   // one row of blocks for two images: the stride over images runs too
   const dim3 grid(static_cast<unsigned>((num_priors + threads - 1) / threads), batch > 1 ? 2 : 1);
   cuda_shim::launch(grid, threads, [&] {
-    match_best_kernel<T, threads, tile>(priors, num_priors, gts, offsets, batch, num_gts, crowd, best.data(), matched,
-                                        best_of_gt.data());
+    match_best_kernel<T, threads>(priors, num_priors, gts, offsets, batch, num_gts, crowd, rule, bests, labels, matched,
+                                  ious);
   });
+  if (!rule.low_quality || num_gts == 0) return;
   cuda_shim::launch(grid, threads, [&] {
-    match_label_kernel<T, threads, tile>(priors, num_priors, gts, offsets, batch, num_gts, crowd, best.data(),
-                                         best_of_gt.data(), rule, labels, matched, ious);
+    match_force_kernel<T, threads>(priors, num_priors, gts, offsets, batch, num_gts, rule, bests, labels, matched);
   });
 }
 

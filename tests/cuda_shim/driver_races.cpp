@@ -4,6 +4,8 @@
 #include <cstdio>
 
 #ifndef MLC_SHIM_WITHOUT_BARRIERS
+#include "driver_boxes.cpp"
+#include "driver_match.cpp"
 #include "driver_nms.cpp"
 #include "driver_otsu.cpp"
 #include "driver_spearman.cpp"
@@ -52,6 +54,16 @@ void run() {
     shim_iou_nms_float(boxes.data()->v, scores.data(), ious.data(), classes, 1, n, 0.5, 0.1, n - 20, n,
                        keep.data(), kept_scores.data(), &count);
   }
+
+  std::vector<nms_driver::AlignedBox<float>> gts(boxes.begin(), boxes.begin() + 70);
+  std::vector<int8_t> matched_labels(2 * n);
+  std::vector<int64_t> matched(2 * n);
+  std::vector<float> matched_ious(2 * n), matrix(static_cast<size_t>(n) * 70);
+  const int64_t gt_offsets[] = {0, 50, 70};
+  const bool crowd[70] = {true};
+  shim_match_boxes_float(boxes.data()->v, n, gts.data()->v, gt_offsets, 2, 70, crowd, 0.5, 0.4, 1, 0.0, 0.5,
+                         matched_labels.data(), matched.data(), matched_ious.data());
+  shim_box_iou_float(boxes.data()->v, gts.data()->v, n, 70, 32, matrix.data());
 
   double rho[segments];
   int64_t sizes[segments];
