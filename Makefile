@@ -10,9 +10,7 @@ TEST_ARGS ?=
 BENCH_ARGS ?=
 GROWTH_ARGS ?= --threads 1
 OUT ?=
-STAGES ?=
-BUDGET ?= 570
-WHEELS ?=
+PART ?= 1
 GPU_ARGS ?=
 COMPAT_ARGS ?=
 
@@ -68,9 +66,9 @@ compat:  ## with the torch of TORCH=2.11.0 (its own environment, 6 GB): build ev
 	bash tools/check_compat.sh $(TORCH) $(PYTHON) $(COMPAT_ARGS)
 
 # With $(PYTHON), whose torch is the CUDA one: not through .venv, which would get another.
-gpu-check:  ## all that needs a GPU, results in OUT=DIR (STAGES=build,tests BUDGET=570 WHEELS=DIR); exit 2 without a GPU
+gpu-check:  ## what needs a GPU, results in OUT=DIR; two calls: PART=1, PART=2 (or stages: PART=build,tests)
 	@test -n "$(OUT)" || { echo "gpu-check: name a folder for the results: make gpu-check OUT=DIR" >&2; exit 1; }
-	$(PYTHON) tools/gpu_check.py --out "$(OUT)" --stages "$(STAGES)" --budget $(BUDGET) $(if $(WHEELS),--wheels "$(WHEELS)") $(GPU_ARGS)
+	$(PYTHON) tools/gpu_check.py --out "$(OUT)" $(GPU_ARGS) $(PART)
 
 cmake: build $(CMAKE)  ## configure, build and ctest the operators without Python, in build/cmake
 	$(CMAKE) -S . -B build/cmake -DPython3_EXECUTABLE="$(CURDIR)/$(PY)" -DCMAKE_BUILD_TYPE=Release

@@ -7,6 +7,7 @@ minimum of a contestant's turns. A case may check that its peers compute the sam
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 THREADS = 2
 
 
+ONE_THREAD = "[1 thread]: the peer's implementation uses one thread; mlc_ext uses all that torch may use."
 GRAPH = "mlc_ext, graph"
 """The contestant that replays ours from a CUDA graph."""
 
@@ -58,6 +60,8 @@ class Case:
     """Of results alone, where these are nearly all."""
     lane_operations: int = 0
     """float32 operations without which ours cannot do, where they are the limit."""
+    single_threaded: tuple[str, ...] = ()
+    """The peers that use one thread, however many torch may use."""
 
 
 @dataclass
@@ -66,9 +70,15 @@ class Row:
     case: str
     milliseconds: dict[str, float] = field(default_factory=dict)
     """Minimum of each contestant; "mlc_ext" first; on a GPU also ours from a CUDA graph (GRAPH)."""
+    single_threaded: tuple[str, ...] = ()
+    """As the case's."""
 
     def ratio(self, peer: str) -> float:
         return self.milliseconds[peer] / self.milliseconds["mlc_ext"]
+
+    def shown(self, contestant: str) -> str:
+        """A contestant's name in a table."""
+        return f"{contestant} [1 thread]" if contestant in self.single_threaded else contestant
 
 
 def captured(run: Callable[[], object]) -> tuple[Callable[[], None], object]:
@@ -120,13 +130,13 @@ def run_cases(operator: str, cases: Iterable[Case], settings: Settings) -> list[
     for case in cases:
         if case.check is not None:
             case.check()
-        rows.append(Row(operator, case.name, measure(case, settings)))
+        rows.append(Row(operator, case.name, measure(case, settings), case.single_threaded))
         print(format_row(rows[-1]), flush=True)
     return rows
 
 
 def format_row(row: Row) -> str:
-    peers = [f"{peer} {ms:.3f} ({row.ratio(peer):.1f}x)" for peer, ms in _peers(row)]
+    peers = [f"{row.shown(peer)} {ms:.3f} ({row.ratio(peer):.1f}x)" for peer, ms in _peers(row)]
     return f"{row.operator:<15} {row.case:<34} {row.milliseconds['mlc_ext']:>9.3f} ms   " + ", ".join(peers)
 
 
@@ -153,8 +163,11 @@ def markdown(rows: list[Row], facts: dict[str, object]) -> str:
         ours = row.milliseconds["mlc_ext"]
         for peer, ms in _peers(row):
             lines.append(
-                f"| {row.operator} | {row.case} | {ours:.3f} | {peer} | {ms:.3f} | {row.ratio(peer):.1f}x |"
+                f"| {row.operator} | {row.case} | {ours:.3f} | {row.shown(peer)} | {ms:.3f} | {row.ratio(peer):.1f}x |"
             )
+    lines += ["", ONE_THREAD]
+    if "torchvision" in facts:
+        lines += ["", f"torchvision: {facts['torchvision']}."]
     return "\n".join(lines) + "\n"
 
 
@@ -167,7 +180,7 @@ def write_record(arguments: argparse.Namespace, record: dict[str, object], text:
 
 
 def to_json(rows: list[Row], facts: dict[str, object]) -> str:
-    results = [{"operator": r.operator, "case": r.case, "milliseconds": r.milliseconds} for r in rows]
+    results = [dataclasses.asdict(row) for row in rows]
     return json.dumps({**facts, "results": results}, indent=2) + "\n"
 
 

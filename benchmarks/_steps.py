@@ -29,13 +29,17 @@ def add_batch_arguments(parser: argparse.ArgumentParser, *, short_side: int = 38
 
 
 def image_size(short_side: int) -> tuple[int, int]:
-    """(height, width) of landscape images as the network sees them, padded to multiples of 32."""
+    """(height, width) of landscape images that need no padding to multiples of 32."""
     return short_side, short_side * 5 // 3 // 32 * 32
 
 
 def bare(config: Config) -> Config:
-    """Without pretrained weights and loader processes; frozen statistics, as with weights."""
-    return override(override(override(config, "model.weights", None), "model.norm", "frozen_bn"), "data.workers", 0)
+    """Without pretrained weights and loader processes; statistics and stages are frozen as with weights."""
+    frozen = 2 if config.model.frozen_stages is None else config.model.frozen_stages
+    for key, value in (("model.weights", None), ("model.norm", "frozen_bn"), ("model.frozen_stages", frozen),
+                       ("data.workers", 0)):  # fmt: skip
+        config = override(config, key, value)
+    return config
 
 
 def batch(height: int, width: int, size: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:

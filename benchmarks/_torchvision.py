@@ -14,6 +14,14 @@ def torchvision(device: str) -> ModuleType | None:
     return None if why_not(device) else __import__("torchvision")
 
 
+def which(device: str) -> str:
+    """What the tables' "torchvision" is, in a line."""
+    if vision := torchvision(device):
+        return f"{vision.__version__}, the package itself"
+    stands_in = "; its NMS is nms_baseline.cpp, the same algorithm" if device == "cpu" else ""
+    return f"not used ({why_not(device)}){stands_in}"
+
+
 @functools.cache
 def why_not(device: str) -> str:
     """Empty if torchvision can be used."""

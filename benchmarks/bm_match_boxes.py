@@ -26,10 +26,14 @@ PAIR_OPERATIONS = 2 * 12
 """Of two passes over a pair: the sides of the intersection, areas, comparison."""
 
 
+def image_size(kind: str, n: int) -> tuple[int, int]:
+    return (256, 416) if kind == "anchors" and n <= 100_000 else (800, 1333)
+
+
 def priors(kind: str, n: int, device: str) -> Tensor:
     if kind == "random":
         return boxes(n, device)
-    height, width = (800, 1333) if n > 100_000 else (256, 416)
+    height, width = image_size(kind, n)
     sizes = [(-(-height // s), -(-width // s)) for s in (8, 16, 32, 64, 128)]
     return torch.cat(AnchorGenerator.retinanet()(sizes, device=torch.device(device)))
 
@@ -62,7 +66,8 @@ def cases(settings: Settings) -> Iterator[Case]:
 
 def case(kind: str, n: int, num_gts: int, images: int, settings: Settings) -> Case:
     anchors = priors(kind, n, settings.device)
-    gts = boxes(num_gts * images, settings.device, seed=1)
+    # of the image's size: torchvision gives a gt that meets no anchor all of them
+    gts = boxes(num_gts * images, settings.device, seed=1) * (image_size(kind, n)[0] / 800)
     offsets = (torch.arange(images + 1) * num_gts).to(settings.device)
 
     def ours():

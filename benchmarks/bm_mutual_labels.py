@@ -84,4 +84,5 @@ def case(n: int, k: int, settings: Settings) -> Case:
                 raise AssertionError(f"{name} has other labels or weights in {gts} of {k} gts")
 
     # scores, IoUs, ids and labels in; labels and weights out
-    return Case(f"{n:,} priors, {k} gts", ours, peers, check, moved_bytes=27 * n)
+    single = ("numpy, per gt",)
+    return Case(f"{n:,} priors, {k} gts", ours, peers, check, moved_bytes=27 * n, single_threaded=single)

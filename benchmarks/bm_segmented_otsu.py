@@ -33,7 +33,10 @@ def exact(values: torch.Tensor, ids: torch.Tensor, k: int, settings: Settings) -
             agree(segmented_otsu(values, ids, k), peer())
 
     name = f"{len(ids):,} values, {k} groups"
-    return Case(name, lambda: segmented_otsu(values, ids, k), peers, check, moved_bytes=12 * len(ids))
+    single = ("numpy, per group",)
+    return Case(
+        name, lambda: segmented_otsu(values, ids, k), peers, check, moved_bytes=12 * len(ids), single_threaded=single
+    )
 
 
 def _binned(values: torch.Tensor, ids: torch.Tensor, k: int) -> Case | None:
@@ -58,4 +61,5 @@ def _binned(values: torch.Tensor, ids: torch.Tensor, k: int) -> Case | None:
             raise AssertionError(f"scikit-image has {moved} other thresholds of {k}, up to {apart.max():.1f} bins away")
 
     name = f"{len(ids):,} values, {k} groups, 256 bins"
-    return Case(name, ours, {"scikit-image, per group": scikit_image}, check)
+    peers = {"scikit-image, per group": scikit_image}
+    return Case(name, ours, peers, check, single_threaded=tuple(peers))

@@ -2,9 +2,13 @@
 
 FCOS and RetinaNet R50-FPN with random weights, images and boxes; the images are on the device already. A training step
 is the trainer's own (forward, criterion, backward, clipping, SGD): the baseline, with mutual labelling (+ML) and with
-the whole method (+MLC), mutual labelling on; torchvision's detectors beside them, of the same backbone, frozen parts,
-precision and memory layout. Inference ends with the detections of every image; its classifiers say 0.5 to everything,
-so that NMS gets all the candidates it can.
+the whole method (+MLC), mutual labelling on; torchvision's detectors beside them, with FixedBatchNorm2d and without
+clipping. Inference ends with the detections of every image; its classifiers say 0.5 to everything, so that NMS gets all
+the candidates it can.
+
+Before anything is timed, the detectors are compared: backbone and pyramid must have the same number of trainable
+parameters, heads differ by HEAD_DIFFERENCE, and the backbones must see inputs of the same shape and memory layout and
+give maps of the same precision, in training and in inference. A difference fails the detector.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from pathlib import Path
 
 import torch
 from _harness import Settings, circumstances, facts, write_record
-from _steps import NUM_CLASSES, Turns, add_batch_arguments, bare, batch, criterion, take_turns
+from _steps import NUM_CLASSES, Turns, add_batch_arguments, bare, batch, criterion, image_size, take_turns
 from _torchvision import torchvision, why_not
 from _verdicts import Verdict, table
 from torch import Tensor, nn
@@ -36,6 +40,10 @@ TORCHVISION = "torchvision"
 TRIAL = "A trial of the program: no GPU, or small images. No target is judged by it."
 LEAST_RATE = 1.5
 """Of torchvision's images a second."""
+FROZEN_STAGES = 2
+"""Stem and first stage: MMDetection's 1, torchvision's three trainable layers of five."""
+HEAD_DIFFERENCE = {"fcos": 5 - 8 * 256, "retinanet": 0}
+"""Trainable parameters, ours minus torchvision's. FCOS: a scale for each level, no biases before GroupNorm."""
 LIMITS = {"score_thresh": 0.05, "nms_thresh": 0.5, "detections_per_img": 100, "topk_candidates": 1000}
 
 
@@ -57,6 +65,72 @@ class Setting:
         Settings(self.device).synchronize()
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a backbone is given and gives."""
+
+    shape: tuple[int, ...]
+    channels_last: bool
+    dtypes: tuple[str, ...]
+    """Of its maps."""
+
+    def __str__(self) -> str:
+        layout = "channels_last" if self.channels_last else "contiguous"
+        return f"{' x '.join(map(str, self.shape))}, {layout}, {', '.join(self.dtypes)}"
+
+
+@dataclass
+class Contestant:
+    model: nn.Module
+    run: Callable[[], object]
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The ResNet; torchvision's backbone has the pyramid in it."""
+        return getattr(self.model.backbone, "body", self.model.backbone)
+
+    def trainable(self) -> dict[str, int]:
+        pyramid = getattr(self.model, "fpn", None) or self.model.backbone.fpn
+        parts = {"backbone": self.trunk, "pyramid": pyramid, "head": self.model.head}
+        return {k: sum(p.numel() for p in part.parameters() if p.requires_grad) for k, part in parts.items()}
+
+    def seen(self) -> Seen:
+        """Of one run."""
+        found = []
+
+        def look(module: nn.Module, given: tuple[Tensor], maps) -> None:
+            (x,) = given
+            maps = maps.values() if isinstance(maps, dict) else maps
+            types = sorted({str(m.dtype).removeprefix("torch.") for m in maps})
+            found.append(Seen(tuple(x.shape), x.is_contiguous(memory_format=torch.channels_last), tuple(types)))
+
+        handle = self.trunk.register_forward_hook(look)
+        try:
+            self.run()
+        finally:
+            handle.remove()
+        (only,) = found
+        return only
+
+
+def same_inputs(contestants: dict[str, Contestant]) -> Seen:
+    """What the backbones of all are given and give; AssertionError where that differs."""
+    seen = {name: contestant.seen() for name, contestant in contestants.items()}
+    if len(set(seen.values())) > 1:
+        raise AssertionError(f"the backbones do not run alike: {'; '.join(f'{k}: {v}' for k, v in seen.items())}")
+    return seen["baseline"]
+
+
+def same_parameters(detector: str, contestants: dict[str, Contestant]) -> dict[str, dict[str, int]]:
+    """Trainable parameters of the baseline and torchvision's detector; AssertionError where they do not correspond."""
+    counts = {k: contestants[k].trainable() for k in ("baseline", TORCHVISION) if k in contestants}
+    if TORCHVISION in counts:
+        difference = {part: ours - counts[TORCHVISION][part] for part, ours in counts["baseline"].items()}
+        if difference != {"backbone": 0, "pyramid": 0, "head": HEAD_DIFFERENCE[detector]}:
+            raise AssertionError(f"trainable parameters do not correspond: {counts}")
+    return counts
+
+
 @dataclass
 class Measured:
     """A detector's contestants by name: seconds of a training step, of its criterion alone, of a batch's inference."""
@@ -68,6 +142,10 @@ class Measured:
     """Of batched_rescored_nms within +MLC's inference, called alone."""
     without_peer: str = ""
     """Why torchvision is not among them."""
+    trainable: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Parameters of backbone, pyramid and head."""
+    inputs: dict[str, Seen] = field(default_factory=dict)
+    """Of the backbones, in training and in inference."""
 
     def rate(self, part: str, name: str, images: int) -> float | None:
         """Images a second."""
@@ -76,8 +154,11 @@ class Measured:
 
 
 def configuration(name: str, setting: Setting):
-    config = override(bare(preset(name)), "mlc.start_epoch", 0.0)
-    for key, value in (("model.backbone", setting.backbone), ("schedule.precision", setting.precision),
+    """The preset with mutual labelling on; statistics and affine parameters of batch norm are constants, as in
+    torchvision's."""
+    config = bare(preset(name))
+    for key, value in (("mlc.start_epoch", 0.0), ("model.backbone", setting.backbone), ("model.norm", "fixed"),
+                       ("model.frozen_stages", FROZEN_STAGES), ("schedule.precision", setting.precision),
                        ("run.channels_last", True), ("schedule.warmup_iterations", 0), ("schedule.lr", 1e-6)):
         config = override(config, key, value)
     return config
@@ -91,36 +172,52 @@ def our_model(name: str, setting: Setting) -> tuple[nn.Module, object]:
     return model, config
 
 
+class FixedBatchNorm2d(nn.BatchNorm2d):
+    """Constants, in its input's precision as the baseline's: torchvision's FrozenBatchNorm2d gives float32 from
+    bfloat16, and all that follows it up to the next convolution is float32."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
+
+
 def peer_model(vision, detector: str, setting: Setting) -> nn.Module:
-    """torchvision's, of the same parts: frozen statistics and first stage, levels 3 to 7."""
+    """torchvision's, of the same parts: frozen batch norm, stem and first stage, levels 3 to 7, 80 classes."""
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
     from torchvision.models.detection.fcos import FCOS
     from torchvision.models.detection.retinanet import RetinaNet
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
     torch.manual_seed(0)
-    trunk = getattr(vision.models, setting.backbone)(weights=None, norm_layer=vision.ops.misc.FrozenBatchNorm2d)
+    trunk = getattr(vision.models, setting.backbone)(weights=None, norm_layer=FixedBatchNorm2d)
     extra = LastLevelP6P7(trunk.fc.in_features if detector == "retinanet" else 256, 256)
-    backbone = _resnet_fpn_extractor(trunk, 3, returned_layers=[2, 3, 4], extra_blocks=extra)
-    kind = {"fcos": FCOS, "retinanet": RetinaNet}[detector]
-    model = kind(backbone, NUM_CLASSES + 1, _skip_resize=True, **LIMITS)
-    return model.to(setting.target, memory_format=torch.channels_last)
+    backbone = _resnet_fpn_extractor(trunk, 5 - FROZEN_STAGES, returned_layers=[2, 3, 4], extra_blocks=extra)
+    model = {"fcos": FCOS, "retinanet": RetinaNet}[detector](backbone, NUM_CLASSES, **LIMITS)
+    # its own switch, _skip_resize, is ignored in evaluation: images would be resized to 800 px there
+    model.transform.resize = lambda image, target=None: (image, target)
+    model.to(setting.target)
+    numerics.prepare(model, configuration(f"{detector}_r50", setting).run)
+    return model
 
 
-def our_step(name: str, setting: Setting, images: list[Tensor], targets: list[dict]) -> Callable[[], None]:
+def our_step(name: str, setting: Setting, images: list[Tensor], targets: list[dict]) -> Contestant:
     model, config = our_model(name, setting)
     stepper = Stepper(model.train(), config, 1000, setting.target)
     stepper.connect()
     targets = [target | {"image_id": k} for k, target in enumerate(targets)]
     iteration = iter(range(2**62))
-    return lambda: stepper.take(next(iteration), images, targets, len(images))
+    return Contestant(model, lambda: stepper.take(next(iteration), images, targets, len(images)))
 
 
-def peer_step(vision, detector: str, setting: Setting, images: list[Tensor], targets: list[dict]) -> Callable[[], None]:
+def peer_step(vision, detector: str, setting: Setting, images: list[Tensor], targets: list[dict]) -> Contestant:
     model = peer_model(vision, detector, setting).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4)
-    targets = [{key: value.to(setting.target) for key, value in target.items()} for target in targets]
+    # its columns are the classes 0 ... 79
+    targets = [{"boxes": t["boxes"].to(setting.target), "labels": t["labels"].to(setting.target) - 1} for t in targets]
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -129,7 +226,7 @@ def peer_step(vision, detector: str, setting: Setting, images: list[Tensor], tar
         loss.backward()
         optimizer.step()
 
-    return run
+    return Contestant(model, run)
 
 
 def in_precision(run: Callable, setting: Setting) -> Callable:
@@ -149,9 +246,13 @@ def undecided(model: nn.Module) -> nn.Module:
     return model
 
 
-def detection(model: nn.Module, setting: Setting, images: list[Tensor]) -> Callable[[], object]:
+def detection(model: nn.Module, setting: Setting, images: list[Tensor]) -> Contestant:
     model = undecided(model).eval()
-    return in_precision(torch.inference_mode()(lambda: model(images)), setting)
+    return Contestant(model, in_precision(torch.inference_mode()(lambda: model(images)), setting))
+
+
+def times(contestants: dict[str, Contestant], setting: Setting) -> dict[str, Turns]:
+    return take_turns({name: c.run for name, c in contestants.items()}, setting.rounds, setting.synchronize)
 
 
 def seconds_of_nms(run: Callable[[], object], setting: Setting) -> float:
@@ -181,7 +282,9 @@ def measure_detector(detector: str, setting: Setting) -> Measured:
     steps = {METHODS[m]: our_step(f"{detector}_r50{m}", setting, images, targets) for m in METHODS}
     if vision is not None:
         steps[TORCHVISION] = peer_step(vision, detector, setting, images, targets)
-    result.training = take_turns(steps, setting.rounds, setting.synchronize)
+    result.trainable = same_parameters(detector, steps)
+    result.inputs["training"] = same_inputs(steps)
+    result.training = times(steps, setting)
     steps.clear()
 
     criteria = {}
@@ -195,8 +298,9 @@ def measure_detector(detector: str, setting: Setting) -> Measured:
     runs = {METHODS[m]: detection(our_model(f"{detector}_r50{m}", setting)[0], setting, images) for m in ("", "_mlc")}
     if vision is not None:
         runs[TORCHVISION] = detection(peer_model(vision, detector, setting), setting, images)
-    result.inference = take_turns(runs, setting.rounds, setting.synchronize)
-    result.nms_seconds = seconds_of_nms(runs["+MLC"], setting)
+    result.inputs["inference"] = same_inputs(runs)
+    result.inference = times(runs, setting)
+    result.nms_seconds = seconds_of_nms(runs["+MLC"].run, setting)
     return result
 
 
@@ -232,6 +336,8 @@ def as_dict(measured: Measured, images: int) -> dict[str, object]:
             for name, turns in getattr(measured, part).items()
         }
     record["nms_ms"] = measured.nms_seconds and 1e3 * measured.nms_seconds
+    record["trainable_parameters"] = measured.trainable
+    record["backbone_inputs"] = {part: str(seen) for part, seen in measured.inputs.items()}
     return record
 
 
@@ -257,7 +363,13 @@ def markdown(results: dict[str, Measured | str], setting: Setting, verdicts: lis
             lines.append(f"| {' | '.join(cells)} |")
         share = measured.nms_seconds / measured.inference["+MLC"].least
         lines.append(f"| {detector} | NMS of +MLC | - | - | - | {1e3 * measured.nms_seconds:.3f} ({share:.1%}) | - |")
-    return "\n".join([*lines, "", *(table(verdicts) if verdicts else [TRIAL])]) + "\n"
+    lines.append("")
+    for detector, measured in results.items():
+        if not isinstance(measured, str):
+            counts = [f"{name} {sum(parts.values()):,}" for name, parts in measured.trainable.items()]
+            inputs = [f"{part} {seen}" for part, seen in measured.inputs.items()]
+            lines += [f"{detector}: trainable parameters: {', '.join(counts)}. Backbones: {'; '.join(inputs)}.", ""]
+    return "\n".join([*lines, *(table(verdicts) if verdicts else [TRIAL])]) + "\n"
 
 
 def run(setting: Setting, trial: bool) -> tuple[dict[str, object], str, bool]:
@@ -297,16 +409,17 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    height = arguments.short_side
+    full = arguments.short_side == Setting.height
+    height, width = (Setting.height, Setting.width) if full else image_size(arguments.short_side)
     setting = Setting(
         device=arguments.device,
         precision="bf16" if arguments.device == "cuda" else "fp32",
         height=height,
-        width=height * 5 // 3,
+        width=width,
         images=arguments.batch_size,
         rounds=arguments.rounds,
     )
-    record, text, complete = run(setting, trial=arguments.device == "cpu" or height != 800)
+    record, text, complete = run(setting, trial=arguments.device == "cpu" or not full)
     print(text)
     write_record(arguments, record, text)
     return 0 if complete else 1

@@ -23,7 +23,7 @@ import bm_segmented_otsu
 import bm_segmented_spearman
 import bm_sigmoid_focal_loss
 import torch
-from _harness import GRAPH, Case, Row, Settings, circumstances, facts, format_row, measure, write_record
+from _harness import GRAPH, ONE_THREAD, Case, Row, Settings, circumstances, facts, format_row, measure, write_record
 from _otsu_peers import group_inputs
 from _torchvision import why_not
 from _verdicts import Verdict, table
@@ -160,7 +160,7 @@ def measure_goal(goal: Goal, settings: Settings, ceilings: Ceilings) -> Result:
         case = goal.case(settings)
         if case.check is not None:
             case.check()
-        row = Row(goal.operator, case.name, measure(case, settings))
+        row = Row(goal.operator, case.name, measure(case, settings), case.single_threaded)
     except Exception as error:
         return Result(goal, None, None, f"{type(error).__name__}: {error}")
     limit = ceilings.seconds(
@@ -195,17 +195,18 @@ def markdown(results: list[Result], ceilings: Ceilings, verdicts: list[Verdict],
         if result.row is None:
             lines.append(f"| {result.goal.operator} | failed: {result.error} | | | | |")
             continue
-        times = result.row.milliseconds
+        row = result.row
+        times = row.milliseconds
         cells = [
             result.goal.operator,
-            result.row.case,
+            row.case,
             f"{times[OURS]:.4f}",
             f"{times[GRAPH]:.4f}" if GRAPH in times else "-",
             "-" if result.share is None else f"{100 * result.share:.0f} %",
-            ", ".join(f"{p} {times[p]:.3f} ({result.row.ratio(p):.1f}x)" for p in times if p not in OWN) or "-",
+            ", ".join(f"{row.shown(p)} {times[p]:.3f} ({row.ratio(p):.1f}x)" for p in times if p not in OWN) or "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(table(verdicts) if verdicts else [TRIAL])]) + "\n"
+    return "\n".join([*lines, "", ONE_THREAD, "", *(table(verdicts) if verdicts else [TRIAL])]) + "\n"
 
 
 def run(settings: Settings) -> tuple[dict[str, object], str, bool]:

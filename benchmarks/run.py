@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from _harness import THREADS, Settings, facts, markdown, run_cases, to_json
+from _torchvision import which
 
 OPERATORS = sorted(path.stem.removeprefix("bm_") for path in Path(__file__).parent.glob("bm_*.py"))
 
@@ -27,7 +28,7 @@ def main() -> None:
 
     torch.set_num_threads(THREADS)
     settings = Settings(args.device, args.quick)
-    circumstances = facts(settings)
+    circumstances = facts(settings) | {"torchvision": which(args.device)}
     print(", ".join(f"{name} {value}" for name, value in circumstances.items()), flush=True)
     rows = []
     for operator in args.operators or OPERATORS:
