@@ -2,13 +2,14 @@
 
 FCOS and RetinaNet R50-FPN with random weights, images and boxes; the images are on the device already. A training step
 is the trainer's own (forward, criterion, backward, clipping, SGD): the baseline, with mutual labelling (+ML) and with
-the whole method (+MLC), mutual labelling on; torchvision's detectors beside them, with FixedBatchNorm2d and without
-clipping. Inference ends with the detections of every image; its classifiers say 0.5 to everything, so that NMS gets all
+the whole method (+MLC), mutual labelling on; torchvision's detectors beside them, as its own builders make them and
+without clipping. Inference ends with the detections of every image; its classifiers say 0.5 to everything, so that NMS gets all
 the candidates it can.
 
 Before anything is timed, the detectors are compared: backbone and pyramid must have the same number of trainable
-parameters, heads differ by HEAD_DIFFERENCE, and the backbones must see inputs of the same shape and memory layout and
-give maps of the same precision, in training and in inference. A difference fails the detector.
+parameters, heads differ by HEAD_DIFFERENCE, and the backbones must see inputs of the same shape and memory layout, in
+training and in inference. A difference fails the detector. All run under the same autocast; torchvision's
+FrozenBatchNorm2d returns float32 under bfloat16, and what follows it up to the next convolution is float32.
 """
 
 from __future__ import annotations
@@ -67,16 +68,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a backbone is given and gives."""
+    """The input of a backbone."""
 
     shape: tuple[int, ...]
     channels_last: bool
-    dtypes: tuple[str, ...]
-    """Of its maps."""
 
     def __str__(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
-        return f"{' x '.join(map(str, self.shape))}, {layout}, {', '.join(self.dtypes)}"
+        return f"{' x '.join(map(str, self.shape))}, {layout}"
 
 
 @dataclass
@@ -98,13 +97,11 @@ class Contestant:
         """Of one run."""
         found = []
 
-        def look(module: nn.Module, given: tuple[Tensor], maps) -> None:
+        def look(module: nn.Module, given: tuple[Tensor]) -> None:
             (x,) = given
-            maps = maps.values() if isinstance(maps, dict) else maps
-            types = sorted({str(m.dtype).removeprefix("torch.") for m in maps})
-            found.append(Seen(tuple(x.shape), x.is_contiguous(memory_format=torch.channels_last), tuple(types)))
+            found.append(Seen(tuple(x.shape), x.is_contiguous(memory_format=torch.channels_last)))
 
-        handle = self.trunk.register_forward_hook(look)
+        handle = self.trunk.register_forward_pre_hook(look)
         try:
             self.run()
         finally:
@@ -114,7 +111,7 @@ class Contestant:
 
 
 def same_inputs(contestants: dict[str, Contestant]) -> Seen:
-    """What the backbones of all are given and give; AssertionError where that differs."""
+    """The input of all backbones; AssertionError where it differs."""
     seen = {name: contestant.seen() for name, contestant in contestants.items()}
     if len(set(seen.values())) > 1:
         raise AssertionError(f"the backbones do not run alike: {'; '.join(f'{k}: {v}' for k, v in seen.items())}")
@@ -172,18 +169,6 @@ def our_model(name: str, setting: Setting) -> tuple[nn.Module, object]:
     return model, config
 
 
-class FixedBatchNorm2d(nn.BatchNorm2d):
-    """Constants, in its input's precision as the baseline's: torchvision's FrozenBatchNorm2d gives float32 from
-    bfloat16, and all that follows it up to the next convolution is float32."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> nn.Module:
-        return super().train(False)
-
-
 def peer_model(vision, detector: str, setting: Setting) -> nn.Module:
     """torchvision's, of the same parts: frozen batch norm, stem and first stage, levels 3 to 7, 80 classes."""
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -192,7 +177,7 @@ def peer_model(vision, detector: str, setting: Setting) -> nn.Module:
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
     torch.manual_seed(0)
-    trunk = getattr(vision.models, setting.backbone)(weights=None, norm_layer=FixedBatchNorm2d)
+    trunk = getattr(vision.models, setting.backbone)(weights=None, norm_layer=vision.ops.misc.FrozenBatchNorm2d)
     extra = LastLevelP6P7(trunk.fc.in_features if detector == "retinanet" else 256, 256)
     backbone = _resnet_fpn_extractor(trunk, 5 - FROZEN_STAGES, returned_layers=[2, 3, 4], extra_blocks=extra)
     model = {"fcos": FCOS, "retinanet": RetinaNet}[detector](backbone, NUM_CLASSES, **LIMITS)
