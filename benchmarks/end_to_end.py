@@ -3,8 +3,8 @@
 FCOS and RetinaNet R50-FPN with random weights, images and boxes; the images are on the device already. A training step
 is the trainer's own (forward, criterion, backward, clipping, SGD): the baseline, with mutual labelling (+ML) and with
 the whole method (+MLC), mutual labelling on; torchvision's detectors beside them, as its own builders make them and
-without clipping. Inference ends with the detections of every image; its classifiers say 0.5 to everything, so that NMS gets all
-the candidates it can.
+without clipping. Inference ends with the detections of every image; its classifiers say 0.5 to everything, so that NMS
+gets all the candidates it can.
 
 Before anything is timed, the detectors are compared: backbone and pyramid must have the same number of trainable
 parameters, heads differ by HEAD_DIFFERENCE, and the backbones must see inputs of the same shape and memory layout, in
