@@ -120,13 +120,13 @@ def test_paired_box_iou_and_its_gradients(library, kind):
 # --- Otsu and mutual labels. In the driver a block sorts up to 128 values and counts into 16 levels.
 
 
-def shim_otsu(library, values, ids, num_segments, bins=None, path=1, groups=1):
+def shim_otsu(library, values, ids, num_segments, bins=None, path=1, groups=1, all_keys=0):
     thresholds = values.new_full((num_segments,), -7.0)
     name = {torch.float32: "shim_segmented_otsu_float", torch.float64: "shim_segmented_otsu_double"}[
         values.dtype
     ]
     function = getattr(library("driver_otsu"), name)
-    call(function, values, ids, values.numel(), num_segments, bins or 0, path, groups, thresholds)
+    call(function, values, ids, values.numel(), num_segments, bins or 0, path, groups, all_keys, thresholds)
     return thresholds
 
 

@@ -103,7 +103,7 @@ __device__ void block_sort(Key* keys, unsigned size) {
   for (unsigned block = 2; block <= size; block *= 2) {
     for (unsigned distance = block / 2; distance > 0; distance /= 2) {
       for (unsigned pair = threadIdx.x; pair < size / 2; pair += kThreads) {
-        const unsigned low = 2 * pair - pair % distance, high = low + distance;
+        const unsigned low = 2 * pair - (pair & (distance - 1)), high = low + distance;
         const Key a = keys[low], b = keys[high];
         const bool ascending = (low & block) == 0;
         if (ascending ? b < a : a < b) {
