@@ -46,7 +46,18 @@ __device__ __forceinline__ T warp_reduce(T value, const Combine& combine) {
   return value;
 }
 
-// The same over a block. Ends with a barrier: what was in shared memory before may be overwritten after.
+// The sum of the values of this lane and lower ones; T adds with +=.
+template <typename T>
+__device__ __forceinline__ T warp_inclusive_sum(T value) {
+#pragma unroll
+  for (int distance = 1; distance < kWarpSize; distance *= 2) {
+    const T lower = shuffle_up(value, distance);
+    if (lane_index() >= distance) value += lower;
+  }
+  return value;
+}
+
+// warp_reduce over a block. Ends with a barrier: what was in shared memory before may be overwritten after.
 template <int kThreads, typename T, typename Combine>
 __device__ __forceinline__ T block_reduce(T value, const Combine& combine) {
   constexpr int warps = kThreads / kWarpSize;
@@ -66,12 +77,7 @@ template <int kThreads, typename T>
 __device__ __forceinline__ T block_exclusive_sum(const T& value, T& total) {
   constexpr int warps = kThreads / kWarpSize;
   __shared__ T partial[warps];
-  T inclusive = value;
-#pragma unroll
-  for (int distance = 1; distance < kWarpSize; distance *= 2) {
-    T lower = shuffle_up(inclusive, distance);
-    if (lane_index() >= distance) inclusive += lower;
-  }
+  const T inclusive = warp_inclusive_sum(value);
   if (lane_index() == kWarpSize - 1) partial[warp_index()] = inclusive;
   T exclusive = shuffle_up(inclusive, 1);
   if (lane_index() == 0) exclusive = T{};

@@ -23,6 +23,7 @@ void launch_otsu(const char* op, const Tensor& like, const int64_t* ids, int64_t
                  std::optional<int64_t> bins, OtsuTasks<scalar_t> tasks, int num_tasks, cudaStream_t stream) {
   using T = compute_t<scalar_t>;
   MLC_CHECK_VALUE(n <= UINT32_MAX, op, "at most 2^32 - 1 values are supported on CUDA, got ", n);
+  MLC_CHECK_VALUE(num_segments <= INT32_MAX, op, "at most 2^31 - 1 groups are supported on CUDA, got ", num_segments);
   const int num_bins = static_cast<int>(bins.value_or(0));
   const bool gathering = n <= kGatheringValues && num_segments <= kGatheringReads / max_of<int64_t>(n, 1);
   const bool shared = num_segments <= kSharedSegments;
@@ -73,14 +74,14 @@ void launch_otsu(const char* op, const Tensor& like, const int64_t* ids, int64_t
   }
   // a group to each warp, but fewer to a block while that leaves multiprocessors without one
   const int64_t spread = ceil_div(num_segments * num_tasks, 4 * num_multiprocessors());
-  const int groups = static_cast<int>(min_of<int64_t>(kSortingWarps, spread));
+  const auto groups = static_cast<unsigned>(min_of<int64_t>(kSortingWarps, spread));
   const dim3 grid(grid_x(op, 2 * ceil_div(num_segments, groups)), static_cast<unsigned>(num_tasks));
   if (n / num_segments < kLargeGroup) {
     otsu_of_groups<T, kThreads, warp_keys, kCapacity, kLevelBits>
-        <<<grid, kThreads, 0, stream>>>(offsets, num_tasks, num_segments, groups, num_bins, tasks);
+        <<<grid, kThreads, 0, stream>>>(offsets, num_tasks, static_cast<unsigned>(num_segments), groups, num_bins, tasks);
   } else {
     otsu_of_groups<T, kLargeGroupThreads, warp_keys, kCapacity, kLevelBits>
-        <<<grid, kLargeGroupThreads, 0, stream>>>(offsets, num_tasks, num_segments, groups, num_bins, tasks);
+        <<<grid, kLargeGroupThreads, 0, stream>>>(offsets, num_tasks, static_cast<unsigned>(num_segments), groups, num_bins, tasks);
   }
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }

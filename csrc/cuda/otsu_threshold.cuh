@@ -1,11 +1,11 @@
 // The Otsu threshold of one gathered group by a warp or by a block; the rule is csrc/otsu.h.
 //
-// A warp sorts its group in registers, which takes the same time whatever the values, and judges every cut between
-// distinct q. More values than that: a block counts them and adds them up by levels of q, as csrc/cpu/otsu_threshold.h
-// does; the cuts between levels are judged right there, and a cut inside a level can only win if the midpoint of the two
-// class means falls into it. Runs of levels that can hold it, one to three as a rule, are collected and sorted. A level
-// too heavy for that (heavy tails) is divided into finer levels in turn, down to single values of q, which hold no cut.
-// Thus no group needs a full sort in memory.
+// A cut can only be the best one if the midpoint of its two class means is between the values next to it. A warp sorts
+// its group in registers, so that a lane has values in a row, and judges only the cuts in lanes that the midpoint can
+// fall into. More values than that: a block counts them and adds them up by levels of q, as csrc/cpu/otsu_threshold.h
+// does; the cuts between levels are judged right there. Runs of levels that can hold the best cut inside, one to three
+// as a rule, are collected and sorted. A level too heavy for that (heavy tails) is divided into finer levels in turn,
+// down to single values of q, which hold no cut. Thus no group needs a full sort in memory.
 #pragma once
 
 #include "../box_iou.h"
@@ -48,6 +48,17 @@ struct OtsuResult {
   T threshold;
   T largest;  // of the group: some value is above a threshold iff this one is
 };
+
+__device__ __forceinline__ double ratio(int64_t sum, int64_t count) {
+  return static_cast<double>(sum) / static_cast<double>(count);
+}
+
+// How far from the midpoint of the class means a value may be for the cut next to it to be the best one. Farther off it
+// loses by at least 4 slack / (n 2^top_bit) of the objective, and rounding must not make that up: 2^-44 is far above its
+// noise.
+__device__ __forceinline__ double midpoint_slack(const OtsuGrid& grid, int64_t n) {
+  return static_cast<double>(n) * power_of_two(grid.top_bit - 46);
+}
 
 // The values of one group: every `stride`-th from `first` on.
 template <typename scalar_t>
@@ -107,33 +118,35 @@ __device__ OtsuResult<T> warp_otsu(const GroupValues<scalar_t>& values, int bins
   const int begin = min_of(max_of(-first, 0), keys);
   int64_t sum = 0;
   for (int i = begin; i < keys; ++i) sum += grid(static_cast<double>(sorted[i][lane]));
-  int64_t before = sum;  // up to this lane; then before it
-#pragma unroll
-  for (int distance = 1; distance < kWarpSize; distance *= 2) {
-    const int64_t lower = shuffle_up(before, distance);
-    if (lane >= distance) before += lower;
-  }
-  const OtsuMean mean(__shfl_sync(kFullWarp, static_cast<long long>(before), kWarpSize - 1), n);
-  before -= sum;
+  const int64_t up_to = warp_inclusive_sum(sum), before = up_to - sum;
+  const int64_t total = __shfl_sync(kFullWarp, static_cast<long long>(up_to), kWarpSize - 1);
+  const OtsuMean mean(total, n);
 
-  double below = first + begin, above = n - below;
-  int64_t centred = before - (first + begin) * mean.quotient;
+  // Whether the best cut can be after one of this lane's values: the midpoint of the class means, which rises with the
+  // cut, would be between them. `twice` is twice the midpoint before the lane, less than all for the first.
+  const double twice = first > 0 ? ratio(before, first) + ratio(total - before, n - first) : -INFINITY;
+  double twice_behind = __shfl_sync(kFullWarp, twice, lane + 1);
+  if (lane == kWarpSize - 1) twice_behind = INFINITY;
+  bool keep = false;
+  if (begin < keys) {
+    const double slack = midpoint_slack(grid, n);
+    const int64_t least = grid(static_cast<double>(sorted[begin][lane]));
+    const int64_t behind = grid(static_cast<double>(sorted[keys][lane]));
+    keep = least != behind && twice <= 2 * (static_cast<double>(behind) + slack) &&
+           twice_behind >= 2 * (static_cast<double>(least) - slack);
+  }
+  // The cuts of such a lane, one to three of them as a rule, are judged by all lanes.
   OtsuCut<T> best{-1.0, high};
-  T key = sorted[min_of(begin, keys - 1)][lane];
-  int64_t q = grid(static_cast<double>(key));
-#pragma unroll 2
-  for (int i = begin; i < keys; ++i) {
-    const T next = sorted[i + 1][lane];
-    const int64_t next_q = grid(static_cast<double>(next));
-    centred += q - mean.quotient;
-    below += 1.0;
-    above -= 1.0;
-    if (next_q != q) {
-      const double objective = otsu_objective(below, above, centred, mean.fraction);
-      if (objective > best.objective) best = {objective, key};
+  for (unsigned kept = __ballot_sync(kFullWarp, keep); kept != 0; kept &= kept - 1) {
+    const int source = __ffs(static_cast<int>(kept)) - 1, skipped = source * keys - padding;
+    const bool inside = lane >= -skipped && lane <= keys;
+    const T key = sorted[min_of(lane, keys)][source];
+    const int64_t q = inside ? grid(static_cast<double>(key)) : 0;
+    const int64_t next_q = __shfl_sync(kFullWarp, static_cast<long long>(q), lane + 1);
+    const int64_t sum_below = __shfl_sync(kFullWarp, static_cast<long long>(before), source) + warp_inclusive_sum(q);
+    if (inside && lane < keys && next_q != q) {
+      best.offer(otsu_objective(skipped + lane + 1, sum_below, n, mean), key);
     }
-    key = next;
-    q = next_q;
   }
   best = warp_reduce(best, better_cut<T>);
   return {static_cast<T>(grid.threshold(static_cast<double>(best.last))), high};
@@ -153,7 +166,9 @@ struct OtsuScratch {
   OtsuGrid grid;
   OtsuMean mean;
   int64_t total;  // of q
-  OtsuSum below;  // the window of levels
+  int64_t begin, end;  // the window of levels
+  int shift;
+  OtsuSum below;  // the window
 };
 
 // q of a value, inside the grid even if the value is not finite (whose result is unspecified, but must do no harm).
@@ -192,6 +207,9 @@ class BlockOtsu {
       s_.low = low;
       s_.high = high;
       s_.grid = OtsuGrid(s_.low, s_.high, values.size, bins);
+      s_.below = {0, 0};
+      s_.end = 0;
+      next_window();
     }
     __syncthreads();
     judge_by_levels();
@@ -248,42 +266,51 @@ class BlockOtsu {
     best_.offer(otsu_objective(below.count, below.sum, s_.values.size, s_.mean), q);
   }
 
-  // A window is a range of q divided into levels of 2^shift. `cursor` moves from its begin to its end and further to
-  // the next window; all cuts below it are judged. Levels are aligned to their size: at the end of a fine window the
-  // coarsest one that may start there follows.
+  // A window is a range of q divided into levels of 2^shift. It moves upwards over the grid; all cuts below it are
+  // judged. Levels are aligned to their size: at the end of a fine window the coarsest one that may start there follows.
   __device__ void judge_by_levels() {
-    int64_t cursor = 0, end = end_of_grid();
-    int shift = finer(s_.grid.top_bit);
-    while (cursor < end_of_grid()) {
-      const int levels = static_cast<int>(((end - 1 - cursor) >> shift) + 1);
-      count_levels(cursor, end, shift, levels);
+    while (s_.begin < end_of_grid()) {
+      const int levels = static_cast<int>(((s_.end - 1 - s_.begin) >> s_.shift) + 1);
+      count_levels(levels);
       sum_levels(levels);
-      if (threadIdx.x == 0 && cursor == 0 && end == end_of_grid()) {
-        s_.below = {0, 0};
+      if (threadIdx.x == 0 && s_.begin == 0 && s_.end == end_of_grid()) {
         s_.total = at(levels).sum;
         s_.mean = OtsuMean(s_.total, s_.values.size);
       }
       __syncthreads();
-      judge_levels(cursor, shift, levels);
-      const int heavy = judge_kept_levels(cursor, shift, levels);
-      if (threadIdx.x == 0) s_.below += at(heavy);
-      __syncthreads();  // the counts may be overwritten now
-      if (heavy < levels) {
-        cursor += static_cast<int64_t>(heavy) << shift;
-        end = cursor + (int64_t{1} << shift);
-        shift = finer(shift);
-        continue;
+      judge_levels(levels);
+      const int heavy = judge_kept_levels(levels);
+      if (threadIdx.x == 0) {
+        s_.below += at(heavy);
+        if (heavy < levels) {
+          divide_level(heavy);
+        } else {
+          next_window();
+        }
       }
-      cursor = end;
-      end = end_of_grid();
-      shift = finer(s_.grid.top_bit);
-      while (cursor < end_of_grid() && (cursor & ((int64_t{1} << shift) - 1)) != 0) {
-        end = ((cursor >> shift) + 1) << shift;
-        shift = finer(shift);
-      }
+      __syncthreads();
     }
   }
 
+  // By one thread. The window becomes one of its levels.
+  __device__ __forceinline__ void divide_level(int level) {
+    s_.begin = begin_of(level);
+    s_.end = begin_of(1);
+    s_.shift = finer(s_.shift);
+  }
+  // Likewise, the one behind.
+  __device__ __forceinline__ void next_window() {
+    s_.begin = s_.end;
+    s_.end = end_of_grid();
+    s_.shift = finer(s_.grid.top_bit);
+    while (s_.begin < end_of_grid() && (s_.begin & ((int64_t{1} << s_.shift) - 1)) != 0) {
+      s_.end = ((s_.begin >> s_.shift) + 1) << s_.shift;
+      s_.shift = finer(s_.shift);
+    }
+  }
+  __device__ __forceinline__ int64_t begin_of(int level) const {
+    return s_.begin + (static_cast<int64_t>(level) << s_.shift);
+  }
   __device__ __forceinline__ int64_t end_of_grid() const { return (int64_t{1} << s_.grid.top_bit) + 1; }
   static __device__ __forceinline__ int finer(int shift) { return shift > kLevelBits ? shift - kLevelBits : 0; }
 
@@ -304,9 +331,11 @@ class BlockOtsu {
     if (high != 0) atomicAdd(&s_.sum_high[level], high);
   }
 
-  __device__ void count_levels(int64_t begin, int64_t end, int shift, int levels) {
+  __device__ void count_levels(int levels) {
     for (int level = threadIdx.x; level <= levels; level += kThreads) put(level, {0, 0});
     __syncthreads();
+    const int64_t begin = s_.begin, end = s_.end;
+    const int shift = s_.shift;
     for_each_place([&](int64_t q, T) {
       if (q >= begin && q < end) add(static_cast<int>((q - begin) >> shift), q);
     });
@@ -330,26 +359,22 @@ class BlockOtsu {
   }
 
   // Offers the cut at the end of every level and notes which levels can hold the best one inside.
-  __device__ void judge_levels(int64_t begin, int shift, int levels) {
-    // A cut outside its level's reach loses by at least 4 slack / (n 2^top_bit) of the objective, and rounding must
-    // not make that up: 2^-44 is far above its noise.
+  __device__ void judge_levels(int levels) {
     const int64_t n = s_.values.size, total = s_.total;
-    const double slack = static_cast<double>(n) * power_of_two(s_.grid.top_bit - 46);
-    const double step = static_cast<double>(int64_t{1} << shift);
+    const double slack = midpoint_slack(s_.grid, n), step = static_cast<double>(int64_t{1} << s_.shift);
     for (int level = threadIdx.x; level < levels; level += kThreads) {
       OtsuSum before = s_.below, after = s_.below;
       before += at(level);
       after += at(level + 1);
       const bool populated = after.count > before.count;
-      const int64_t level_begin = begin + (static_cast<int64_t>(level) << shift);
-      if (populated && after.count < n) offer(after, level_begin + (int64_t{1} << shift) - 1);
+      if (populated && after.count < n) offer(after, begin_of(level + 1) - 1);
       bool keep = false;
-      if (shift > 0 && after.count > before.count + 1) {
-        const double floor = static_cast<double>(level_begin), ceiling = floor + step;
-        const double low_before = before.count > 0 ? ratio(before) : floor;
-        const double high_before = ratio({n - before.count, total - before.sum});
-        const double low_after = ratio(after);
-        const double high_after = after.count < n ? ratio({n - after.count, total - after.sum}) : ceiling;
+      if (s_.shift > 0 && after.count > before.count + 1) {
+        const double floor = static_cast<double>(begin_of(level)), ceiling = floor + step;
+        const double low_before = before.count > 0 ? ratio(before.sum, before.count) : floor;
+        const double high_before = ratio(total - before.sum, n - before.count);
+        const double low_after = ratio(after.sum, after.count);
+        const double high_after = after.count < n ? ratio(total - after.sum, n - after.count) : ceiling;
         keep = low_before + high_before <= 2 * (ceiling + step + slack) &&
                low_after + high_after >= 2 * (floor - step - slack);
       }
@@ -357,12 +382,9 @@ class BlockOtsu {
     }
     __syncthreads();
   }
-  static __device__ __forceinline__ double ratio(const OtsuSum& part) {
-    return static_cast<double>(part.sum) / static_cast<double>(part.count);
-  }
 
   // Judges the cuts inside kept levels, as many levels at once as fit; returns the first that does not, or `levels`.
-  __device__ int judge_kept_levels(int64_t begin, int shift, int levels) {
+  __device__ int judge_kept_levels(int levels) {
     for (int first = 0;;) {
       int from = levels;
       for (int level = first + threadIdx.x; level < levels; level += kThreads) {
@@ -381,8 +403,7 @@ class BlockOtsu {
       to = block_reduce<kThreads>(to, [](int a, int b) { return max_of(a, b); });
       if (to == from) return from;
 
-      const int64_t low = begin + (static_cast<int64_t>(from) << shift);
-      const int64_t high = begin + (static_cast<int64_t>(to) << shift);
+      const int64_t low = begin_of(from), high = begin_of(to);
       if (threadIdx.x == 0) s_.collected = 0;
       __syncthreads();
       for_each_place([&](int64_t q, T) {

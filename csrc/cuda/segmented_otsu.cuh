@@ -8,9 +8,9 @@ namespace mlc::cuda {
 
 template <typename scalar_t>
 struct OtsuTask {
-  const scalar_t* values;    // [N]; read only by the kernel that gathers
-  scalar_t* gathered;        // by group
-  scalar_t* thresholds;      // [K]
+  const scalar_t* values;  // [N]; read only by the kernels that gather
+  scalar_t* gathered;      // by group
+  scalar_t* thresholds;    // [K]
 };
 template <typename scalar_t>
 struct OtsuTasks {
@@ -21,7 +21,7 @@ struct OtsuTasks {
 };
 
 template <typename T, typename scalar_t>
-__device__ __forceinline__ void store_threshold(const OtsuTasks<scalar_t>& tasks, int t, int64_t k,
+__device__ __forceinline__ void store_threshold(const OtsuTasks<scalar_t>& tasks, int t, unsigned k,
                                                 const OtsuResult<T>& result) {
   const scalar_t threshold = static_cast<scalar_t>(result.threshold);
   (t == 0 ? tasks.task[0] : tasks.task[1]).thresholds[k] = threshold;  // an index would copy tasks to local memory
@@ -30,7 +30,7 @@ __device__ __forceinline__ void store_threshold(const OtsuTasks<scalar_t>& tasks
   tasks.judged_by[k].of[t] = splittable || tasks.literal ? threshold : static_cast<scalar_t>(static_cast<T>(NAN));
 }
 
-constexpr int kSortingWarps = 8;  // of a block: each has shared memory for what it sorts
+constexpr int kSortingWarps = 8;  // of a block, at most: each has shared memory for what it sorts
 
 template <typename T, int kWarpKeys, int kCapacity, int kLevelBits, typename scalar_t>
 union OtsuShared {
@@ -50,38 +50,37 @@ __device__ __forceinline__ OtsuResult<T> otsu_of_small_group(const GroupValues<s
   return warp_otsu<kWarpKeys, T>(values, bins, sorted);
 }
 
-// Of gathered groups: group k from offsets[k] on, every `stride`-th value. blockIdx.y is the task. A block has `groups`
-// groups: one of the first half of the grid takes the large ones, all together, one of the second half the small ones,
-// each warp its own.
+// Of gathered groups, less than 2^31: group k from offsets[k] on, every `stride`-th value. blockIdx.y is the task. A block has `groups`
+// groups, not more than it has warps, nor than kSortingWarps: one of the first half of the grid takes the large ones, all
+// together, one of the second half the small ones, each warp its own.
 template <typename T, int kThreads, int kWarpKeys, int kCapacity, int kLevelBits, typename scalar_t>
-__global__ void __launch_bounds__(kThreads, kThreads > 256 ? 1 : sizeof(T) > 4 ? 3 : 4)  // 64 registers: many groups hide latency by number
-    otsu_of_groups(const unsigned* __restrict__ offsets, int stride, int64_t num_segments, int groups, int bins,
+// many groups hide latency by number: 64 registers, for doubles 80
+__global__ void __launch_bounds__(kThreads, kThreads > 256 ? 1 : (sizeof(T) > 4 ? 3 : 4))
+    otsu_of_groups(const unsigned* __restrict__ offsets, int stride, unsigned num_segments, unsigned groups, int bins,
                    OtsuTasks<scalar_t> tasks) {
   __shared__ OtsuShared<T, kWarpKeys, kCapacity, kLevelBits, scalar_t> shared;
   const int t = static_cast<int>(blockIdx.y);
   const scalar_t* gathered = t == 0 ? tasks.task[0].gathered : tasks.task[1].gathered;
-  const unsigned half = gridDim.x / 2;
-  const bool large = blockIdx.x < half;
-  const int64_t first = static_cast<int64_t>(large ? blockIdx.x : blockIdx.x - half) * groups;
-  const int count = static_cast<int>(min_of<int64_t>(groups, num_segments - first));
-  const auto values_of = [&](int g) -> GroupValues<scalar_t> {
-    const unsigned begin = offsets[first + g], end = offsets[first + g + 1];
+  const auto values_of = [&](unsigned k) -> GroupValues<scalar_t> {
+    const unsigned begin = offsets[k], end = offsets[k + 1];
     return {gathered + static_cast<int64_t>(begin) * stride, end - begin, stride};
   };
-  if (large) {
-    for (int g = 0; g < count; ++g) {
-      const GroupValues<scalar_t> values = values_of(g);
+  const unsigned half = gridDim.x / 2;
+  if (blockIdx.x < half) {
+    const unsigned first = blockIdx.x * groups, last = min_of(first + groups, num_segments);
+    for (unsigned k = first; k < last; ++k) {
+      const GroupValues<scalar_t> values = values_of(k);
       if (values.size <= kSmallGroup<kWarpKeys>) continue;
       const auto result = BlockOtsu<T, scalar_t, kThreads, kCapacity, kLevelBits>(shared.levels, values)(bins);
-      if (threadIdx.x == 0) store_threshold(tasks, t, first + g, result);
+      if (threadIdx.x == 0) store_threshold(tasks, t, k, result);
     }
-  } else if (warp_index() < kSortingWarps) {
-    for (int g = warp_index(); g < count; g += min_of(kSortingWarps, kThreads / kWarpSize)) {
-      const GroupValues<scalar_t> values = values_of(g);
-      if (values.size > kSmallGroup<kWarpKeys>) continue;
-      const auto result = otsu_of_small_group<T, kWarpKeys>(values, bins, shared.sorted[warp_index()]);
-      if (lane_index() == 0) store_threshold(tasks, t, first + g, result);
-    }
+  } else {
+    const unsigned warp = static_cast<unsigned>(warp_index()), k = (blockIdx.x - half) * groups + warp;
+    if (warp >= groups || k >= num_segments) return;
+    const GroupValues<scalar_t> values = values_of(k);
+    if (values.size > kSmallGroup<kWarpKeys>) return;
+    const auto result = otsu_of_small_group<T, kWarpKeys>(values, bins, shared.sorted[warp]);
+    if (lane_index() == 0) store_threshold(tasks, t, k, result);
   }
 }
 
@@ -90,10 +89,10 @@ template <typename T, int kThreads, int kWarpKeys, int kCapacity, int kLevelBits
 __global__ void __launch_bounds__(kThreads, 1)
     gather_and_otsu(const int64_t* __restrict__ ids, int64_t n, int bins, OtsuTasks<scalar_t> tasks) {
   __shared__ OtsuShared<T, kWarpKeys, kCapacity, kLevelBits, scalar_t> shared;
-  const int64_t k = blockIdx.x;
+  const unsigned k = blockIdx.x;
   const int t = static_cast<int>(blockIdx.y);
   const scalar_t* values = t == 0 ? tasks.task[0].values : tasks.task[1].values;
-  scalar_t* gathered = (t == 0 ? tasks.task[0].gathered : tasks.task[1].gathered) + k * n;
+  scalar_t* gathered = (t == 0 ? tasks.task[0].gathered : tasks.task[1].gathered) + static_cast<int64_t>(k) * n;
   const GroupValues<scalar_t> group{gathered, gather_one_group<kThreads>(ids, n, k, values, gathered), 1};
   if (group.size > kSmallGroup<kWarpKeys>) {
     const auto result = BlockOtsu<T, scalar_t, kThreads, kCapacity, kLevelBits>(shared.levels, group)(bins);

@@ -32,9 +32,9 @@ void run() {
   }
   float score_thresholds[segments], iou_thresholds[segments];
   for (int path = 0; path < 3; ++path) {
-    shim_mutual_labels(scores.data(), ious.data(), ids.data(), baseline.data(), n, segments, 0.5, 0, 0, path,
-                       cls.data(), loc.data(), cls_weights.data(), loc_weights.data(), score_thresholds,
-                       iou_thresholds);
+    shim_mutual_labels_float(scores.data(), ious.data(), ids.data(), baseline.data(), n, segments, 0.5, 0, 0, path,
+                             cls.data(), loc.data(), cls_weights.data(), loc_weights.data(), score_thresholds,
+                             iou_thresholds);
   }
 
   std::vector<nms_driver::AlignedBox<float>> boxes(n);
