@@ -76,12 +76,13 @@ void launch_otsu(const char* op, const Tensor& like, const int64_t* ids, int64_t
   const int64_t spread = ceil_div(num_segments * num_tasks, 4 * num_multiprocessors());
   const auto groups = static_cast<unsigned>(min_of<int64_t>(kSortingWarps, spread));
   const dim3 grid(grid_x(op, 2 * ceil_div(num_segments, groups)), static_cast<unsigned>(num_tasks));
+  const unsigned k = static_cast<unsigned>(num_segments);
   if (n / num_segments < kLargeGroup) {
     otsu_of_groups<T, kThreads, warp_keys, kCapacity, kLevelBits>
-        <<<grid, kThreads, 0, stream>>>(offsets, num_tasks, static_cast<unsigned>(num_segments), groups, num_bins, tasks);
+        <<<grid, kThreads, 0, stream>>>(offsets, num_tasks, k, groups, num_bins, tasks);
   } else {
     otsu_of_groups<T, kLargeGroupThreads, warp_keys, kCapacity, kLevelBits>
-        <<<grid, kLargeGroupThreads, 0, stream>>>(offsets, num_tasks, static_cast<unsigned>(num_segments), groups, num_bins, tasks);
+        <<<grid, kLargeGroupThreads, 0, stream>>>(offsets, num_tasks, k, groups, num_bins, tasks);
   }
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }

@@ -54,8 +54,8 @@ __device__ __forceinline__ double ratio(int64_t sum, int64_t count) {
 }
 
 // How far from the midpoint of the class means a value may be for the cut next to it to be the best one. Farther off it
-// loses by at least 4 slack / (n 2^top_bit) of the objective, and rounding must not make that up: 2^-44 is far above its
-// noise.
+// loses by at least 4 slack / (n 2^top_bit) of the objective, and rounding must not make that up: 2^-44 is far above
+// its noise.
 __device__ __forceinline__ double midpoint_slack(const OtsuGrid& grid, int64_t n) {
   return static_cast<double>(n) * power_of_two(grid.top_bit - 46);
 }
@@ -267,7 +267,8 @@ class BlockOtsu {
   }
 
   // A window is a range of q divided into levels of 2^shift. It moves upwards over the grid; all cuts below it are
-  // judged. Levels are aligned to their size: at the end of a fine window the coarsest one that may start there follows.
+  // judged. Levels are aligned to their size: at the end of a fine window the coarsest one that may start there
+  // follows.
   __device__ void judge_by_levels() {
     while (s_.begin < end_of_grid()) {
       const int levels = static_cast<int>(((s_.end - 1 - s_.begin) >> s_.shift) + 1);

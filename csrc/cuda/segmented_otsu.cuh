@@ -50,11 +50,11 @@ __device__ __forceinline__ OtsuResult<T> otsu_of_small_group(const GroupValues<s
   return warp_otsu<kWarpKeys, T>(values, bins, sorted);
 }
 
-// Of gathered groups, less than 2^31: group k from offsets[k] on, every `stride`-th value. blockIdx.y is the task. A block has `groups`
-// groups, not more than it has warps, nor than kSortingWarps: one of the first half of the grid takes the large ones, all
-// together, one of the second half the small ones, each warp its own.
+// Of gathered groups, less than 2^31: group k from offsets[k] on, every `stride`-th value. blockIdx.y is the task. A
+// block has `groups` groups, not more than it has warps, nor than kSortingWarps: a block of the first half of the grid
+// takes the large ones, all together, one of the second half the small ones, each warp its own.
+// Small blocks hide latency by their number: 64 registers, 80 for doubles.
 template <typename T, int kThreads, int kWarpKeys, int kCapacity, int kLevelBits, typename scalar_t>
-// many groups hide latency by number: 64 registers, for doubles 80
 __global__ void __launch_bounds__(kThreads, kThreads > 256 ? 1 : (sizeof(T) > 4 ? 3 : 4))
     otsu_of_groups(const unsigned* __restrict__ offsets, int stride, unsigned num_segments, unsigned groups, int bins,
                    OtsuTasks<scalar_t> tasks) {

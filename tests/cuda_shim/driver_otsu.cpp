@@ -42,8 +42,8 @@ void group_then_otsu(const int64_t* ids, int64_t n, int64_t segments, int bins, 
 
 // path: 0 gathers in the threshold kernel, 1 counts in shared memory, 2 in global memory.
 template <int kWarpKeys, typename T, typename scalar_t>
-void otsu(const int64_t* ids, int64_t n, int64_t segments, int bins, int path, unsigned groups, OtsuTasks<scalar_t> tasks,
-          unsigned num_tasks) {
+void otsu(const int64_t* ids, int64_t n, int64_t segments, int bins, int path, unsigned groups,
+          OtsuTasks<scalar_t> tasks, unsigned num_tasks) {
   std::vector<scalar_t> gathered(num_tasks * n * (path == 0 ? segments : 1));
   tasks.task[0].gathered = gathered.data();
   tasks.task[1].gathered = gathered.data() + n * segments;

@@ -62,8 +62,7 @@ void run() {
 
 void run() {
   using namespace mlc::cuda;
-  std::vector<u64> sizes(200, 2);
-  std::vector<int64_t> offsets(201);
+  std::vector<unsigned> sizes(200, 2), offsets(201);
   cuda_shim::launch(1, 64, [&] { scan_sizes<64>(sizes.data(), 200, offsets.data()); });
   struct Source {
     Ranked<unsigned> operator()(int64_t, unsigned i) const {
