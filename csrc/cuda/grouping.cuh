@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads) scan_sizes(unsigned* sizes, int64_t 
 // Moves every member to its group. Same grid as count_segments. With kShared every block adds up the sizes by itself,
 // and the first writes offsets [K + 1]; without, sizes is what scan_sizes left.
 template <bool kShared, int kThreads, int kMaxShared, typename scalar_t>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     scatter_to_groups(const int64_t* __restrict__ ids, int64_t n, int64_t num_segments, unsigned* sizes,
                       const unsigned* __restrict__ reserved, unsigned* offsets, GatherColumns<scalar_t> columns) {
   __shared__ unsigned shared[kShared ? kMaxShared : 1];

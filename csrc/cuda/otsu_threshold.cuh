@@ -82,7 +82,7 @@ __device__ __forceinline__ void sort_group(const GroupValues<scalar_t>& values, 
 #pragma unroll
   for (int i = 0; i < kKeys; ++i) {
     const int at = lane + kWarpSize * i;
-    keys[i] = at < n ? static_cast<T>(values[at]) : static_cast<T>(-INFINITY);
+    keys[i] = at < n ? static_cast<T>(values.first[at * values.stride]) : static_cast<T>(-INFINITY);
   }
   warp_sort(keys);
 #pragma unroll
