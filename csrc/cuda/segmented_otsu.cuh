@@ -55,7 +55,7 @@ __device__ __forceinline__ OtsuResult<T> otsu_of_small_group(const GroupValues<s
 // takes the large ones, all together, one of the second half the small ones, each warp its own.
 // Small blocks hide latency by their number: 64 registers, 80 for doubles.
 template <typename T, int kThreads, int kWarpKeys, int kCapacity, int kLevelBits, typename scalar_t>
-__global__ void __launch_bounds__(kThreads, kThreads > 256 ? 1 : (sizeof(T) > 4 ? 3 : 4))
+__global__ void __launch_bounds__(kThreads, kThreads > 256 ? 1 : 4 - sizeof(T) / 8)
     otsu_of_groups(const unsigned* __restrict__ offsets, int stride, unsigned num_segments, unsigned groups, int bins,
                    OtsuTasks<scalar_t> tasks) {
   __shared__ OtsuShared<T, kWarpKeys, kCapacity, kLevelBits, scalar_t> shared;
