@@ -70,7 +70,7 @@ struct GroupValues {
 };
 
 // What a warp sorted, in shared memory: number lane * kKeys + i at [i][lane], and behind a lane's last its next lane's
-// first. A lane goes through its own in a loop, as it cannot through registers.
+// first. There a loop can go through them, and any lane, as it cannot through registers.
 template <int kKeys, typename T>
 using WarpKeys = T[kKeys + 1][kWarpSize];
 
@@ -102,10 +102,9 @@ __device__ __forceinline__ int sort_group_of_any_size(const GroupValues<scalar_t
   return keys;
 }
 
-// By one whole warp: 0 < n <= 32 * kMaxKeys.
+// By one whole warp: 0 < n <= 32 * kMaxKeys. `sorted` is not read by others, nor by a call before.
 template <int kMaxKeys, typename T, typename scalar_t>
 __device__ OtsuResult<T> warp_otsu(const GroupValues<scalar_t>& values, int bins, WarpKeys<kMaxKeys, T>& sorted) {
-  __syncwarp();  // the group before may still be read
   const int keys = sort_group_of_any_size<kMaxKeys>(values, sorted);
   __syncwarp();
   const int lane = lane_index(), n = static_cast<int>(values.size), padding = kWarpSize * keys - n;
