@@ -24,11 +24,14 @@
 
 namespace mlc {
 
-// ceil(log2(n)) for n >= 1.
+// ceil(log2(n)) for 1 <= n <= 2^53: the exponent of n as a double, and one more if its fraction is not 0.
 MLC_HOST_DEVICE int ceil_log2(int64_t n) {
-  int bits = 0;
-  while ((int64_t{1} << bits) < n) ++bits;
-  return bits;
+  union {
+    double value;
+    uint64_t bits;
+  } u;
+  u.value = static_cast<double>(n);
+  return static_cast<int>((u.bits + ((uint64_t{1} << 52) - 1)) >> 52) - 1023;
 }
 
 // 2^exponent as a double, for -1022 <= exponent <= 1023, without a library call.
@@ -50,6 +53,8 @@ struct OtsuGrid {
   double extent;    // max - min; only with bins
   int bins;         // 0: exact
   int top_bit;      // q <= 2^top_bit
+
+  OtsuGrid() = default;  // for shared memory
 
   MLC_HOST_DEVICE OtsuGrid(double smallest, double largest, int64_t n, int num_bins)
       : origin(smallest), prescale(1.0), scale(1.0), width(0.0), extent(0.0), bins(num_bins), top_bit(0) {
@@ -100,17 +105,22 @@ struct OtsuGrid {
     return index;
   }
 
-  MLC_HOST_DEVICE int64_t operator()(double value) const {
-    if (bins > 0) return bin_index(value);
-    double offset = prescale == 0.5 ? value * 0.5 - origin * 0.5 : (value - origin) * prescale;
-    return 2 * static_cast<int64_t>(offset * scale + 0.5);
+  MLC_HOST_DEVICE double bin_center(int index) const {
+    return 0.5 / prescale * (bin_edge(index) + bin_edge(index + 1));
   }
+
+  // Without bins: q / 2.
+  MLC_HOST_DEVICE int64_t steps(double value) const {
+    double offset = prescale == 0.5 ? value * 0.5 - origin * 0.5 : (value - origin) * prescale;
+    return static_cast<int64_t>(offset * scale + 0.5);
+  }
+
+  MLC_HOST_DEVICE int64_t operator()(double value) const { return bins > 0 ? bin_index(value) : 2 * steps(value); }
 
   // The threshold that belongs to the lower class's largest value.
   MLC_HOST_DEVICE double threshold(double largest_below) const {
-    if (bins <= 0) return largest_below + 0.0;  // -0 becomes 0
-    int index = static_cast<int>(bin_index(largest_below));
-    return 0.5 / prescale * (bin_edge(index) + bin_edge(index + 1));
+    if (bins > 0) return bin_center(static_cast<int>(bin_index(largest_below)));
+    return largest_below + 0.0;  // -0 becomes 0
   }
 };
 
@@ -118,15 +128,22 @@ struct OtsuGrid {
 struct OtsuMean {
   int64_t quotient;
   double fraction;  // remainder / n, in [0, 1)
+  OtsuMean() = default;
   MLC_HOST_DEVICE OtsuMean(int64_t total, int64_t n)
-      : quotient(total / n), fraction(static_cast<double>(total % n) / static_cast<double>(n)) {}
+      : quotient(total / n), fraction(static_cast<double>(total - quotient * n) / static_cast<double>(n)) {}
 };
 
-// Between-class variance of the cut after the `below` smallest of n values, up to a constant factor.
-// sum = the sum of their q.
+// Between-class variance of a cut with `below` values below it and `above` above it, up to a constant factor.
+// sum = the sum of the q below minus below * mean.quotient.
+MLC_HOST_DEVICE double otsu_objective(double below, double above, int64_t sum, double fraction) {
+  double centred = static_cast<double>(sum) - below * fraction;
+  return centred * centred / (below * above);
+}
+
+// The same of the cut after the `below` smallest of n values. sum = the sum of their q.
 MLC_HOST_DEVICE double otsu_objective(int64_t below, int64_t sum, int64_t n, OtsuMean mean) {
-  double centred = static_cast<double>(sum - below * mean.quotient) - static_cast<double>(below) * mean.fraction;
-  return centred * centred / (static_cast<double>(below) * static_cast<double>(n - below));
+  return otsu_objective(static_cast<double>(below), static_cast<double>(n - below), sum - below * mean.quotient,
+                        mean.fraction);
 }
 
 }  // namespace mlc

@@ -169,16 +169,21 @@ def test_paired_box_iou_and_its_gradients(library, kind, asked, one_gradient):
             same_bits(grad, leaf.grad)
 
 
-# --- Otsu and mutual labels. In the driver a block sorts up to 128 values and counts into 16 levels.
+# --- Otsu and mutual labels. In the driver a warp sorts up to 128 values, or with `all_keys` as many as on a GPU; a
+# block sorts runs of up to 128 and counts into 16 levels.
+
+SHIM_TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "half",
+    torch.bfloat16: "bfloat16",
+}
 
 
-def shim_otsu(library, values, ids, num_segments, bins=None, path=1, groups=1):
+def shim_otsu(library, values, ids, num_segments, bins=None, path=1, groups=1, all_keys=0):
     thresholds = values.new_full((num_segments,), -7.0)
-    name = {torch.float32: "shim_segmented_otsu_float", torch.float64: "shim_segmented_otsu_double"}[
-        values.dtype
-    ]
-    function = getattr(library("driver_otsu"), name)
-    call(function, values, ids, values.numel(), num_segments, bins or 0, path, groups, thresholds)
+    function = getattr(library("driver_otsu"), f"shim_segmented_otsu_{SHIM_TYPES[values.dtype]}")
+    call(function, values, ids, values.numel(), num_segments, bins or 0, path, groups, all_keys, thresholds)
     return thresholds
 
 
@@ -211,6 +216,64 @@ def test_otsu_of_every_size_class(library, kind, bins):
     values, ids = values[order].contiguous(), ids[order].contiguous()
     expected = mlc_ext.segmented_otsu(values, ids, len(sizes), bins=bins)
     same_bits(shim_otsu(library, values, ids, len(sizes), bins), expected)
+
+
+# the sizes around every number of keys a lane, and the largest that a warp sorts: 768 floats, 384 doubles
+WARP_SIZES = [1, 2, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129]
+WARP_SIZES += [255, 256, 257, 383, 384, 385, 511, 512, 513, 767, 768, 769]
+
+
+@pytest.mark.parametrize("kind", ["uniform", "ties", "heavy tail", "symmetric"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bins", [None, 16])
+def test_otsu_of_groups_that_a_warp_sorts(library, kind, dtype, bins):
+    g = generator(12)
+    values = torch.cat([group_values(kind, n, g) for n in WARP_SIZES]).to(dtype)
+    ids = torch.repeat_interleave(torch.arange(len(WARP_SIZES)), torch.tensor(WARP_SIZES))
+    order = torch.randperm(values.numel(), generator=g)
+    values, ids = values[order].contiguous(), ids[order].contiguous()
+    expected = mlc_ext.segmented_otsu(values, ids, len(WARP_SIZES), bins=bins)
+    same_bits(shim_otsu(library, values, ids, len(WARP_SIZES), bins, groups=2, all_keys=1), expected)
+
+
+@pytest.mark.parametrize("bins", [None, 5])
+def test_otsu_of_odd_groups_that_a_warp_sorts(library, bins):
+    """Equal values, zeros of both signs, subnormal values, one far from all others, and cuts that the grid hides."""
+    g, tiny = generator(13), torch.finfo(torch.float32).smallest_normal
+    signs = torch.randint(0, 2, (500,), generator=g) * 2.0 - 1
+    groups = [
+        torch.full((500,), 0.3),
+        signs * 0.0,
+        torch.cat([signs[:100] * 0.0, signs.abs()]),
+        torch.cat([signs[:300], signs[:200] * 0.0]),
+        torch.rand(40, generator=g) * tiny,
+        torch.rand(513, generator=g) * tiny,
+        torch.cat([torch.rand(499, generator=g) * 1e-20, torch.ones(1)]),
+        torch.cat([-torch.rand(499, generator=g), torch.full((1,), -3e38)]),
+        torch.cat([torch.full((1,), -3e38), torch.full((63,), 3e38)]),
+        torch.cat([1 + torch.arange(300) * 2.0**-23, torch.full((1,), 1e16)]),
+        torch.arange(512, dtype=torch.float32).flip(0),
+        torch.arange(700, dtype=torch.float32) // 100,
+    ]
+    values = torch.cat(groups)
+    ids = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([len(v) for v in groups]))
+    expected = mlc_ext.segmented_otsu(values, ids, len(groups), bins=bins)
+    for path in (0, 1):
+        same_bits(shim_otsu(library, values, ids, len(groups), bins, path, all_keys=1), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("path", [0, 1, 2])
+def test_otsu_of_half_types(library, dtype, path):
+    """Few distinct values, as such scores have; a group of each size class."""
+    g = generator(14)
+    sizes = [1, 30, 128, 129, 200, 0]
+    values = torch.rand(sum(sizes), generator=g).to(dtype)
+    ids = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    ids = ids[torch.randperm(len(ids), generator=g)].contiguous()
+    for bins in (None, 32):
+        expected = mlc_ext.segmented_otsu(values, ids, len(sizes), bins=bins)
+        same_bits(shim_otsu(library, values, ids, len(sizes), bins, path), expected)
 
 
 @pytest.mark.parametrize("path", [0, 1, 2])
@@ -263,12 +326,20 @@ def test_otsu_survives_values_that_are_not_finite_and_foreign_ids(library):
 
 @pytest.mark.parametrize("path", [0, 1])
 @pytest.mark.parametrize(
-    ("alpha", "literal", "bins"), [(0.5, False, None), (2.0, True, None), (0.0, False, 16)]
+    ("alpha", "literal", "bins", "dtype"),
+    [
+        (0.5, False, None, torch.float32),
+        (2.0, True, None, torch.float32),
+        (0.0, False, 16, torch.float64),
+        (0.5, False, None, torch.float16),
+        (1.0, False, None, torch.bfloat16),
+    ],
 )
-def test_mutual_labels(library, path, alpha, literal, bins):
+def test_mutual_labels(library, path, alpha, literal, bins, dtype):
     g = generator(21)
     n, segments = 420, 6
-    scores, ious = (torch.rand(n, generator=g) * 20).floor() / 20, torch.rand(n, generator=g)
+    scores = ((torch.rand(n, generator=g) * 20).floor() / 20).to(dtype)
+    ious = torch.rand(n, generator=g).to(dtype)
     ids = (torch.rand(n, generator=g) ** 2 * segments).long() - 1
     scores[ids == 1] = 0.25  # cannot be split
     baseline = torch.randint(-1, 2, (n,), generator=g, dtype=torch.int8)
@@ -278,7 +349,7 @@ def test_mutual_labels(library, path, alpha, literal, bins):
         scores, ious, ids, baseline, segments, alpha=alpha, degenerate=degenerate, bins=bins
     )
     actual = [torch.full_like(t, 99) for t in expected]
-    function = library("driver_otsu").shim_mutual_labels
+    function = getattr(library("driver_otsu"), f"shim_mutual_labels_{SHIM_TYPES[dtype]}")
     call(function, scores, ious, ids, baseline, n, segments, alpha, int(literal), bins or 0, path, *actual)
     for got, want in zip(actual, expected, strict=True):
         assert torch.equal(got, want) if want.dtype == torch.int8 else same_bits(got, want) is None

@@ -58,7 +58,18 @@ __device__ __forceinline__ u64 warp_max(u64 value) {
   return warp_reduce(value, [](u64 a, u64 b) { return a > b ? a : b; });
 }
 
-// combine(...) over a block. Ends with a barrier: what was in shared memory before may be overwritten after.
+// The sum of the values of this lane and lower ones; T adds with +=.
+template <typename T>
+__device__ __forceinline__ T warp_inclusive_sum(T value) {
+#pragma unroll
+  for (int distance = 1; distance < kWarpSize; distance *= 2) {
+    const T lower = shuffle_up(value, distance);
+    if (lane_index() >= distance) value += lower;
+  }
+  return value;
+}
+
+// warp_reduce over a block. Ends with a barrier: what was in shared memory before may be overwritten after.
 template <int kThreads, typename T, typename Combine>
 __device__ __forceinline__ T block_reduce(T value, const Combine& combine) {
   constexpr int warps = kThreads / kWarpSize;
@@ -78,12 +89,7 @@ template <int kThreads, typename T>
 __device__ __forceinline__ T block_exclusive_sum(const T& value, T& total) {
   constexpr int warps = kThreads / kWarpSize;
   __shared__ T partial[warps];
-  T inclusive = value;
-#pragma unroll
-  for (int distance = 1; distance < kWarpSize; distance *= 2) {
-    T lower = shuffle_up(inclusive, distance);
-    if (lane_index() >= distance) inclusive += lower;
-  }
+  const T inclusive = warp_inclusive_sum(value);
   if (lane_index() == kWarpSize - 1) partial[warp_index()] = inclusive;
   T exclusive = shuffle_up(inclusive, 1);
   if (lane_index() == 0) exclusive = T{};
@@ -115,7 +121,7 @@ __device__ void block_sort(Key* keys, unsigned size) {
   for (unsigned block = 2; block <= size; block *= 2) {
     for (unsigned distance = block / 2; distance > 0; distance /= 2) {
       for (unsigned pair = threadIdx.x; pair < size / 2; pair += kThreads) {
-        const unsigned low = 2 * pair - pair % distance, high = low + distance;
+        const unsigned low = 2 * pair - (pair & (distance - 1)), high = low + distance;
         const Key a = keys[low], b = keys[high];
         const bool ascending = (low & block) == 0;
         if (ascending ? b < a : a < b) {

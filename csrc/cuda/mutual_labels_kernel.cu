@@ -24,22 +24,20 @@ Outputs mutual_labels(const Tensor& scores, const Tensor& ious, const Tensor& se
   Tensor cls_weights = new_empty(scores, {n}, dtype), loc_weights = new_empty(scores, {n}, dtype);
   Tensor score_thresholds = new_empty(scores, {num_segments}, dtype);
   Tensor iou_thresholds = new_empty(scores, {num_segments}, dtype);
-  Tensor splittable = new_empty(scores, {2 * num_segments}, ScalarType::Byte);
+  Tensor judged_by = new_empty(scores, {num_segments, 2}, dtype);
   const cudaStream_t stream = current_stream(scores);
   dispatch_floating(dtype, [&](auto tag) {
     using scalar_t = decltype(tag);
-    unsigned char* possible = splittable.mutable_data_ptr<uint8_t>();
     OtsuTasks<scalar_t> tasks{};
-    tasks.task[0] = {scores_c.const_data_ptr<scalar_t>(), nullptr, score_thresholds.mutable_data_ptr<scalar_t>(),
-                     possible};
-    tasks.task[1] = {ious_c.const_data_ptr<scalar_t>(), nullptr, iou_thresholds.mutable_data_ptr<scalar_t>(),
-                     possible + num_segments};
+    tasks.task[0] = {scores_c.const_data_ptr<scalar_t>(), nullptr, score_thresholds.mutable_data_ptr<scalar_t>()};
+    tasks.task[1] = {ious_c.const_data_ptr<scalar_t>(), nullptr, iou_thresholds.mutable_data_ptr<scalar_t>()};
+    tasks.judged_by = reinterpret_cast<ValuePair<scalar_t>*>(judged_by.mutable_data_ptr<scalar_t>());
+    tasks.literal = literal;
     if (num_segments > 0) launch_otsu(op, scores, ids, n, num_segments, bins, tasks, 2, stream);
     if (n == 0) return;
     mutual_labels_kernel<compute_t<scalar_t>><<<strided_blocks(n, threads), threads, 0, stream>>>(
         tasks.task[0].values, tasks.task[1].values, ids, baseline_c.const_data_ptr<int8_t>(), n, num_segments,
-        Splits<scalar_t>{tasks.task[0].thresholds, tasks.task[0].splittable},
-        Splits<scalar_t>{tasks.task[1].thresholds, tasks.task[1].splittable}, alpha, literal,
+        tasks.judged_by, alpha,
         MutualOutputs<scalar_t>{cls_labels.mutable_data_ptr<int8_t>(), loc_labels.mutable_data_ptr<int8_t>(),
                                 cls_weights.mutable_data_ptr<scalar_t>(), loc_weights.mutable_data_ptr<scalar_t>()});
     STD_CUDA_KERNEL_LAUNCH_CHECK();

@@ -1,34 +1,35 @@
 // The Otsu threshold of one gathered group by a warp or by a block; the rule is csrc/otsu.h.
 //
-// All work is on the integers q. Up to 32 values: every lane ranks its own. Up to kCapacity: sorted in shared memory.
-// More: counted and added up by levels of q, as csrc/cpu/otsu_threshold.h does; the cuts between levels are judged
-// right there, and a cut inside a level can only win if the midpoint of the two class means falls into it. Runs of
-// levels that can hold it, one to three as a rule, are collected and sorted. A level too heavy for that (heavy tails)
-// is divided into finer levels in turn, down to single values of q, which hold no cut. Thus no group needs a full sort.
+// A cut can only be the best one if the midpoint of its two class means is between the values next to it. A warp sorts
+// its group in registers, so that a lane has values in a row, and judges only the cuts in lanes that the midpoint can
+// fall into. More values than that: a block counts them and adds them up by levels of q, as csrc/cpu/otsu_threshold.h
+// does; the cuts between levels are judged right there. Runs of levels that can hold the best cut inside, one to three
+// as a rule, are collected and sorted. A level too heavy for that (heavy tails) is divided into finer levels in turn,
+// down to single values of q, which hold no cut. Thus no group needs a full sort in memory.
 #pragma once
-
-#include <math.h>
 
 #include "../box_iou.h"
 #include "../otsu.h"
-#include "block.cuh"
+#include "warp_sort.cuh"
 
 namespace mlc::cuda {
 
-// A cut after all values up to q. The larger objective wins, the first of equals.
+// A cut after all values up to `last`: a value or its q. The larger objective wins, the first of equals.
+template <typename Place>
 struct OtsuCut {
   double objective;
-  int64_t q;
-  __device__ __forceinline__ void offer(double candidate, int64_t candidate_q) {
-    if (candidate > objective || (candidate == objective && candidate_q < q)) {
+  Place last;
+  __device__ __forceinline__ void offer(double candidate, Place candidate_last) {
+    if (candidate > objective || (candidate == objective && candidate_last < last)) {
       objective = candidate;
-      q = candidate_q;
+      last = candidate_last;
     }
   }
 };
 
-__device__ __forceinline__ OtsuCut better_cut(OtsuCut a, const OtsuCut& b) {
-  a.offer(b.objective, b.q);
+template <typename Place>
+__device__ __forceinline__ OtsuCut<Place> better_cut(OtsuCut<Place> a, const OtsuCut<Place>& b) {
+  a.offer(b.objective, b.last);
   return a;
 }
 
@@ -48,41 +49,109 @@ struct OtsuResult {
   T largest;  // of the group: some value is above a threshold iff this one is
 };
 
-// q of a value, inside the grid even if the value is not finite (whose result is unspecified, but must do no harm).
-__device__ __forceinline__ int64_t grid_place(const OtsuGrid& grid, double value) {
-  const int64_t q = grid(value), last = int64_t{1} << grid.top_bit;
-  return q < 0 ? 0 : (q > last ? last : q);
+__device__ __forceinline__ double ratio(int64_t sum, int64_t count) {
+  return static_cast<double>(sum) / static_cast<double>(count);
 }
 
-// By one whole warp: n <= 32.
-template <typename T, typename scalar_t>
-__device__ OtsuResult<T> warp_otsu(const scalar_t* values, int n, int bins) {
-  const int lane = lane_index();
-  const auto smaller = [](T a, T b) { return b < a ? b : a; };
-  const auto larger = [](T a, T b) { return b > a ? b : a; };
-  if (n == 0) return {static_cast<T>(NAN), static_cast<T>(NAN)};
-  const T value = static_cast<T>(values[lane < n ? lane : 0]);
-  const T low = warp_reduce(value, smaller), high = warp_reduce(value, larger);
+// How far from the midpoint of the class means a value may be for the cut next to it to be the best one. Farther off it
+// loses by at least 4 slack / (n 2^top_bit) of the objective, and rounding must not make that up: 2^-44 is far above
+// its noise.
+__device__ __forceinline__ double midpoint_slack(const OtsuGrid& grid, int64_t n) {
+  return static_cast<double>(n) * power_of_two(grid.top_bit - 46);
+}
+
+// The values of one group: every `stride`-th from `first` on.
+template <typename scalar_t>
+struct GroupValues {
+  const scalar_t* first;
+  unsigned size;
+  int stride;
+  __device__ __forceinline__ scalar_t operator[](int64_t i) const { return first[i * stride]; }
+};
+
+// What a warp sorted, in shared memory: number lane * kKeys + i at [i][lane], and behind a lane's last its next lane's
+// first. There a loop can go through them, and any lane, as it cannot through registers.
+template <int kKeys, typename T>
+using WarpKeys = T[kKeys + 1][kWarpSize];
+
+// Sorts 0 < n <= 32 * kKeys values, behind as many of -infinity as there is room for.
+template <int kKeys, typename T, typename scalar_t>
+__device__ __forceinline__ void sort_group(const GroupValues<scalar_t>& values, T (*sorted)[kWarpSize]) {
+  const int lane = lane_index(), n = static_cast<int>(values.size);
+  T keys[kKeys];
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) {
+    const int at = lane + kWarpSize * i;
+    keys[i] = at < n ? static_cast<T>(values.first[at * values.stride]) : static_cast<T>(-INFINITY);
+  }
+  warp_sort(keys);
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) sorted[i][lane] = keys[i];
+  const T next = __shfl_sync(kFullWarp, keys[0], lane + 1);
+  sorted[kKeys][lane] = lane < kWarpSize - 1 ? next : keys[kKeys - 1];
+}
+
+// The same with as many keys a lane as are needed, up to kMaxKeys; returns how many.
+template <int kMaxKeys, int kKeys = 1, typename T, typename scalar_t>
+__device__ __forceinline__ int sort_group_of_any_size(const GroupValues<scalar_t>& values, T (*sorted)[kWarpSize]) {
+  if constexpr (kKeys < kMaxKeys) {
+    if (values.size > kWarpSize * kKeys) return sort_group_of_any_size<kMaxKeys, 2 * kKeys>(values, sorted);
+  }
+  constexpr int keys = kKeys < kMaxKeys ? kKeys : kMaxKeys;
+  sort_group<keys>(values, sorted);
+  return keys;
+}
+
+// By one whole warp: 0 < n <= 32 * kMaxKeys. `sorted` is not read by others, nor by a call before.
+template <int kMaxKeys, typename T, typename scalar_t>
+__device__ OtsuResult<T> warp_otsu(const GroupValues<scalar_t>& values, int bins, WarpKeys<kMaxKeys, T>& sorted) {
+  const int keys = sort_group_of_any_size<kMaxKeys>(values, sorted);
+  __syncwarp();
+  const int lane = lane_index(), n = static_cast<int>(values.size), padding = kWarpSize * keys - n;
+  const T low = sorted[padding % keys][padding / keys], high = sorted[keys - 1][kWarpSize - 1];
   if (low == high) return {low + T(0), high};  // -0 becomes 0
-  const OtsuGrid grid(static_cast<double>(low), static_cast<double>(high), n, bins);
-  const int64_t q = grid_place(grid, static_cast<double>(value));
-  int64_t below = 0, sum = 0, total = 0;
-  for (int other = 0; other < n; ++other) {
-    const int64_t other_q = __shfl_sync(kFullWarp, static_cast<long long>(q), other);
-    total += other_q;
-    if (other_q <= q) {
-      ++below;
-      sum += other_q;
+  OtsuGrid grid(static_cast<double>(low), static_cast<double>(high), n, bins);
+  if (sizeof(T) < sizeof(double)) grid.prescale = 1.0;  // as it is for every range of floats: a case less for the loops
+
+  const int first = lane * keys - padding;  // how many values are before this lane's; negative: that many are padding
+  const int begin = min_of(max_of(-first, 0), keys);
+  int64_t sum = 0;
+  for (int i = begin; i < keys; ++i) sum += grid(static_cast<double>(sorted[i][lane]));
+  const int64_t up_to = warp_inclusive_sum(sum), before = up_to - sum;
+  const int64_t total = __shfl_sync(kFullWarp, static_cast<long long>(up_to), kWarpSize - 1);
+  const OtsuMean mean(total, n);
+
+  // Whether the best cut can be after one of this lane's values: the midpoint of the class means, which rises with the
+  // cut, would be between them. `twice` is twice the midpoint before the lane, less than all for the first.
+  const double twice = first > 0 ? ratio(before, first) + ratio(total - before, n - first) : -INFINITY;
+  double twice_behind = __shfl_sync(kFullWarp, twice, lane + 1);
+  if (lane == kWarpSize - 1) twice_behind = INFINITY;
+  bool keep = false;
+  if (begin < keys) {
+    const double slack = midpoint_slack(grid, n);
+    const int64_t least = grid(static_cast<double>(sorted[begin][lane]));
+    const int64_t behind = grid(static_cast<double>(sorted[keys][lane]));
+    keep = least != behind && twice <= 2 * (static_cast<double>(behind) + slack) &&
+           twice_behind >= 2 * (static_cast<double>(least) - slack);
+  }
+  // The cuts of such a lane, one to three of them as a rule, are judged by all lanes.
+  OtsuCut<T> best{-1.0, high};
+  for (unsigned kept = __ballot_sync(kFullWarp, keep); kept != 0; kept &= kept - 1) {
+    const int source = __ffs(static_cast<int>(kept)) - 1, skipped = source * keys - padding;
+    const bool inside = lane >= -skipped && lane <= keys;
+    const T key = sorted[min_of(lane, keys)][source];
+    const int64_t q = inside ? grid(static_cast<double>(key)) : 0;
+    const int64_t next_q = __shfl_sync(kFullWarp, static_cast<long long>(q), lane + 1);
+    const int64_t sum_below = __shfl_sync(kFullWarp, static_cast<long long>(before), source) + warp_inclusive_sum(q);
+    if (inside && lane < keys && next_q != q) {
+      best.offer(otsu_objective(skipped + lane + 1, sum_below, n, mean), key);
     }
   }
-  OtsuCut best{-1.0, INT64_MAX};
-  if (lane < n && below < n) best.offer(otsu_objective(below, sum, n, OtsuMean(total, n)), q);
-  best = warp_reduce(best, better_cut);
-  const T last = warp_reduce(q <= best.q ? value : low, larger);
-  return {static_cast<T>(grid.threshold(static_cast<double>(last))), high};
+  best = warp_reduce(best, better_cut<T>);
+  return {static_cast<T>(grid.threshold(static_cast<double>(best.last))), high};
 }
 
-template <int kCapacity, int kLevelBits>
+template <typename scalar_t, int kCapacity, int kLevelBits>
 struct OtsuScratch {
   static constexpr int kLevels = (1 << kLevelBits) + 1;  // q may equal 2^top_bit
   int64_t run[kCapacity];
@@ -90,57 +159,89 @@ struct OtsuScratch {
   unsigned sum_low[kLevels + 1], sum_high[kLevels + 1];  // likewise, of q, in words: their atomics are native
   unsigned char kept[kLevels];  // whether the level can hold the best cut inside
   unsigned collected;
+  // in shared memory to leave registers free:
+  GroupValues<scalar_t> values;
+  double low, high;  // of the values
+  OtsuGrid grid;
+  OtsuMean mean;
+  int64_t total;  // of q
+  int64_t begin, end;  // the window of levels
+  int shift;
+  OtsuSum below;  // the window
 };
+
+// q of a value, inside the grid even if the value is not finite (whose result is unspecified, but must do no harm).
+__device__ __forceinline__ int64_t grid_place(const OtsuGrid& grid, double value) {
+  const int64_t q = grid(value), last = int64_t{1} << grid.top_bit;
+  return q < 0 ? 0 : (q > last ? last : q);
+}
 
 // By one whole block. Group sizes below 2^32.
 template <typename T, typename scalar_t, int kThreads, int kCapacity, int kLevelBits>
 class BlockOtsu {
  public:
-  using Scratch = OtsuScratch<kCapacity, kLevelBits>;
+  using Scratch = OtsuScratch<scalar_t, kCapacity, kLevelBits>;
 
-  __device__ BlockOtsu(Scratch& scratch, const scalar_t* values, int64_t n)
-      : s_(scratch), values_(values), n_(n), best_{-1.0, INT64_MAX} {}
+  __device__ BlockOtsu(Scratch& scratch, const GroupValues<scalar_t>& values)
+      : s_(scratch), best_{-1.0, INT64_MAX} {
+    __syncthreads();  // the group before may still be read
+    if (threadIdx.x == 0) s_.values = values;
+    __syncthreads();
+  }
 
   __device__ OtsuResult<T> operator()(int bins) {
     const auto smaller = [](T a, T b) { return b < a ? b : a; };
     const auto larger = [](T a, T b) { return b > a ? b : a; };
-    T low = static_cast<T>(values_[0]), high = low;
-    for (int64_t i = threadIdx.x; i < n_; i += kThreads) {
-      const T value = static_cast<T>(values_[i]);
+    const GroupValues<scalar_t> values = s_.values;
+    T low = static_cast<T>(values[0]), high = low;
+    for (int64_t i = threadIdx.x; i < values.size; i += kThreads) {
+      const T value = static_cast<T>(values[i]);
       low = smaller(low, value);
       high = larger(high, value);
     }
     low = block_reduce<kThreads>(low, smaller);
     high = block_reduce<kThreads>(high, larger);
     if (low == high) return {low + T(0), high};  // -0 becomes 0
-    const OtsuGrid grid(static_cast<double>(low), static_cast<double>(high), n_, bins);
-    if (n_ <= kCapacity) {
-      judge_all(grid);
-    } else {
-      judge_by_levels(grid);
+    if (threadIdx.x == 0) {
+      s_.low = low;
+      s_.high = high;
+      s_.grid = OtsuGrid(s_.low, s_.high, values.size, bins);
+      s_.below = {0, 0};
+      s_.end = 0;
+      next_window();
     }
-    const int64_t q = block_reduce<kThreads>(best_, better_cut).q;
-    T last = low;
-    for (int64_t i = threadIdx.x; i < n_; i += kThreads) {
-      const T value = static_cast<T>(values_[i]);
-      if (place(grid, i) <= q) last = larger(last, value);
-    }
+    __syncthreads();
+    judge_by_levels();
+    const int64_t q = block_reduce<kThreads>(best_, better_cut<int64_t>).last;
+    T last = static_cast<T>(s_.low);
+    for_each_place([&](int64_t place, T value) {
+      if (place <= q) last = larger(last, value);
+    });
     last = block_reduce<kThreads>(last, larger);
-    return {static_cast<T>(grid.threshold(static_cast<double>(last))), high};
+    return {static_cast<T>(s_.grid.threshold(static_cast<double>(last))), static_cast<T>(s_.high)};
   }
 
  private:
   static constexpr int kLevels = Scratch::kLevels;
 
-  __device__ __forceinline__ int64_t place(const OtsuGrid& grid, int64_t i) const {
-    return grid_place(grid, static_cast<double>(values_[i]));
-  }
-
-  __device__ void judge_all(const OtsuGrid& grid) {
-    int64_t sum = 0;
-    for (int64_t i = threadIdx.x; i < n_; i += kThreads) sum += s_.run[i] = place(grid, i);
-    total_ = block_reduce<kThreads>(sum, [](int64_t a, int64_t b) { return a + b; });
-    judge_run(static_cast<unsigned>(n_), {0, 0});
+  // fn(q, value) of this thread's share of the values.
+  template <typename Fn>
+  __device__ __forceinline__ void for_each_place(const Fn& fn) const {
+    constexpr int kBatch = kThreads > 256 ? 4 : 1;  // large blocks are few: more loads at a time instead
+    const GroupValues<scalar_t> values = s_.values;
+    const OtsuGrid& grid = s_.grid;
+#pragma unroll 1
+    for (int64_t first = threadIdx.x; first < values.size; first += kBatch * kThreads) {
+      T batch[kBatch];
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        batch[b] = static_cast<T>(values[min_of<int64_t>(first + b * kThreads, values.size - 1)]);
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        if (first + b * kThreads < values.size) fn(grid_place(grid, static_cast<double>(batch[b])), batch[b]);
+      }
+    }
   }
 
   // Sorts s_.run and offers every cut inside it, given what lies below it. A barrier must come before s_.run changes.
@@ -153,51 +254,64 @@ class BlockOtsu {
     OtsuSum mine{static_cast<int64_t>(end - begin), 0}, total;
     for (unsigned i = begin; i < end; ++i) mine.sum += s_.run[i];
     below += block_exclusive_sum<kThreads>(mine, total);
-    const OtsuMean mean(total_, n_);
+#pragma unroll 1
     for (unsigned i = begin; i < end; ++i) {
       const int64_t q = s_.run[i];
       below += OtsuSum{1, q};
-      if (i + 1 < size && s_.run[i + 1] != q) best_.offer(otsu_objective(below.count, below.sum, n_, mean), q);
+      if (i + 1 < size && s_.run[i + 1] != q) offer(below, q);
     }
   }
+  __device__ __forceinline__ void offer(const OtsuSum& below, int64_t q) {
+    best_.offer(otsu_objective(below.count, below.sum, s_.values.size, s_.mean), q);
+  }
 
-  // A window is a range of q divided into levels of 2^shift. `cursor` moves from its begin to its end and further to
-  // the next window; all cuts below it are judged. Levels are aligned to their size: at the end of a fine window the
-  // coarsest one that may start there follows.
-  __device__ void judge_by_levels(const OtsuGrid& grid) {
-    const int64_t end_of_grid = (int64_t{1} << grid.top_bit) + 1;
-    const int coarsest = grid.top_bit > kLevelBits ? grid.top_bit - kLevelBits : 0;
-    // A cut outside its level's reach loses by at least 4 slack / (n 2^top_bit) of the objective, and rounding must
-    // not make that up: 2^-44 is far above its noise.
-    const double slack = static_cast<double>(n_) * power_of_two(grid.top_bit - 46);
-    OtsuSum below{0, 0};
-    int64_t cursor = 0, end = end_of_grid;
-    int shift = coarsest;
-    while (cursor < end_of_grid) {
-      const int levels = static_cast<int>(((end - 1 - cursor) >> shift) + 1);
-      count_levels(grid, cursor, end, shift, levels);
+  // A window is a range of q divided into levels of 2^shift. It moves upwards over the grid; all cuts below it are
+  // judged. Levels are aligned to their size: at the end of a fine window the coarsest one that may start there
+  // follows.
+  __device__ void judge_by_levels() {
+    while (s_.begin < end_of_grid()) {
+      const int levels = static_cast<int>(((s_.end - 1 - s_.begin) >> s_.shift) + 1);
+      count_levels(levels);
       sum_levels(levels);
-      if (cursor == 0 && end == end_of_grid) total_ = at(levels).sum;
-      judge_levels(cursor, shift, levels, below, slack);
-      const int heavy = judge_kept_levels(grid, cursor, shift, levels, below);
-      below += at(heavy);
-      __syncthreads();  // the counts may be overwritten now
-      if (heavy < levels) {
-        cursor += static_cast<int64_t>(heavy) << shift;
-        end = cursor + (int64_t{1} << shift);
-        shift = finer(shift);
-        continue;
+      if (threadIdx.x == 0 && s_.begin == 0 && s_.end == end_of_grid()) {
+        s_.total = at(levels).sum;
+        s_.mean = OtsuMean(s_.total, s_.values.size);
       }
-      cursor = end;
-      end = end_of_grid;
-      shift = coarsest;
-      while (cursor < end_of_grid && (cursor & ((int64_t{1} << shift) - 1)) != 0) {
-        end = ((cursor >> shift) + 1) << shift;
-        shift = finer(shift);
+      __syncthreads();
+      judge_levels(levels);
+      const int heavy = judge_kept_levels(levels);
+      if (threadIdx.x == 0) {
+        s_.below += at(heavy);
+        if (heavy < levels) {
+          divide_level(heavy);
+        } else {
+          next_window();
+        }
       }
+      __syncthreads();
     }
   }
 
+  // By one thread. The window becomes one of its levels.
+  __device__ __forceinline__ void divide_level(int level) {
+    s_.begin = begin_of(level);
+    s_.end = begin_of(1);
+    s_.shift = finer(s_.shift);
+  }
+  // Likewise, the one behind.
+  __device__ __forceinline__ void next_window() {
+    s_.begin = s_.end;
+    s_.end = end_of_grid();
+    s_.shift = finer(s_.grid.top_bit);
+    while (s_.begin < end_of_grid() && (s_.begin & ((int64_t{1} << s_.shift) - 1)) != 0) {
+      s_.end = ((s_.begin >> s_.shift) + 1) << s_.shift;
+      s_.shift = finer(s_.shift);
+    }
+  }
+  __device__ __forceinline__ int64_t begin_of(int level) const {
+    return s_.begin + (static_cast<int64_t>(level) << s_.shift);
+  }
+  __device__ __forceinline__ int64_t end_of_grid() const { return (int64_t{1} << s_.grid.top_bit) + 1; }
   static __device__ __forceinline__ int finer(int shift) { return shift > kLevelBits ? shift - kLevelBits : 0; }
 
   __device__ __forceinline__ OtsuSum at(int level) const {
@@ -217,17 +331,19 @@ class BlockOtsu {
     if (high != 0) atomicAdd(&s_.sum_high[level], high);
   }
 
-  __device__ void count_levels(const OtsuGrid& grid, int64_t begin, int64_t end, int shift, int levels) {
+  __device__ void count_levels(int levels) {
     for (int level = threadIdx.x; level <= levels; level += kThreads) put(level, {0, 0});
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < n_; i += kThreads) {
-      const int64_t q = place(grid, i);
+    const int64_t begin = s_.begin, end = s_.end;
+    const int shift = s_.shift;
+    for_each_place([&](int64_t q, T) {
       if (q >= begin && q < end) add(static_cast<int>((q - begin) >> shift), q);
-    }
+    });
     __syncthreads();
   }
 
   // Turns the counts and sums of levels into those of all levels before, in place; [levels] is the window's.
+  // A barrier must follow.
   __device__ void sum_levels(int levels) {
     const int each = (levels + kThreads - 1) / kThreads;
     const int begin = min_of(static_cast<int>(threadIdx.x) * each, levels), end = min_of(begin + each, levels);
@@ -240,29 +356,25 @@ class BlockOtsu {
       before += here;
     }
     if (threadIdx.x == 0) put(levels, total);
-    __syncthreads();
   }
 
   // Offers the cut at the end of every level and notes which levels can hold the best one inside.
-  __device__ void judge_levels(int64_t begin, int shift, int levels, const OtsuSum& below, double slack) {
-    const OtsuMean mean(total_, n_);
-    const double step = static_cast<double>(int64_t{1} << shift);
+  __device__ void judge_levels(int levels) {
+    const int64_t n = s_.values.size, total = s_.total;
+    const double slack = midpoint_slack(s_.grid, n), step = static_cast<double>(int64_t{1} << s_.shift);
     for (int level = threadIdx.x; level < levels; level += kThreads) {
-      OtsuSum before = below, after = below;
+      OtsuSum before = s_.below, after = s_.below;
       before += at(level);
       after += at(level + 1);
       const bool populated = after.count > before.count;
-      const int64_t level_begin = begin + (static_cast<int64_t>(level) << shift);
-      if (populated && after.count < n_) {
-        best_.offer(otsu_objective(after.count, after.sum, n_, mean), level_begin + (int64_t{1} << shift) - 1);
-      }
+      if (populated && after.count < n) offer(after, begin_of(level + 1) - 1);
       bool keep = false;
-      if (shift > 0 && after.count > before.count + 1) {
-        const double floor = static_cast<double>(level_begin), ceiling = floor + step;
-        const double low_before = before.count > 0 ? ratio(before) : floor;
-        const double high_before = ratio({n_ - before.count, total_ - before.sum});
-        const double low_after = ratio(after);
-        const double high_after = after.count < n_ ? ratio({n_ - after.count, total_ - after.sum}) : ceiling;
+      if (s_.shift > 0 && after.count > before.count + 1) {
+        const double floor = static_cast<double>(begin_of(level)), ceiling = floor + step;
+        const double low_before = before.count > 0 ? ratio(before.sum, before.count) : floor;
+        const double high_before = ratio(total - before.sum, n - before.count);
+        const double low_after = ratio(after.sum, after.count);
+        const double high_after = after.count < n ? ratio(total - after.sum, n - after.count) : ceiling;
         keep = low_before + high_before <= 2 * (ceiling + step + slack) &&
                low_after + high_after >= 2 * (floor - step - slack);
       }
@@ -270,12 +382,9 @@ class BlockOtsu {
     }
     __syncthreads();
   }
-  static __device__ __forceinline__ double ratio(const OtsuSum& part) {
-    return static_cast<double>(part.sum) / static_cast<double>(part.count);
-  }
 
   // Judges the cuts inside kept levels, as many levels at once as fit; returns the first that does not, or `levels`.
-  __device__ int judge_kept_levels(const OtsuGrid& grid, int64_t begin, int shift, int levels, const OtsuSum& below) {
+  __device__ int judge_kept_levels(int levels) {
     for (int first = 0;;) {
       int from = levels;
       for (int level = first + threadIdx.x; level < levels; level += kThreads) {
@@ -294,15 +403,13 @@ class BlockOtsu {
       to = block_reduce<kThreads>(to, [](int a, int b) { return max_of(a, b); });
       if (to == from) return from;
 
-      const int64_t low = begin + (static_cast<int64_t>(from) << shift);
-      const int64_t high = begin + (static_cast<int64_t>(to) << shift);
+      const int64_t low = begin_of(from), high = begin_of(to);
       if (threadIdx.x == 0) s_.collected = 0;
       __syncthreads();
-      for (int64_t i = threadIdx.x; i < n_; i += kThreads) {
-        const int64_t q = place(grid, i);
+      for_each_place([&](int64_t q, T) {
         if (q >= low && q < high) s_.run[atomicAdd(&s_.collected, 1u)] = q;
-      }
-      OtsuSum base = below;
+      });
+      OtsuSum base = s_.below;
       base += at(from);
       judge_run(s_.count[to] - s_.count[from], base);
       first = to;
@@ -310,10 +417,7 @@ class BlockOtsu {
   }
 
   Scratch& s_;
-  const scalar_t* values_;
-  int64_t n_;
-  int64_t total_ = 0;
-  OtsuCut best_;  // this thread's
+  OtsuCut<int64_t> best_;  // this thread's
 };
 
 }  // namespace mlc::cuda

@@ -8,58 +8,98 @@ namespace mlc::cuda {
 
 template <typename scalar_t>
 struct OtsuTask {
-  const scalar_t* values;     // [N]; read only by the kernel that gathers
-  scalar_t* gathered;         // [N], by group
-  scalar_t* thresholds;       // [K]
-  unsigned char* splittable;  // [K] or null: whether any value is above the threshold
+  const scalar_t* values;  // [N]; read only by the kernels that gather
+  scalar_t* gathered;      // by group
+  scalar_t* thresholds;    // [K]
 };
 template <typename scalar_t>
 struct OtsuTasks {
   OtsuTask<scalar_t> task[2];
+  // [K] or null: the thresholds of both tasks again; NaN where nothing is above it, unless `literal`
+  ValuePair<scalar_t>* judged_by;
+  bool literal;
 };
 
 template <typename T, typename scalar_t>
-__device__ __forceinline__ void store_threshold(const OtsuTask<scalar_t>& task, int64_t k,
+__device__ __forceinline__ void store_threshold(const OtsuTasks<scalar_t>& tasks, int t, unsigned k,
                                                 const OtsuResult<T>& result) {
   const scalar_t threshold = static_cast<scalar_t>(result.threshold);
-  task.thresholds[k] = threshold;
-  if (task.splittable) task.splittable[k] = result.largest > static_cast<T>(threshold) ? 1 : 0;
+  (t == 0 ? tasks.task[0] : tasks.task[1]).thresholds[k] = threshold;  // an index would copy tasks to local memory
+  if (!tasks.judged_by) return;
+  const bool splittable = result.largest > static_cast<T>(threshold);
+  tasks.judged_by[k].of[t] = splittable || tasks.literal ? threshold : static_cast<scalar_t>(static_cast<T>(NAN));
 }
 
-// Where the members are: gathered already, group k from offsets[k] on; or, with ids, gathered here by every block.
-struct GroupMembers {
-  const int64_t* offsets;  // [K + 1]
-  const int64_t* ids;      // [n] or null
-  int64_t n;
+constexpr int kSortingWarps = 8;  // of a block, at most: each has shared memory for what it sorts
+
+template <typename T, int kWarpKeys, int kCapacity, int kLevelBits, typename scalar_t>
+union OtsuShared {
+  WarpKeys<kWarpKeys, T> sorted[kSortingWarps];
+  OtsuScratch<scalar_t, kCapacity, kLevelBits> levels;
 };
 
-// A block has `groups` groups (one, if it gathers them itself), blockIdx.y is the task: first each of its warps takes
-// small groups, then all of it the others.
-template <typename T, int kThreads, int kCapacity, int kLevelBits, typename scalar_t>
-__global__ void __launch_bounds__(kThreads, 1024 / kThreads)  // 64 registers: many groups hide latency by number
-    otsu_of_groups(GroupMembers members, int64_t num_segments, int groups, int bins, OtsuTasks<scalar_t> tasks) {
-  __shared__ OtsuScratch<kCapacity, kLevelBits> scratch;
-  const OtsuTask<scalar_t>& task = tasks.task[blockIdx.y];
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * groups;
-  const int64_t last = min_of(first + groups, num_segments);
-  GroupPlace gathered{0, 0};
-  if (members.ids) gathered = gather_one_group<kThreads>(members.ids, members.n, first, task.values, task.gathered);
-  const auto place_of = [&](int64_t k) {
-    if (members.ids) return gathered;
-    return GroupPlace{members.offsets[k], members.offsets[k + 1] - members.offsets[k]};
+// Groups of up to this size are a warp's, larger ones a block's.
+template <int kWarpKeys>
+constexpr unsigned kSmallGroup = kWarpSize * kWarpKeys;
+
+// By one whole warp: a group of up to kSmallGroup.
+template <typename T, int kWarpKeys, typename scalar_t>
+__device__ __forceinline__ OtsuResult<T> otsu_of_small_group(const GroupValues<scalar_t>& values, int bins,
+                                                             WarpKeys<kWarpKeys, T>& sorted) {
+  if (values.size == 0) return {static_cast<T>(NAN), static_cast<T>(NAN)};
+  return warp_otsu<kWarpKeys, T>(values, bins, sorted);
+}
+
+// Of gathered groups, less than 2^31: group k from offsets[k] on, every `stride`-th value. blockIdx.y is the task. A
+// block has `groups` groups, not more than it has warps, nor than kSortingWarps: a block of the first half of the grid
+// takes the large ones, all together, one of the second half the small ones, each warp its own.
+// Small blocks hide latency by their number: 64 registers, 80 for doubles.
+template <typename T, int kThreads, int kWarpKeys, int kCapacity, int kLevelBits, typename scalar_t>
+__global__ void __launch_bounds__(kThreads, kThreads > 256 ? 1 : 4 - sizeof(T) / 8)
+    otsu_of_groups(const unsigned* __restrict__ offsets, int stride, unsigned num_segments, unsigned groups, int bins,
+                   OtsuTasks<scalar_t> tasks) {
+  __shared__ OtsuShared<T, kWarpKeys, kCapacity, kLevelBits, scalar_t> shared;
+  const int t = static_cast<int>(blockIdx.y);
+  const scalar_t* gathered = t == 0 ? tasks.task[0].gathered : tasks.task[1].gathered;
+  const auto values_of = [&](unsigned k) -> GroupValues<scalar_t> {
+    const unsigned begin = offsets[k], end = offsets[k + 1];
+    return {gathered + static_cast<int64_t>(begin) * stride, end - begin, stride};
   };
-  for (int64_t k = first + warp_index(); k < last; k += kThreads / kWarpSize) {
-    const GroupPlace place = place_of(k);
-    if (place.size > kWarpSize) continue;
-    const auto result = warp_otsu<T>(task.gathered + place.before, static_cast<int>(place.size), bins);
-    if (lane_index() == 0) store_threshold(task, k, result);
+  const unsigned half = gridDim.x / 2;
+  if (blockIdx.x < half) {
+    const unsigned first = blockIdx.x * groups, last = min_of(first + groups, num_segments);
+    for (unsigned k = first; k < last; ++k) {
+      const GroupValues<scalar_t> values = values_of(k);
+      if (values.size <= kSmallGroup<kWarpKeys>) continue;
+      const auto result = BlockOtsu<T, scalar_t, kThreads, kCapacity, kLevelBits>(shared.levels, values)(bins);
+      if (threadIdx.x == 0) store_threshold(tasks, t, k, result);
+    }
+  } else {
+    const unsigned warp = static_cast<unsigned>(warp_index()), k = (blockIdx.x - half) * groups + warp;
+    if (warp >= groups || k >= num_segments) return;
+    const GroupValues<scalar_t> values = values_of(k);
+    if (values.size > kSmallGroup<kWarpKeys>) return;
+    const auto result = otsu_of_small_group<T, kWarpKeys>(values, bins, shared.sorted[warp]);
+    if (lane_index() == 0) store_threshold(tasks, t, k, result);
   }
-  for (int64_t k = first; k < last; ++k) {
-    const GroupPlace place = place_of(k);
-    if (place.size <= kWarpSize) continue;
-    const auto result = BlockOtsu<T, scalar_t, kThreads, kCapacity, kLevelBits>(
-        scratch, task.gathered + place.before, place.size)(bins);
-    if (threadIdx.x == 0) store_threshold(task, k, result);
+}
+
+// For few ids and groups: block (k, t) gathers its own group into gathered[k * n] first.
+template <typename T, int kThreads, int kWarpKeys, int kCapacity, int kLevelBits, typename scalar_t>
+__global__ void __launch_bounds__(kThreads, 1)
+    gather_and_otsu(const int64_t* __restrict__ ids, int64_t n, int bins, OtsuTasks<scalar_t> tasks) {
+  __shared__ OtsuShared<T, kWarpKeys, kCapacity, kLevelBits, scalar_t> shared;
+  const unsigned k = blockIdx.x;
+  const int t = static_cast<int>(blockIdx.y);
+  const scalar_t* values = t == 0 ? tasks.task[0].values : tasks.task[1].values;
+  scalar_t* gathered = (t == 0 ? tasks.task[0].gathered : tasks.task[1].gathered) + static_cast<int64_t>(k) * n;
+  const GroupValues<scalar_t> group{gathered, gather_one_group<kThreads>(ids, n, k, values, gathered), 1};
+  if (group.size > kSmallGroup<kWarpKeys>) {
+    const auto result = BlockOtsu<T, scalar_t, kThreads, kCapacity, kLevelBits>(shared.levels, group)(bins);
+    if (threadIdx.x == 0) store_threshold(tasks, t, k, result);
+  } else if (warp_index() == 0) {
+    const auto result = otsu_of_small_group<T, kWarpKeys>(group, bins, shared.sorted[0]);
+    if (lane_index() == 0) store_threshold(tasks, t, k, result);
   }
 }
 

@@ -41,7 +41,8 @@ __global__ void __launch_bounds__(kThreads)
   for (unsigned i = threadIdx.x; i < size; i += kThreads) out[row * n + begin + i] = keys[i];
 }
 
-// Merges sorted runs of `width` in pairs: an entry's place is its own rank and its rank in the other run.
+// Merges sorted runs of `width`, a power of two, in pairs: an entry's place is its own rank and its rank in the other
+// run.
 template <typename Entry>
 __global__ void merge_runs(const Entry* __restrict__ in, int64_t rows, unsigned n, unsigned width,
                            Entry* __restrict__ out) {
@@ -49,7 +50,7 @@ __global__ void merge_runs(const Entry* __restrict__ in, int64_t rows, unsigned 
   for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < rows * n; e += stride) {
     const int64_t row = e / n * n, i = e - row;
     const Entry mine = in[e];
-    const int64_t pair = i / (2 * int64_t{width}) * (2 * int64_t{width});
+    const int64_t pair = i & -(2 * int64_t{width});
     const int64_t middle = pair + width < n ? pair + width : n;
     const int64_t end = pair + 2 * int64_t{width} < n ? pair + 2 * int64_t{width} : n;
     const bool left = i < middle;

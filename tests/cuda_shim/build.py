@@ -8,9 +8,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import torch
+
 FOLDER = Path(__file__).resolve().parent
 # contraction off, as for the CPU kernels: results are compared bit for bit
 FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-pthread", "-Wno-unknown-pragmas"]
+# for the half types, which are headers alone
+INCLUDE = ["-isystem", str(Path(torch.__file__).parent / "include")]
 
 
 @functools.cache
@@ -28,7 +32,7 @@ def compiler() -> str | None:
 
 def build(driver: str, output: Path, *flags: str) -> Path:
     """Compiles `driver`.cpp to `output`; what the compiler says becomes the error."""
-    command = [compiler(), *FLAGS, *flags, str(FOLDER / f"{driver}.cpp"), "-o", str(output)]
+    command = [compiler(), *FLAGS, *INCLUDE, *flags, str(FOLDER / f"{driver}.cpp"), "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")

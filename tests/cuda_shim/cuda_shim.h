@@ -154,6 +154,7 @@ T atomicOr(T* address, T value) {
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __popcll(unsigned long long value) { return __builtin_popcountll(value); }
+inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __ffsll(long long value) { return __builtin_ffsll(value); }
 
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }

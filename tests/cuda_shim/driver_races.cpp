@@ -34,9 +34,9 @@ void run() {
   }
   float score_thresholds[segments], iou_thresholds[segments];
   for (int path = 0; path < 3; ++path) {
-    shim_mutual_labels(scores.data(), ious.data(), ids.data(), baseline.data(), n, segments, 0.5, 0, 0, path,
-                       cls.data(), loc.data(), cls_weights.data(), loc_weights.data(), score_thresholds,
-                       iou_thresholds);
+    shim_mutual_labels_float(scores.data(), ious.data(), ids.data(), baseline.data(), n, segments, 0.5, 0, 0, path,
+                             cls.data(), loc.data(), cls_weights.data(), loc_weights.data(), score_thresholds,
+                             iou_thresholds);
   }
 
   std::vector<nms_driver::AlignedBox<float>> boxes(n);
@@ -74,8 +74,7 @@ void run() {
 
 void run() {
   using namespace mlc::cuda;
-  std::vector<u64> sizes(200, 2);
-  std::vector<int64_t> offsets(201);
+  std::vector<unsigned> sizes(200, 2), offsets(201);
   cuda_shim::launch(1, 64, [&] { scan_sizes<64>(sizes.data(), 200, offsets.data()); });
   struct Source {
     Ranked<unsigned> operator()(int64_t, unsigned i) const {
