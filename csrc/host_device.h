@@ -21,3 +21,16 @@
 #else
 #define MLC_SIMD_CLONES
 #endif
+
+#if defined(__CUDACC__)
+namespace mlc {
+
+// 1 / x to 1 ulp, for a normal x. One instruction, which no intrinsic gives alone.
+__device__ __forceinline__ float approximate_reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+}  // namespace mlc
+#endif

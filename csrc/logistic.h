@@ -58,9 +58,7 @@ MLC_HOST_DEVICE double multiply_add(double a, double b, double c) { return a * b
 // 1 / x of x in [1, 3].
 MLC_HOST_DEVICE float reciprocal(float x) {
 #ifdef __CUDA_ARCH__
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
+  return approximate_reciprocal(x);
 #else
   return 1.0f / x;
 #endif

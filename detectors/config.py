@@ -187,7 +187,8 @@ class RunConfig:
     """How many of the newest are kept: checkpoint.pt, checkpoint.1.pt, ..."""
     compile: str | None = None
     """torch.compile's backend for backbone, pyramid and head ("inductor"); None: not compiled."""
-    channels_last: bool = False
+    channels_last: bool | None = None
+    """Memory layout of images, feature maps and weights; None: on CPU, where it is the faster one."""
     tf32: bool = True
     """TF32 in convolutions and matrix products on GPUs that have it."""
     deterministic: bool = False

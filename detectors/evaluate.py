@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from detectors import distributed
+from detectors import distributed, numerics
 from detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
 from detectors.config import Config, assign, from_dict, override
 from detectors.data.coco import CocoDetection
@@ -253,7 +253,7 @@ def load_for_evaluation(
         with as_misfit(path):
             model.load_state_dict(trained_weights(state))
         model.set_epoch(state["loader"]["epoch"] if "loader" in state else config.schedule.epochs)
-        model.to(target)
+        numerics.set_memory_layout(model.to(target), config.run)
     verify(config, dataset)
     return Loaded(model, dataset, config, target, state["iteration"])
 

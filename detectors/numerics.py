@@ -29,13 +29,19 @@ def configure(run: RunConfig) -> None:
 
 
 def prepare(model: nn.Module, run: RunConfig) -> None:
-    """Memory layout and compilation of a detector's backbone, pyramid and head, in place; names of weights stay."""
-    if run.channels_last:
-        model.to(memory_format=torch.channels_last)
-        model.backbone.register_forward_pre_hook(_channels_last)
+    """Memory layout and compilation of a detector that is on its device, in place; names of weights stay."""
+    set_memory_layout(model, run)
     if run.compile is not None:
         for module in (model.backbone, model.fpn, model.head):
             module.compile(backend=run.compile)
+
+
+def set_memory_layout(model: nn.Module, run: RunConfig) -> None:
+    """channels_last or not, of the weights and of what the backbone is given."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if on_cpu if run.channels_last is None else run.channels_last:
+        model.to(memory_format=torch.channels_last)
+        model.backbone.register_forward_pre_hook(_channels_last)
 
 
 def _channels_last(module: nn.Module, arguments: tuple) -> tuple:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from detectors import distributed
+from detectors import distributed, numerics
 from detectors.builder import build_model, evaluation_transforms
 from detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
 from detectors.config import Config, from_dict, override
@@ -61,7 +61,7 @@ class Predictor:
         with as_misfit(checkpoint):
             self.model.load_state_dict(trained_weights(state))
         self.model.set_epoch(state["loader"]["epoch"] if "loader" in state else self.config.schedule.epochs)
-        self.model.to(self.device).eval()
+        numerics.set_memory_layout(self.model.to(self.device).eval(), self.config.run)
         self.transforms = evaluation_transforms(self.config)
         numbers = list(range(1, state["num_classes"] + 1))
         self.names: list[str] = state.get("categories") or list(map(str, numbers))

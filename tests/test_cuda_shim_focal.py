@@ -1,7 +1,7 @@
 """sigmoid_focal_loss's CUDA device code, run on the CPU through tests/cuda_shim, against the CPU operator.
 
-In the driver a block has 64 threads of one pack (16 bytes) each. The exponential is the CPU's, so gradients have the
-same bits; sums are added in another order.
+In the driver a block has 64 threads of one pack (16 bytes) each. float entries are within the two bounds of the contract
+(csrc/sigmoid_focal_loss.h): 1e-6 on CPU, twice that on CUDA. Sums are added in another order.
 """
 
 import pytest
@@ -41,8 +41,7 @@ def test_focal_loss(library, dtype, gamma, weighted, n, c, blocks):  # noqa: F81
     (expected_gradient,) = torch.autograd.grad(scale * expected, leaf)
     total, gradient = shim_focal(library, logits, labels, weights, alpha, gamma, blocks, scale)
     torch.testing.assert_close(total, expected.detach(), rtol=1e-6 if dtype == torch.float32 else 1e-14, atol=0)
-    # the factors' products are rounded in another order
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6 if dtype == torch.float32 else 1e-14, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=3e-6 if dtype == torch.float32 else 1e-14, atol=0)
     assert (gradient[off] == 0).all()
 
 

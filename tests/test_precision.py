@@ -270,9 +270,9 @@ def test_a_loss_scale_does_not_hide_a_bad_loss(folder, monkeypatch):
 def test_layout_and_compilation_change_no_result(folder):
     found = {}
     for kind, settings in {
-        "plain": {},
-        "channels_last": {"run__channels_last": True},
-        "compiled": {"run__compile": "eager"},
+        "plain": {"run__channels_last": False},
+        "channels_last": {},
+        "compiled": {"run__channels_last": False, "run__compile": "eager"},
     }.items():
         run = trainer(folder, **settings)
         found[kind] = [values(run.step(*batch)) for batch in batches(run, 2)]

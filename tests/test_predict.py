@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
+from detectors import numerics
 from detectors.builder import build_model, build_validation_set
 from detectors.checkpoint import load_checkpoint, save_checkpoint
 from detectors.config import override
@@ -84,6 +85,7 @@ def test_same_detections_as_in_evaluation(program, folder, tmp_path, name):
         config = override(config, "model.num_convs", 1)
     model = build_model(config, 3)
     model.load_state_dict(state["model"])
+    numerics.set_memory_layout(model, config.run)
     dataset, found, rows = build_validation_set(config, tmp_path), 0, rows_of(tmp_path / "found")
     assert len(dataset) == 3 and out.startswith(f"found/predictions.json: {len(rows)} boxes on 3 of 3 images")
     for image, target in dataset:

@@ -8,15 +8,6 @@
 
 namespace mlc::cuda {
 
-#if defined(__CUDACC__)
-// 1 / b to 1 ulp, for a normal b. One instruction, which no intrinsic gives alone.
-__device__ __forceinline__ float approximate_reciprocal(float b) {
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(b));
-  return result;
-}
-#endif
-
 // a / b, correctly rounded, where nothing below leaves the normal numbers (see CoordinateRange): the instructions that
 // nvcc itself puts between a division's check of the exponents and its slow path.
 struct DivideInRange {

@@ -16,6 +16,10 @@
 #include <thread>
 #include <vector>
 
+// Before the next line: torch's half types have device code of their own.
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #define __CUDA_ARCH__ 900  // device code, not the host's part of a common rule
 #define __global__
 #define __device__
@@ -151,7 +155,6 @@ T atomicOr(T* address, T value) {
   return std::atomic_ref<T>(*address).fetch_or(value, std::memory_order_relaxed);
 }
 
-inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __popcll(unsigned long long value) { return __builtin_popcountll(value); }
 inline int __ffs(int value) { return __builtin_ffs(value); }

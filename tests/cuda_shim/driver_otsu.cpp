@@ -1,9 +1,6 @@
 // Grouping, Otsu thresholds and mutual labels through the shim, with size classes small enough for small cases.
 #include "cuda_shim.h"
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include "../../csrc/cuda/mutual_labels.cuh"
 #include "../../csrc/cuda/segmented_otsu.cuh"
 
