@@ -1,4 +1,5 @@
-"""iou_loss, forward and backward, against indexing the positives and torchvision's formula in eager torch."""
+"""iou_loss, forward and backward, against indexing the positives and torchvision's loss, or its formula in eager
+torch."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from _box_peers import boxes, torch_iou
 from _harness import Case, Settings
+from _torchvision import torchvision
 
 from mlc_ext import iou_loss
 
@@ -42,11 +44,15 @@ def case(n: int, positive: int, kind: str, settings: Settings) -> Case:
         for found, expected in zip(ours(), step(of_indexed), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
+    peers = {"torch, indexed": lambda: step(of_indexed)}
+    if kind == "giou" and (vision := torchvision(settings.device)):
+        theirs = vision.ops.generalized_box_iou_loss
+        peers = {"torchvision": lambda: step(lambda: theirs(predicted[mask], targets[mask], reduction="sum"))}
     # weights are read twice, the gradient is written; a positive's boxes are read twice
     return Case(
         f"{kind}, {n:,} priors, {positive:,} positive, fwd + bwd",
         ours,
-        {"torch, indexed": lambda: step(of_indexed)},
+        peers,
         check,
         moved_bytes=24 * n + 64 * positive,
     )
