@@ -25,9 +25,11 @@ fi
 export PATH="$environment/bin:$PATH"
 python=$environment/bin/python
 "$python" - << 'END'
-import platform, setuptools, torch, torchvision
+import platform, torch
+from importlib.metadata import version
+
 print(f"python {platform.python_version()}, torch {torch.__version__}, CUDA {torch.version.cuda}, "
-      f"torchvision {torchvision.__version__}, setuptools {setuptools.__version__}")
+      f"torchvision {version('torchvision')}, setuptools {version('setuptools')}")
 END
 
 cuda=0
