@@ -27,11 +27,11 @@ from _verdicts import Verdict, table
 from torch import Tensor, nn
 
 import mlc_ext
-from detectors import numerics
-from detectors.builder import build_model
-from detectors.config import override
-from detectors.presets import preset
-from detectors.step import Stepper
+from mlc_ext.detectors import numerics
+from mlc_ext.detectors.builder import build_model
+from mlc_ext.detectors.config import override
+from mlc_ext.detectors.presets import preset
+from mlc_ext.detectors.step import Stepper
 
 DETECTORS = ("fcos", "retinanet")
 METHODS = {"": "baseline", "_ml": "+ML", "_mlc": "+MLC"}

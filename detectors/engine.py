@@ -39,7 +39,7 @@ from .nonfinite import NonFiniteLoss, describe
 from .step import Stepper
 from .watch import Watch
 
-_LOG = logging.getLogger("detectors")
+_LOG = logging.getLogger("mlc_ext.detectors")
 
 SHORT_NAMES = {
     "classification": "cls",

@@ -24,14 +24,14 @@ from torch import Tensor
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from detectors import distributed, numerics
-from detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
-from detectors.config import Config, assign, from_dict, override
-from detectors.data.coco import CocoDetection
-from detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
-from detectors.data.loader import DataError, build_loader, death_of_worker
-from detectors.dense import DenseDetector
-from detectors.metrics_log import report, write_whole
+from mlc_ext.detectors import distributed, numerics
+from mlc_ext.detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
+from mlc_ext.detectors.config import Config, assign, from_dict, override
+from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
+from mlc_ext.detectors.data.loader import DataError, build_loader, death_of_worker
+from mlc_ext.detectors.dense import DenseDetector
+from mlc_ext.detectors.metrics_log import report, write_whole
 from mlc_ext.divergence import Divergence
 
 
@@ -148,7 +148,9 @@ def _my_batches(dataset: CocoDetection, batch_size: int, workers: int) -> Iterab
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a run")
     parser.add_argument("--data", help="COCO-format folder; default: the one the run was trained on")
     parser.add_argument("--batch-size", type=int, help="images at a time; default: the run's")
@@ -229,7 +231,7 @@ def load_for_evaluation(
     path: Path, data: str | None = None, device: str = "auto", *, settings: Sequence[str] = ()
 ) -> Loaded:
     """The detector of a checkpoint with its validation set; arguments and errors are :func:`evaluate_checkpoint`'s."""
-    from detectors.builder import CACHE, build_model, build_validation_set, verify
+    from mlc_ext.detectors.builder import CACHE, build_model, build_validation_set, verify
 
     with distributed.together():
         state = load_checkpoint(path)

@@ -27,14 +27,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from detectors import distributed, numerics
-from detectors.builder import build_model, evaluation_transforms
-from detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
-from detectors.config import Config, from_dict, override
-from detectors.data.images import ImageDecodeError, decode_image, read_image
-from detectors.dense import DenseDetector
-from detectors.evaluate import to_original
-from detectors.visualize import draw_detections
+from mlc_ext.detectors import distributed, numerics
+from mlc_ext.detectors.builder import build_model, evaluation_transforms
+from mlc_ext.detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
+from mlc_ext.detectors.config import Config, from_dict, override
+from mlc_ext.detectors.data.images import ImageDecodeError, decode_image, read_image
+from mlc_ext.detectors.dense import DenseDetector
+from mlc_ext.detectors.evaluate import to_original
+from mlc_ext.detectors.visualize import draw_detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 """What counts as an image in a folder; a file that is named itself may be called anything."""

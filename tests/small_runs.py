@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from detectors import distributed
-from detectors.config import Config, override
-from detectors.presets import preset, with_epochs
+from mlc_ext.detectors import distributed
+from mlc_ext.detectors.config import Config, override
+from mlc_ext.detectors.presets import preset, with_epochs
 
 DETECTORS = Path(__file__).resolve().parents[1] / "detectors"
 

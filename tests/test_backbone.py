@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detectors.backbone import (
+from mlc_ext.detectors.backbone import (
     CAFFE_BGR,
     IMAGENET_RGB,
     Normalisation,

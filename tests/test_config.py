@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from detectors.builder import build_model
-from detectors.config import Config, from_dict, override
-from detectors.optim import LearningRate, build_optimizer
-from detectors.presets import PRESETS, preset, with_epochs
+from mlc_ext.detectors.builder import build_model
+from mlc_ext.detectors.config import Config, from_dict, override
+from mlc_ext.detectors.optim import LearningRate, build_optimizer
+from mlc_ext.detectors.presets import PRESETS, preset, with_epochs
 
 
 @pytest.mark.parametrize("name", PRESETS)

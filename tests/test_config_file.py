@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from detectors.config import Config, from_dict, override, update
-from detectors.config_file import read_config_file
-from detectors.presets import preset
-from detectors.train import configuration, main, parse
+from mlc_ext.detectors.config import Config, from_dict, override, update
+from mlc_ext.detectors.config_file import read_config_file
+from mlc_ext.detectors.presets import preset
+from mlc_ext.detectors.train import configuration, main, parse
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_file_that_changes_nothing(file, text):
     ],
 )
 def test_faults_are_told_in_a_line(file, capsys, monkeypatch, text, message):
-    monkeypatch.setattr("detectors.train.weights_available", lambda: True)  # else another line says so
+    monkeypatch.setattr("mlc_ext.detectors.train.weights_available", lambda: True)  # else another line says so
     assert main(["--config", str(file(text))]) == 2
     error = capsys.readouterr().err
     assert error.startswith("train.py: ") and message in error and error.count("\n") == 1

@@ -14,7 +14,7 @@ from coco_files import box, entry, write_coco
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detectors.data import CocoDetection, CocoEvaluator, DataError, ImageDecodeError
+from mlc_ext.detectors.data import CocoDetection, CocoEvaluator, DataError, ImageDecodeError
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
@@ -185,7 +185,7 @@ def test_the_summary_counts_everything_once(tmp_path, caplog):
     paths = write_coco(tmp_path, [a | {"id": k} for k, a in enumerate(annotations)])
     (tmp_path / "3.png").unlink()
     (tmp_path / "2.png").write_bytes(b"")
-    with caplog.at_level(logging.WARNING, "detectors"):
+    with caplog.at_level(logging.WARNING, "mlc_ext.detectors"):
         summary = CocoDetection(*paths, verify=True).summary()
     assert summary.split(": ", 1)[1] == (
         "1 images, 2 boxes (0 crowd), 3 categories; dropped: 1 annotations of missing images, "

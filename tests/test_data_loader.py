@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from detectors.data import AspectRatioBatchSampler, RandomHorizontalFlip, batch_images, build_loader, collate
+from mlc_ext.detectors.data import AspectRatioBatchSampler, RandomHorizontalFlip, batch_images, build_loader, collate
 
 
 class Toy(Dataset):

@@ -18,11 +18,11 @@ from coco_files import box, entry, noise, write_coco
 from PIL import Image
 from torch.utils.data import Dataset
 
-from detectors import train
-from detectors.builder import build_datasets, build_validation_set
-from detectors.config import Config, override
-from detectors.data import CocoDetection, DataError, ImageDecodeError, build_loader
-from detectors.data.loader import death_of_worker
+from mlc_ext.detectors import train
+from mlc_ext.detectors.builder import build_datasets, build_validation_set
+from mlc_ext.detectors.config import Config, override
+from mlc_ext.detectors.data import CocoDetection, DataError, ImageDecodeError, build_loader
+from mlc_ext.detectors.data.loader import death_of_worker
 
 FAULTS = (Path(__file__).resolve().parents[1] / "docs" / "faults.md").read_text()
 
@@ -98,7 +98,7 @@ def test_a_broken_image_does_not_end_an_epoch(tmp_path, workers, caplog):
     paths = write_coco(tmp_path, [box(k) for k in (1, 2, 3)])
     (tmp_path / "2.png").write_bytes(b"")
     dataset = CocoDetection(*paths)
-    with caplog.at_level(logging.WARNING, "detectors"):
+    with caplog.at_level(logging.WARNING, "mlc_ext.detectors"):
         batches = list(build_loader(dataset, 1, shuffle=False, num_workers=workers))
     assert [targets[0]["image_id"] for _, targets in batches] == [1, 3, 3]
     assert all("skipped" not in targets[0] for _, targets in batches)
@@ -153,8 +153,8 @@ def test_other_errors_are_no_death_of_a_worker():
 SIGNALLED = """
 import os, signal, subprocess, time
 import torch
-from detectors.data import build_loader
-from detectors.data.loader import start_worker
+from mlc_ext.detectors.data import build_loader
+from mlc_ext.detectors.data.loader import start_worker
 
 class Pids(torch.utils.data.Dataset):
     def __len__(self):

@@ -14,12 +14,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from small_runs import config_of, end_rank, finish, free_port, history, losses, reached, start, wait_until
 
-from detectors import distributed
-from detectors.checkpoint import load_checkpoint
-from detectors.data.generated import generate
-from detectors.engine import Trainer
-from detectors.interruption import Interruption
-from detectors.nonfinite import NonFiniteLoss
+from mlc_ext.detectors import distributed
+from mlc_ext.detectors.checkpoint import load_checkpoint
+from mlc_ext.detectors.data.generated import generate
+from mlc_ext.detectors.engine import Trainer
+from mlc_ext.detectors.interruption import Interruption
+from mlc_ext.detectors.nonfinite import NonFiniteLoss
 
 RUNS = {
     ("fcos_r50", "full"): {},

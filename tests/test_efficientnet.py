@@ -3,7 +3,7 @@ import builtins
 import pytest
 import torch
 
-from detectors.backbone import build_backbone, load_backbone_weights
+from mlc_ext.detectors.backbone import build_backbone, load_backbone_weights
 
 package = pytest.importorskip(
     "efficientnet_lite_pytorch", reason="the optional package efficientnet-lite-pytorch is absent"
@@ -19,7 +19,7 @@ def pretrained():
 
 
 def weight_file():
-    from detectors.efficientnet import imagenet_weights_path
+    from mlc_ext.detectors.efficientnet import imagenet_weights_path
 
     return imagenet_weights_path()
 

@@ -7,9 +7,9 @@ import torch
 from small_runs import config_of
 from test_whole_model import BATCHES, DETECTORS, IMAGES, NOTHING, build
 
-from detectors.dense import prepare_targets
-from detectors.engine import Trainer
-from detectors.label_statistics import label_statistics
+from mlc_ext.detectors.dense import prepare_targets
+from mlc_ext.detectors.engine import Trainer
+from mlc_ext.detectors.label_statistics import label_statistics
 
 CPU = torch.device("cpu")
 

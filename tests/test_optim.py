@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from detectors.config import Config, ScheduleConfig, override
-from detectors.optim import LearningRate, build_optimizer
+from mlc_ext.detectors.config import Config, ScheduleConfig, override
+from mlc_ext.detectors.optim import LearningRate, build_optimizer
 
 
 def schedule(**options) -> Config:

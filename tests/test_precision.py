@@ -11,13 +11,13 @@ import torch
 from small_runs import assert_same, config_of, finish, history, losses, start
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detectors import numerics
-from detectors.checkpoint import load_checkpoint, trained_weights
-from detectors.config import Config, RunConfig, override
-from detectors.ema import WeightAverage
-from detectors.engine import Trainer
-from detectors.evaluate import evaluate_checkpoint
-from detectors.sampling import draws_by_image, sample_at_most
+from mlc_ext.detectors import numerics
+from mlc_ext.detectors.checkpoint import load_checkpoint, trained_weights
+from mlc_ext.detectors.config import Config, RunConfig, override
+from mlc_ext.detectors.ema import WeightAverage
+from mlc_ext.detectors.engine import Trainer
+from mlc_ext.detectors.evaluate import evaluate_checkpoint
+from mlc_ext.detectors.sampling import draws_by_image, sample_at_most
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_a_skipped_step_changes_nothing(folder, optimizer):
 
 def poison(monkeypatch, at, value="loss"):
     """The loss, or only its gradient, is not finite in the step of that iteration, counted from 0."""
-    from detectors.fcos import FCOS
+    from mlc_ext.detectors.fcos import FCOS
 
     whole, calls = FCOS.losses, iter(range(99))
 

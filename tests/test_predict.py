@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from detectors import numerics
-from detectors.builder import build_model, build_validation_set
-from detectors.checkpoint import load_checkpoint, save_checkpoint
-from detectors.config import override
-from detectors.data.generated import generate
-from detectors.evaluate import to_original
-from detectors.predict import find_images, image_ids, main
-from detectors.presets import preset
+from mlc_ext.detectors import numerics
+from mlc_ext.detectors.builder import build_model, build_validation_set
+from mlc_ext.detectors.checkpoint import load_checkpoint, save_checkpoint
+from mlc_ext.detectors.config import override
+from mlc_ext.detectors.data.generated import generate
+from mlc_ext.detectors.evaluate import to_original
+from mlc_ext.detectors.predict import find_images, image_ids, main
+from mlc_ext.detectors.presets import preset
 
 SETTINGS = {
     "model.backbone": "resnet18",

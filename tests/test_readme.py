@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detectors.presets import PRESETS
+from mlc_ext.detectors.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -63,7 +63,7 @@ def test_commands_exist():
 
 
 def test_configuration_files(tmp_path):
-    from detectors.train import configuration, parse
+    from mlc_ext.detectors.train import configuration, parse
 
     assert len(blocks("yaml")) == 1
     (tmp_path / "c.yaml").write_text(blocks("yaml")[0])

@@ -19,18 +19,18 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from small_runs import config_of
 
-from detectors import report
-from detectors.data.evaluation import CocoEvaluator
-from detectors.data.generated import generate
-from detectors.dense import prepare_targets
-from detectors.engine import Trainer
-from detectors.evaluate import load_for_evaluation, measure
-from detectors.metrics_log import REPORTED, shown
-from detectors.reporting.charts import legend_name, thinned
-from detectors.reporting.gallery import find_groups
-from detectors.reporting.pictures import Pictures
-from detectors.reporting.runs import read_runs, run_names, setting_differences
-from detectors.reporting.scatter import sampled
+from mlc_ext.detectors import report
+from mlc_ext.detectors.data.evaluation import CocoEvaluator
+from mlc_ext.detectors.data.generated import generate
+from mlc_ext.detectors.dense import prepare_targets
+from mlc_ext.detectors.engine import Trainer
+from mlc_ext.detectors.evaluate import load_for_evaluation, measure
+from mlc_ext.detectors.metrics_log import REPORTED, shown
+from mlc_ext.detectors.reporting.charts import legend_name, thinned
+from mlc_ext.detectors.reporting.gallery import find_groups
+from mlc_ext.detectors.reporting.pictures import Pictures
+from mlc_ext.detectors.reporting.runs import read_runs, run_names, setting_differences
+from mlc_ext.detectors.reporting.scatter import sampled
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install mlc-ext[report])")
 
@@ -218,7 +218,7 @@ def test_labels_are_the_models(runs, preset, tmp_path):
 
 
 def test_an_object_that_falls_back_is_said_so(runs, monkeypatch, tmp_path):
-    from detectors.dense import DenseDetector
+    from mlc_ext.detectors.dense import DenseDetector
 
     run = DenseDetector._run
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from small_runs import TINY, assert_same, config_of, finish, history, losses, reached, start, wait_until
 
-from detectors import train
-from detectors.checkpoint import load_checkpoint, load_newest, save_checkpoint, set_aside, tidy
-from detectors.config import from_dict, override
-from detectors.engine import Trainer
+from mlc_ext.detectors import train
+from mlc_ext.detectors.checkpoint import load_checkpoint, load_newest, save_checkpoint, set_aside, tidy
+from mlc_ext.detectors.config import from_dict, override
+from mlc_ext.detectors.engine import Trainer
 
 # random draws (RPN's sampling), batch-norm statistics, averages, parts, and mutual labelling from within an epoch on
 EVERYTHING = {

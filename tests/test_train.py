@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from detectors.checkpoint import load_checkpoint, save_checkpoint
-from detectors.config import from_dict
-from detectors.engine import Trainer
-from detectors.train import configuration, parse
+from mlc_ext.detectors.checkpoint import load_checkpoint, save_checkpoint
+from mlc_ext.detectors.config import from_dict
+from mlc_ext.detectors.engine import Trainer
+from mlc_ext.detectors.train import configuration, parse
 
 DETECTORS = Path(__file__).resolve().parents[1] / "detectors"
 
@@ -184,7 +184,7 @@ def assert_same(a, b, where=""):
 @pytest.fixture
 def program(folder, monkeypatch, capsys):
     """train.py in this process, which has paid for the imports: arguments -> exit code, stdout, stderr."""
-    from detectors import train
+    from mlc_ext.detectors import train
 
     def run(*arguments, **settings):
         sets = [part for key, value in (TINY | settings).items() for part in ("--set", f"{key}={value}")]
@@ -262,7 +262,7 @@ def test_a_second_signal_quits_at_once_and_leaves_the_old_checkpoint(folder, com
 
 
 def test_a_signal_during_the_last_evaluation_keeps_the_weights(folder, compared, program, monkeypatch):
-    monkeypatch.setattr("detectors.engine.evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("mlc_ext.detectors.engine.evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     code, _, error = program("--quiet", "--epochs", "1", "--out", "evaluating")
     assert code == 130 and "holds iteration 4 of 4" in error
     assert load_checkpoint(folder / "evaluating" / "checkpoint.pt")["iteration"] == 4
@@ -272,14 +272,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_image_ids(folder, compa
     def losses(self, *_):
         return {"classification": next(self.parameters()).sum() * float("nan")}
 
-    monkeypatch.setattr("detectors.fcos.FCOS.losses", losses)
+    monkeypatch.setattr("mlc_ext.detectors.fcos.FCOS.losses", losses)
     code, _, error = program("--quiet", "--epochs", "1", "--out", "nan")
     assert code == 1 and re.search(r"loss is not finite at iteration 1: .*nan.*; images \[\d+", error)
     assert not (folder / "nan" / "checkpoint.pt").exists()
 
 
 def test_a_bug_is_no_usage_error(folder, compared, program, monkeypatch):
-    monkeypatch.setattr("detectors.fcos.FCOS.losses", lambda *_: 1 // 0)
+    monkeypatch.setattr("mlc_ext.detectors.fcos.FCOS.losses", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):  # Python's own traceback, and exit code 1
         program("--quiet", "--epochs", "1", "--out", "bug")
 
@@ -288,7 +288,7 @@ def test_an_error_of_a_loaders_worker_is_told_in_a_line(folder, compared, progra
     def spoilt(*_):
         raise OSError("image 7 is spoilt")
 
-    monkeypatch.setattr("detectors.data.coco.CocoDetection.__getitem__", spoilt)
+    monkeypatch.setattr("mlc_ext.detectors.data.coco.CocoDetection.__getitem__", spoilt)
     code, _, error = program("--quiet", "--epochs", "1", "--out", "worker", **{"data.workers": 1})
     assert code == 2 and error == "train.py: image 7 is spoilt\n"
     assert "Traceback" in (folder / "worker" / "log.txt").read_text()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.visualize import (
+from mlc_ext.detectors.visualize import (
     NEGATIVE,
     POSITIVE,
     class_colour,

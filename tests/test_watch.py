@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from detectors import dense
-from detectors.builder import build_model
-from detectors.config import override
-from detectors.engine import Trainer
-from detectors.presets import preset
-from detectors.visualize import NEGATIVE, POSITIVE
-from detectors.watch import Watch, look
+from mlc_ext.detectors import dense
+from mlc_ext.detectors.builder import build_model
+from mlc_ext.detectors.config import override
+from mlc_ext.detectors.engine import Trainer
+from mlc_ext.detectors.presets import preset
+from mlc_ext.detectors.visualize import NEGATIVE, POSITIVE
+from mlc_ext.detectors.watch import Watch, look
 
 NAMES = ("fcos_minus_r50_mlc", "retinanet_r50_mlc", "rpn_r50_mlc")
 SETTINGS = {
@@ -159,7 +159,7 @@ def test_other_ranks_write_nothing(tmp_path, monkeypatch):
 
 
 def test_without_tensorboard_the_run_ends_at_the_start(tmp_path, monkeypatch, capsys):
-    from detectors import train
+    from mlc_ext.detectors import train
 
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)

@@ -12,13 +12,22 @@ from pathlib import Path
 
 from _harness import commit
 
-from detectors.checkpoint import NAME
-from detectors.config import Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig, assign, differences, from_dict
-from detectors.config import override as set_to
-from detectors.engine import Trainer
-from detectors.evaluate import evaluate_checkpoint
-from detectors.metrics_log import plain, write_whole
-from detectors.presets import ALPHA, r50
+from mlc_ext.detectors.checkpoint import NAME
+from mlc_ext.detectors.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    ScheduleConfig,
+    assign,
+    differences,
+    from_dict,
+)
+from mlc_ext.detectors.config import override as set_to
+from mlc_ext.detectors.engine import Trainer
+from mlc_ext.detectors.evaluate import evaluate_checkpoint
+from mlc_ext.detectors.metrics_log import plain, write_whole
+from mlc_ext.detectors.presets import ALPHA, r50
 from mlc_ext.mutual_labeling import MLCConfig
 
 from .rows import ROWS, STEMS

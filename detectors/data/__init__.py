@@ -1,8 +1,7 @@
 """Data: COCO-format sets, transforms, loading and COCO metrics, and an embedded generated set that needs no
 download.
 
-`detectors.data.generated` is not imported here, as it is also a program (`python -m
-detectors.data.generated`).
+`generated` is not imported here, as it is also a program (`python -m mlc_ext.detectors.data.generated`).
 """
 
 from .coco import CocoDetection

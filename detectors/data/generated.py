@@ -1,6 +1,6 @@
 """The embedded data set: seeded scenes in COCO's format, so that training and its tests need no download.
 
-`python -m detectors.data.generated OUT` writes `annotations/instances_{train,val}.json` and the PNG images in
+`python -m mlc_ext.detectors.data.generated OUT` writes `annotations/instances_{train,val}.json` and the PNG images in
 `train/` and `val/`. `detectors.data.scenes` says what the scenes show and why.
 
 Every image is drawn from a generator of its own, seeded by (seed, split, index): an image does not depend on
@@ -238,7 +238,7 @@ def contact_sheet(
 def main(arguments: list[str] | None = None) -> None:
     """Command line: writes the set and, with --preview, a contact sheet of its training images."""
     parser = argparse.ArgumentParser(
-        prog="python -m detectors.data.generated", description="write the generated data set"
+        prog="python -m mlc_ext.detectors.data.generated", description="write the generated data set"
     )
     parser.add_argument("out", type=Path, help="folder of the data set")
     for name, default in generate.__kwdefaults__.items():
