@@ -12,7 +12,7 @@ from _torchvision import torchvision
 from torch import Tensor
 
 from mlc_ext import match_boxes
-from mlc_ext.detectors.anchors import AnchorGenerator
+from mlc_ext.detectors.models.anchors import AnchorGenerator
 
 # kind of priors, how many (about), gts of an image, images
 SIZES = [

@@ -15,11 +15,11 @@ from _harness import ROOT, THREADS, Settings, facts
 from _steps import NUM_CLASSES, add_batch_arguments, bare, batch, image_size
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from mlc_ext.detectors import dense
-from mlc_ext.detectors.builder import build_model
-from mlc_ext.detectors.config import override
-from mlc_ext.detectors.presets import preset
-from mlc_ext.detectors.step import Stepper
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import preset
+from mlc_ext.detectors.engine.train_step import Stepper
+from mlc_ext.detectors.models import dense_detector as dense
+from mlc_ext.detectors.models.build import build_model
 
 DEFAULT = ("fcos_minus_r50_mlc", "retinanet_r50_mlc", "rpn_r50_mlc")
 MARK = "part: "

@@ -27,14 +27,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mlc_ext.detectors import distributed, numerics
-from mlc_ext.detectors.builder import build_model, evaluation_transforms
-from mlc_ext.detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
-from mlc_ext.detectors.config import Config, from_dict, override
-from mlc_ext.detectors.data.images import ImageDecodeError, decode_image, read_image
-from mlc_ext.detectors.dense import DenseDetector
-from mlc_ext.detectors.evaluate import to_original
-from mlc_ext.detectors.visualize import draw_detections
+from mlc_ext.detectors import distributed
+from mlc_ext.detectors.config.overrides import from_dict, override
+from mlc_ext.detectors.config.settings import Config
+from mlc_ext.detectors.data.build import evaluation_transforms
+from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image, read_image
+from mlc_ext.detectors.evaluation.measure import to_original
+from mlc_ext.detectors.models import memory_layout
+from mlc_ext.detectors.models.build import build_model
+from mlc_ext.detectors.models.dense_detector import DenseDetector
+from mlc_ext.detectors.runs.checkpoint import as_misfit, load_checkpoint, trained_weights
+from mlc_ext.detectors.visualization.drawing import draw_detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 """What counts as an image in a folder; a file that is named itself may be called anything."""
@@ -61,7 +64,7 @@ class Predictor:
         with as_misfit(checkpoint):
             self.model.load_state_dict(trained_weights(state))
         self.model.set_epoch(state["loader"]["epoch"] if "loader" in state else self.config.schedule.epochs)
-        numerics.set_memory_layout(self.model.to(self.device).eval(), self.config.run)
+        memory_layout.set_memory_layout(self.model.to(self.device).eval(), self.config.run)
         self.transforms = evaluation_transforms(self.config)
         numbers = list(range(1, state["num_classes"] + 1))
         self.names: list[str] = state.get("categories") or list(map(str, numbers))

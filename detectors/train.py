@@ -7,9 +7,9 @@
     python detectors/train.py --config FILE.yaml           settings from a file; a run's config.json is one
     torchrun --nproc-per-node 8 detectors/train.py ...     the same batch, shared by 8 processes (multi-node alike)
 
-Any setting: --set section.key=value, as detectors/config.py names them. What comes later wins: preset, file, named
-options, --set. What goes wrong and what happens then: docs/faults.md. Exit codes: 0; 2 for options and data that cannot
-be used; 130 after Ctrl-C or SIGTERM; 1 for the rest.
+Any setting: --set section.key=value, as detectors/config/settings.py names them. What comes later wins: preset, file,
+named options, --set. What goes wrong and what happens then: docs/faults.md. Exit codes: 0; 2 for options and data that
+cannot be used; 130 after Ctrl-C or SIGTERM; 1 for the rest.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.config import Config, assign, check_name, override, update
-from mlc_ext.detectors.config_file import read_config_file
-from mlc_ext.detectors.data.loader import DataError, death_of_worker
-from mlc_ext.detectors.engine import Trainer
-from mlc_ext.detectors.metrics_log import report
-from mlc_ext.detectors.nonfinite import NonFiniteLoss
-from mlc_ext.detectors.presets import PRESETS, preset, with_epochs
+from mlc_ext.detectors.config.files import read_config_file
+from mlc_ext.detectors.config.overrides import assign, check_name, override, update
+from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
+from mlc_ext.detectors.config.settings import Config
+from mlc_ext.detectors.data.workers import DataError, death_of_worker
+from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.evaluation.metrics_table import report
 
 DEFAULT_PRESET = "demo"
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.config import Config, override
-from mlc_ext.detectors.presets import preset, with_epochs
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import preset, with_epochs
+from mlc_ext.detectors.config.settings import Config
 
 DETECTORS = Path(__file__).resolve().parents[1] / "detectors"
 

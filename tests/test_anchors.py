@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden import load_golden
 
-from mlc_ext.detectors.anchors import AnchorGenerator, fcos_points
+from mlc_ext.detectors.models.anchors import AnchorGenerator, fcos_points
 
 NUM_LEVELS = 5
 

@@ -5,15 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlc_ext.detectors.backbone import (
-    CAFFE_BGR,
-    IMAGENET_RGB,
-    Normalisation,
-    ResNet,
-    build_backbone,
-    conv_norm,
-    load_backbone_weights,
-)
+from mlc_ext.detectors.models.backbones.base import CAFFE_BGR, IMAGENET_RGB, Normalisation, load_backbone_weights
+from mlc_ext.detectors.models.backbones.build import build_backbone
+from mlc_ext.detectors.models.backbones.resnet import ResNet, conv_norm
 
 DEPTHS = {
     "resnet18": (2, 2, 2, 2),

@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 
-from mlc_ext.detectors import checkpoint
-from mlc_ext.detectors.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from mlc_ext.detectors.runs import checkpoint
+from mlc_ext.detectors.runs.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 
 STATE = {
     "model": {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1, 2])},

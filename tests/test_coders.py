@@ -6,9 +6,9 @@ from golden import load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlc_ext.detectors.anchors import AnchorGenerator, fcos_points
-from mlc_ext.detectors.coders import MIN_GT_SIZE, DeltaXYWHCoder, LTRBCoder
-from mlc_ext.detectors.heads import flatten_level
+from mlc_ext.detectors.models.anchors import AnchorGenerator, fcos_points
+from mlc_ext.detectors.models.coders import MIN_GT_SIZE, DeltaXYWHCoder, LTRBCoder
+from mlc_ext.detectors.models.heads import flatten_level
 
 LEVELS = range(5)
 

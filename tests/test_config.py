@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from mlc_ext.detectors.builder import build_model
-from mlc_ext.detectors.config import Config, from_dict, override
-from mlc_ext.detectors.optim import LearningRate, build_optimizer
-from mlc_ext.detectors.presets import PRESETS, preset, with_epochs
+from mlc_ext.detectors.config.overrides import from_dict, override
+from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
+from mlc_ext.detectors.config.settings import Config
+from mlc_ext.detectors.engine.optim import LearningRate, build_optimizer
+from mlc_ext.detectors.models.build import build_model
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from mlc_ext.detectors.config import Config, from_dict, override, update
-from mlc_ext.detectors.config_file import read_config_file
-from mlc_ext.detectors.presets import preset
+from mlc_ext.detectors.config.files import read_config_file
+from mlc_ext.detectors.config.overrides import from_dict, override, update
+from mlc_ext.detectors.config.presets import preset
+from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.train import configuration, main, parse
 
 

@@ -13,7 +13,9 @@ import torch
 from coco_files import box, encoded, write_coco
 from PIL import Image
 
-from mlc_ext.detectors.data import CocoDetection, ImageDecodeError, decode_image, find_dataset
+from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image
+from mlc_ext.detectors.data.paths import find_dataset
 
 SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -18,7 +18,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mlc_ext.detectors.data import CocoDetection, CocoEvaluator, ProposalEvaluator
+from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
 STATS = (0, 1, 2, 3, 4, 5, 6, 7, 8)  # where pycocotools' summary holds them

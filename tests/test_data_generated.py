@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlc_ext.detectors.data import CocoDetection, find_dataset
-from mlc_ext.detectors.data import generated as module
-from mlc_ext.detectors.data.animals import MAX_CLASSES, class_badge, draw_animal
-from mlc_ext.detectors.data.generated import contact_sheet, generate, main, scene
-from mlc_ext.detectors.data.scenes import MIN_BADGE_VISIBLE, MIN_VISIBLE, SUPERSAMPLE
+from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.generated import dataset as module
+from mlc_ext.detectors.data.generated.animals import MAX_CLASSES, class_badge, draw_animal
+from mlc_ext.detectors.data.generated.dataset import contact_sheet, generate, main, scene
+from mlc_ext.detectors.data.generated.scenes import MIN_BADGE_VISIBLE, MIN_VISIBLE, SUPERSAMPLE
+from mlc_ext.detectors.data.paths import find_dataset
 
 SMALL = {"num_train": 6, "num_val": 3, "image_size": 96, "num_classes": 3, "seed": 4}
 
@@ -189,7 +190,7 @@ def test_the_badge_is_all_that_the_class_changes(seed):
 
 def test_boxes_are_tight(monkeypatch):
     """One animal on a blank ground, with nothing on top: its box is the bounds of the pixels that differ."""
-    from mlc_ext.detectors.data import scenes as drawing
+    from mlc_ext.detectors.data.generated import scenes as drawing
 
     monkeypatch.setattr(
         drawing, "_background", lambda rng, size: Image.new("RGB", (size, size), (255, 0, 255))
@@ -205,7 +206,7 @@ def test_boxes_are_tight(monkeypatch):
 
 
 def test_visibility_is_kept():
-    from mlc_ext.detectors.data import scenes as drawing
+    from mlc_ext.detectors.data.generated import scenes as drawing
 
     rng = np.random.default_rng(0)
     canvas = drawing._Canvas(Image.new("RGB", (400, 400)))

@@ -10,7 +10,8 @@ import torch
 from coco_files import box, encoded, entry, noise, write_coco
 from PIL import Image
 
-from mlc_ext.detectors.data import CocoDetection, ImageDecodeError, decode_image
+from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9])

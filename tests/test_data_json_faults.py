@@ -14,7 +14,10 @@ from coco_files import box, entry, write_coco
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlc_ext.detectors.data import CocoDetection, CocoEvaluator, DataError, ImageDecodeError
+from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.decode import ImageDecodeError
+from mlc_ext.detectors.data.workers import DataError
+from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])

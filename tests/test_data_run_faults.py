@@ -19,10 +19,13 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from mlc_ext.detectors import train
-from mlc_ext.detectors.builder import build_datasets, build_validation_set
-from mlc_ext.detectors.config import Config, override
-from mlc_ext.detectors.data import CocoDetection, DataError, ImageDecodeError, build_loader
-from mlc_ext.detectors.data.loader import death_of_worker
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.settings import Config
+from mlc_ext.detectors.data.build import build_datasets, build_validation_set
+from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.decode import ImageDecodeError
+from mlc_ext.detectors.data.loader import build_loader
+from mlc_ext.detectors.data.workers import DataError, death_of_worker
 
 FAULTS = (Path(__file__).resolve().parents[1] / "docs" / "faults.md").read_text()
 
@@ -153,8 +156,8 @@ def test_other_errors_are_no_death_of_a_worker():
 SIGNALLED = """
 import os, signal, subprocess, time
 import torch
-from mlc_ext.detectors.data import build_loader
-from mlc_ext.detectors.data.loader import start_worker
+from mlc_ext.detectors.data.loader import build_loader
+from mlc_ext.detectors.data.workers import start_worker
 
 class Pids(torch.utils.data.Dataset):
     def __len__(self):

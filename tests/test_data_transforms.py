@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlc_ext.detectors.data import Compose, RandomHorizontalFlip, Resize, detection_transforms
+from mlc_ext.detectors.data.transforms import Compose, RandomHorizontalFlip, Resize, detection_transforms
 
 
 def make_target(boxes) -> dict:

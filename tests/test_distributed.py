@@ -15,11 +15,11 @@ import torch.multiprocessing as mp
 from small_runs import config_of, end_rank, finish, free_port, history, losses, reached, start, wait_until
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.checkpoint import load_checkpoint
-from mlc_ext.detectors.data.generated import generate
-from mlc_ext.detectors.engine import Trainer
-from mlc_ext.detectors.interruption import Interruption
-from mlc_ext.detectors.nonfinite import NonFiniteLoss
+from mlc_ext.detectors.data.generated.dataset import generate
+from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
+from mlc_ext.detectors.engine.signals import Interruption
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 
 RUNS = {
     ("fcos_r50", "full"): {},

@@ -3,7 +3,8 @@ import builtins
 import pytest
 import torch
 
-from mlc_ext.detectors.backbone import build_backbone, load_backbone_weights
+from mlc_ext.detectors.models.backbones.base import load_backbone_weights
+from mlc_ext.detectors.models.backbones.build import build_backbone
 
 package = pytest.importorskip(
     "efficientnet_lite_pytorch", reason="the optional package efficientnet-lite-pytorch is absent"
@@ -19,7 +20,7 @@ def pretrained():
 
 
 def weight_file():
-    from mlc_ext.detectors.efficientnet import imagenet_weights_path
+    from mlc_ext.detectors.models.backbones.efficientnet import imagenet_weights_path
 
     return imagenet_weights_path()
 

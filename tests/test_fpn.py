@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlc_ext.detectors.fpn import FPN
+from mlc_ext.detectors.models.fpn import FPN
 
 CHANNELS = (4, 6, 8)
 

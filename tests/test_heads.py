@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlc_ext.detectors.heads import MAX_DISTANCE, FCOSHead, RetinaNetHead, RPNHead, flatten_level
+from mlc_ext.detectors.models.heads import MAX_DISTANCE, FCOSHead, RetinaNetHead, RPNHead, flatten_level
 
 SIZES = ((6, 7), (3, 4), (2, 2), (1, 1), (1, 1))
 LOCATIONS = sum(h * w for h, w in SIZES)

@@ -7,9 +7,9 @@ import torch
 from small_runs import config_of
 from test_whole_model import BATCHES, DETECTORS, IMAGES, NOTHING, build
 
-from mlc_ext.detectors.dense import prepare_targets
-from mlc_ext.detectors.engine import Trainer
-from mlc_ext.detectors.label_statistics import label_statistics
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.evaluation.label_statistics import label_statistics
+from mlc_ext.detectors.models.dense_detector import prepare_targets
 
 CPU = torch.device("cpu")
 

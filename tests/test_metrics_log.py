@@ -2,7 +2,7 @@
 
 import json
 
-from mlc_ext.detectors.metrics_log import MetricsLog
+from mlc_ext.detectors.runs.metrics_log import MetricsLog
 
 
 def test_lines_are_appended(tmp_path):

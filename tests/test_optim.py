@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mlc_ext.detectors.config import Config, ScheduleConfig, override
-from mlc_ext.detectors.optim import LearningRate, build_optimizer
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.settings import Config, ScheduleConfig
+from mlc_ext.detectors.engine.optim import LearningRate, build_optimizer
 
 
 def schedule(**options) -> Config:

@@ -15,9 +15,9 @@ from benchmark_modules import BENCHMARKS, benchmark_modules
 from small_runs import TINY, assert_same
 from test_data_evaluation import make_dataset, random_rows
 
-from mlc_ext.detectors.checkpoint import load_checkpoint
-from mlc_ext.detectors.data import CocoEvaluator, ProposalEvaluator
-from mlc_ext.detectors.presets import ALPHA
+from mlc_ext.detectors.config.presets import ALPHA
+from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
+from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 
 SETTINGS = {key: TINY[key] for key in TINY if key not in ("mlc.start_epoch", "run.log_every")} | {
     "data.short_side": 64,

@@ -5,8 +5,8 @@ import torch
 from golden import load_golden
 
 from mlc_ext import box_iou
-from mlc_ext.detectors.coders import LTRBCoder
-from mlc_ext.detectors.postprocess import Postprocessor
+from mlc_ext.detectors.models.coders import LTRBCoder
+from mlc_ext.detectors.models.postprocess import Postprocessor
 
 LEVELS = (48, 12, 3)
 SIZES = [(100, 120), (60, 128)]

@@ -11,13 +11,14 @@ import torch
 from small_runs import assert_same, config_of, finish, history, losses, start
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlc_ext.detectors import numerics
-from mlc_ext.detectors.checkpoint import load_checkpoint, trained_weights
-from mlc_ext.detectors.config import Config, RunConfig, override
-from mlc_ext.detectors.ema import WeightAverage
-from mlc_ext.detectors.engine import Trainer
-from mlc_ext.detectors.evaluate import evaluate_checkpoint
-from mlc_ext.detectors.sampling import draws_by_image, sample_at_most
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.settings import Config, RunConfig
+from mlc_ext.detectors.engine import precision
+from mlc_ext.detectors.engine.ema import WeightAverage
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint
+from mlc_ext.detectors.models.prior_sampling import draws_by_image, sample_at_most
+from mlc_ext.detectors.runs.checkpoint import load_checkpoint, trained_weights
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def here(folder, monkeypatch):
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    numerics.configure(RunConfig(tf32=False))
+    precision.configure(RunConfig(tf32=False))
 
 
 def trainer(folder, name="fcos_minus_r50_mlc", **settings):
@@ -185,7 +186,7 @@ def test_a_skipped_step_changes_nothing(folder, optimizer):
 
 def poison(monkeypatch, at, value="loss"):
     """The loss, or only its gradient, is not finite in the step of that iteration, counted from 0."""
-    from mlc_ext.detectors.fcos import FCOS
+    from mlc_ext.detectors.models.fcos import FCOS
 
     whole, calls = FCOS.losses, iter(range(99))
 
@@ -368,8 +369,8 @@ def test_a_step_asks_for_no_value(folder, settings):
     run.step(*first)  # the loss scale is made by the first step
     with Waits() as waits:
         run.step(*second)
-    on_cpu = {("dense.py", "_check_values"), ("dense.py", "prepare_targets")}
+    on_cpu = {("dense_detector.py", "_check_values"), ("dense_detector.py", "prepare_targets")}
     assert waits.places <= on_cpu, waits.places - on_cpu
     with Waits() as waits:
         run._check_finite()
-    assert waits.places == {("engine.py", "_check_finite")}
+    assert waits.places == {("trainer.py", "_check_finite")}

@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mlc_ext.detectors import numerics
-from mlc_ext.detectors.builder import build_model, build_validation_set
-from mlc_ext.detectors.checkpoint import load_checkpoint, save_checkpoint
-from mlc_ext.detectors.config import override
-from mlc_ext.detectors.data.generated import generate
-from mlc_ext.detectors.evaluate import to_original
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import preset
+from mlc_ext.detectors.data.build import build_validation_set
+from mlc_ext.detectors.data.generated.dataset import generate
+from mlc_ext.detectors.evaluation.measure import to_original
+from mlc_ext.detectors.models import memory_layout
+from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.predict import find_images, image_ids, main
-from mlc_ext.detectors.presets import preset
+from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
 
 SETTINGS = {
     "model.backbone": "resnet18",
@@ -85,7 +86,7 @@ def test_same_detections_as_in_evaluation(program, folder, tmp_path, name):
         config = override(config, "model.num_convs", 1)
     model = build_model(config, 3)
     model.load_state_dict(state["model"])
-    numerics.set_memory_layout(model, config.run)
+    memory_layout.set_memory_layout(model, config.run)
     dataset, found, rows = build_validation_set(config, tmp_path), 0, rows_of(tmp_path / "found")
     assert len(dataset) == 3 and out.startswith(f"found/predictions.json: {len(rows)} boxes on 3 of 3 images")
     for image, target in dataset:

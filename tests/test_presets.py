@@ -6,13 +6,13 @@ import pytest
 import torch
 from small_runs import config_of
 
-from mlc_ext.detectors.builder import build_model
-from mlc_ext.detectors.config import override
-from mlc_ext.detectors.engine import Trainer
-from mlc_ext.detectors.fcos import FCOS
-from mlc_ext.detectors.presets import PRESETS, preset
-from mlc_ext.detectors.retinanet import RetinaNet
-from mlc_ext.detectors.rpn import RPN
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import PRESETS, preset
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.models.build import build_model
+from mlc_ext.detectors.models.fcos import FCOS
+from mlc_ext.detectors.models.retinanet import RetinaNet
+from mlc_ext.detectors.models.rpn import RPN
 
 
 def tiny(name, out):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlc_ext.detectors.presets import PRESETS
+from mlc_ext.detectors.config.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -20,17 +20,18 @@ from pycocotools.cocoeval import COCOeval
 from small_runs import config_of
 
 from mlc_ext.detectors import report
-from mlc_ext.detectors.data.evaluation import CocoEvaluator
-from mlc_ext.detectors.data.generated import generate
-from mlc_ext.detectors.dense import prepare_targets
-from mlc_ext.detectors.engine import Trainer
-from mlc_ext.detectors.evaluate import load_for_evaluation, measure
-from mlc_ext.detectors.metrics_log import REPORTED, shown
+from mlc_ext.detectors.data.generated.dataset import generate
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
+from mlc_ext.detectors.evaluation.measure import measure
+from mlc_ext.detectors.evaluation.metrics_table import REPORTED, shown
+from mlc_ext.detectors.models.dense_detector import prepare_targets
 from mlc_ext.detectors.reporting.charts import legend_name, thinned
+from mlc_ext.detectors.reporting.embedded_images import Pictures
 from mlc_ext.detectors.reporting.gallery import find_groups
-from mlc_ext.detectors.reporting.pictures import Pictures
-from mlc_ext.detectors.reporting.runs import read_runs, run_names, setting_differences
 from mlc_ext.detectors.reporting.scatter import sampled
+from mlc_ext.detectors.runs.history import read_runs, run_names, setting_differences
+from mlc_ext.detectors.runs.load import load_for_evaluation
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install mlc-ext[report])")
 
@@ -218,7 +219,7 @@ def test_labels_are_the_models(runs, preset, tmp_path):
 
 
 def test_an_object_that_falls_back_is_said_so(runs, monkeypatch, tmp_path):
-    from mlc_ext.detectors.dense import DenseDetector
+    from mlc_ext.detectors.models.dense_detector import DenseDetector
 
     run = DenseDetector._run
 

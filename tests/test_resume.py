@@ -13,9 +13,9 @@ import torch
 from small_runs import TINY, assert_same, config_of, finish, history, losses, reached, start, wait_until
 
 from mlc_ext.detectors import train
-from mlc_ext.detectors.checkpoint import load_checkpoint, load_newest, save_checkpoint, set_aside, tidy
-from mlc_ext.detectors.config import from_dict, override
-from mlc_ext.detectors.engine import Trainer
+from mlc_ext.detectors.config.overrides import from_dict, override
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.runs.checkpoint import load_checkpoint, load_newest, save_checkpoint, set_aside, tidy
 
 # random draws (RPN's sampling), batch-norm statistics, averages, parts, and mutual labelling from within an epoch on
 EVERYTHING = {

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlc_ext.detectors.checkpoint import load_checkpoint, save_checkpoint
-from mlc_ext.detectors.config import from_dict
-from mlc_ext.detectors.engine import Trainer
+from mlc_ext.detectors.config.overrides import from_dict
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
 from mlc_ext.detectors.train import configuration, parse
 
 DETECTORS = Path(__file__).resolve().parents[1] / "detectors"
@@ -262,7 +262,8 @@ def test_a_second_signal_quits_at_once_and_leaves_the_old_checkpoint(folder, com
 
 
 def test_a_signal_during_the_last_evaluation_keeps_the_weights(folder, compared, program, monkeypatch):
-    monkeypatch.setattr("mlc_ext.detectors.engine.evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    interrupted = "mlc_ext.detectors.engine.trainer.evaluate"
+    monkeypatch.setattr(interrupted, lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     code, _, error = program("--quiet", "--epochs", "1", "--out", "evaluating")
     assert code == 130 and "holds iteration 4 of 4" in error
     assert load_checkpoint(folder / "evaluating" / "checkpoint.pt")["iteration"] == 4
@@ -272,14 +273,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_image_ids(folder, compa
     def losses(self, *_):
         return {"classification": next(self.parameters()).sum() * float("nan")}
 
-    monkeypatch.setattr("mlc_ext.detectors.fcos.FCOS.losses", losses)
+    monkeypatch.setattr("mlc_ext.detectors.models.fcos.FCOS.losses", losses)
     code, _, error = program("--quiet", "--epochs", "1", "--out", "nan")
     assert code == 1 and re.search(r"loss is not finite at iteration 1: .*nan.*; images \[\d+", error)
     assert not (folder / "nan" / "checkpoint.pt").exists()
 
 
 def test_a_bug_is_no_usage_error(folder, compared, program, monkeypatch):
-    monkeypatch.setattr("mlc_ext.detectors.fcos.FCOS.losses", lambda *_: 1 // 0)
+    monkeypatch.setattr("mlc_ext.detectors.models.fcos.FCOS.losses", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):  # Python's own traceback, and exit code 1
         program("--quiet", "--epochs", "1", "--out", "bug")
 

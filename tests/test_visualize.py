@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlc_ext.detectors.visualize import (
+from mlc_ext.detectors.visualization.drawing import (
     NEGATIVE,
     POSITIVE,
     class_colour,

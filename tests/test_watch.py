@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mlc_ext.detectors import dense
-from mlc_ext.detectors.builder import build_model
-from mlc_ext.detectors.config import override
-from mlc_ext.detectors.engine import Trainer
-from mlc_ext.detectors.presets import preset
-from mlc_ext.detectors.visualize import NEGATIVE, POSITIVE
-from mlc_ext.detectors.watch import Watch, look
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import preset
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.models import dense_detector as dense
+from mlc_ext.detectors.models.build import build_model
+from mlc_ext.detectors.visualization.drawing import NEGATIVE, POSITIVE
+from mlc_ext.detectors.visualization.tensorboard import Watch
+from mlc_ext.detectors.visualization.views import look
 
 NAMES = ("fcos_minus_r50_mlc", "retinanet_r50_mlc", "rpn_r50_mlc")
 SETTINGS = {

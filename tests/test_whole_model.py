@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from mlc_ext.detectors.backbone import IMAGENET_RGB
-from mlc_ext.detectors.config import override
-from mlc_ext.detectors.engine import Trainer
-from mlc_ext.detectors.fcos import FCOS
-from mlc_ext.detectors.presets import ALPHA, METHODS, preset
-from mlc_ext.detectors.retinanet import RetinaNet
-from mlc_ext.detectors.rpn import RPN
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import ALPHA, METHODS, preset
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.models.backbones.base import IMAGENET_RGB
+from mlc_ext.detectors.models.fcos import FCOS
+from mlc_ext.detectors.models.retinanet import RetinaNet
+from mlc_ext.detectors.models.rpn import RPN
 from mlc_ext.mutual_labeling import MLCConfig
 
 SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared"))

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .. import distributed
-from .coco_json import CocoContent, is_id, read_coco
-from .images import ImageDecodeError, decode_image, read_image
-from .loader import DataError, start_worker
+from .annotations import CocoContent, is_id, read_coco
+from .decode import ImageDecodeError, decode_image, read_image
 from .paths import DatasetPaths, find_dataset
+from .workers import DataError, start_worker
 
 __all__ = ["CocoDetection", "DatasetPaths", "find_dataset"]
 

@@ -1,0 +1,62 @@
+"""A run's detector, loaded from its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .. import distributed
+from ..config.overrides import assign, from_dict, override
+from ..config.settings import Config
+from ..data.coco import CocoDetection
+from ..models import memory_layout
+from ..models.dense_detector import DenseDetector
+from .checkpoint import as_misfit, load_checkpoint, trained_weights
+
+
+class Loaded(NamedTuple):
+    """A run's detector, ready to be evaluated."""
+
+    model: DenseDetector
+    dataset: CocoDetection
+    config: Config
+    device: torch.device
+    iteration: int
+    """Of the checkpoint."""
+
+
+def load_for_evaluation(
+    path: Path, data: str | None = None, device: str = "auto", *, settings: Sequence[str] = ()
+) -> Loaded:
+    """The detector of a checkpoint with its validation set; arguments and errors are :func:`evaluate_checkpoint`'s."""
+    from ..data.build import CACHE, build_validation_set, verify
+    from ..models.build import build_model
+
+    with distributed.together():
+        state = load_checkpoint(path)
+        config = override(from_dict(state["config"]), "model.weights", None)  # the checkpoint brings its own
+        if data:
+            config = override(config, "data.data", data)
+            for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
+                config = override(config, f"data.{name}", None)  # the run's own: they would come first
+        config = assign(config, settings)
+        target = distributed.pick_device(device)
+        dataset = build_validation_set(config, CACHE)
+        if dataset.num_classes != state["num_classes"]:
+            raise ValueError(
+                f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
+                f"{state['num_classes']}"
+            )
+        known = state.get("category_ids")
+        if known is not None and known != list(dataset.label_to_category.values()):
+            raise ValueError(f"{dataset.annotation_file} has other category ids than the data of the checkpoint")
+        model = build_model(config, dataset.num_classes)
+        with as_misfit(path):
+            model.load_state_dict(trained_weights(state))
+        model.set_epoch(state["loader"]["epoch"] if "loader" in state else config.schedule.epochs)
+        memory_layout.set_memory_layout(model.to(target), config.run)
+    verify(config, dataset)
+    return Loaded(model, dataset, config, target, state["iteration"])
