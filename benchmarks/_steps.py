@@ -59,7 +59,7 @@ def batch(height: int, width: int, size: int) -> tuple[list[Tensor], list[dict[s
 def criterion(model: DenseDetector, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Callable[[], None]:
     """The losses of fixed outputs, and their gradients with respect to these."""
     with torch.no_grad():
-        outputs, sizes, _ = model._run(images)
+        outputs, sizes, _ = model.head_outputs(images)
     prepared = prepare_targets(targets, len(images), outputs["cls_logits"].device)
 
     def run() -> None:

@@ -171,7 +171,7 @@ def test_rpn_normaliser_counts_one_at_least_of_each():
     model = build("rpn", OFF)
     images = [torch.rand(3, 64, 64)]
     model.train()
-    outputs, sizes, _ = model._run(images)
+    outputs, sizes, _ = model.head_outputs(images)
     target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "crowd": torch.zeros(0, 4)}
     constant = outputs | {"cls_logits": torch.zeros_like(outputs["cls_logits"])}
     loss = model.losses(constant, sizes, [target])["classification"]

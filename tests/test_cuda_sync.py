@@ -66,7 +66,7 @@ def test_criteria_of_the_detectors(cuda, kind):
     model = detector(kind, MLCConfig(start_epoch=0, alpha=0.5), cuda)
     images, targets = images_and_targets(cuda)
     with torch.no_grad():
-        outputs, sizes, _ = model._run(images)
+        outputs, sizes, _ = model.head_outputs(images)
     prepared = prepare_targets(targets, len(images), torch.device(cuda), 5)
 
     def run():
@@ -146,7 +146,7 @@ class TestWithoutAGpu:
     def test_criteria_of_the_detectors(self, kind):
         model = detector(kind, MLCConfig(start_epoch=0, alpha=0.5), "cpu")
         images, targets = images_and_targets("cpu")
-        outputs, sizes, _ = model._run(images)
+        outputs, sizes, _ = model.head_outputs(images)
         targets = [valueless(target) for target in prepare_targets(targets, len(images), torch.device("cpu"), 5)]
         priors = [torch.empty_like(p, device="meta") for p in model.priors(sizes, outputs["bbox_regression"])]
         model.priors = lambda *_: priors  # made once a device, at the first step

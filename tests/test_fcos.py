@@ -167,7 +167,7 @@ def test_the_score_is_class_score_times_predicted_iou_else_centerness(iur, layer
     model = make_confident(make_model(centerness=True, mlc=MLCConfig(iur=iur))).eval()
     detections, predictions = model.detect(IMAGES, with_predictions=True)
     with torch.no_grad():
-        outputs, _, _ = model._run(IMAGES)
+        outputs, _, _ = model.head_outputs(IMAGES)
     for i, (found, dense) in enumerate(zip(detections, predictions, strict=True)):
         torch.testing.assert_close(dense["raw_scores"], outputs["cls_logits"][i].sigmoid())
         torch.testing.assert_close(dense["scores"], dense["raw_scores"] * outputs[layer][i].sigmoid())

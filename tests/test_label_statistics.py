@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def counted(model, images, targets):
     """The definitions, prior by prior."""
-    outputs, sizes, _ = model.eval()._run(images)
+    outputs, sizes, _ = model.eval().head_outputs(images)
     objects = prepare_targets(targets, len(images), CPU, model.num_classes)
     before = model.label(outputs, sizes, objects, mutual=False)
     after = model.label(outputs, sizes, objects, mutual=True)

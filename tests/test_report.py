@@ -190,7 +190,7 @@ def test_labels_are_the_models(runs, preset, tmp_path):
     for index, image in enumerate(shown_run["images"]):
         pixels, target = loaded.dataset[index]
         with torch.no_grad():
-            outputs, sizes, _ = model._run([pixels])
+            outputs, sizes, _ = model.head_outputs([pixels])
             objects = prepare_targets([target], 1, loaded.device, model.num_classes)
             baseline, mutual = (model.label(outputs, sizes, objects, mutual=way) for way in (False, True))
         boxes = objects[0]["boxes"]
@@ -221,13 +221,13 @@ def test_labels_are_the_models(runs, preset, tmp_path):
 def test_an_object_that_falls_back_is_said_so(runs, monkeypatch, tmp_path):
     from mlc_ext.detectors.models.dense_detector import DenseDetector
 
-    run = DenseDetector._run
+    run = DenseDetector.head_outputs
 
     def constant(self, images):
         outputs, *rest = run(self, images)
         return outputs | {"cls_logits": torch.zeros_like(outputs["cls_logits"])}, *rest
 
-    monkeypatch.setattr(DenseDetector, "_run", constant)
+    monkeypatch.setattr(DenseDetector, "head_outputs", constant)
     assert call(runs["fcos_minus_r50_mlc"], "--out", tmp_path / "page.html") == 0
     found = [each for image in label_json(tmp_path / "page.html")["runs"][0]["images"] for each in image["objects"]]
     assert all(each["fell_back"]["loc"] for each in found)

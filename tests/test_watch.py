@@ -9,7 +9,7 @@ import torch
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.presets import preset
 from mlc_ext.detectors.engine.trainer import Trainer
-from mlc_ext.detectors.models import dense_detector as dense
+from mlc_ext.detectors.models import dense_detector
 from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.visualization.drawing import NEGATIVE, POSITIVE
 from mlc_ext.detectors.visualization.tensorboard import Watch
@@ -60,8 +60,8 @@ def test_the_labels_shown_are_those_that_train(name, mutual, monkeypatch):
     model = build_model(config, 3)
     model.set_epoch(99 if mutual else 0)
     trained = []
-    original = dense.task_targets
-    monkeypatch.setattr(dense, "task_targets", lambda a, *r, **k: trained.append((a, original(a, *r, **k)))
+    original = dense_detector.task_targets
+    monkeypatch.setattr(dense_detector, "task_targets", lambda a, *r, **k: trained.append((a, original(a, *r, **k)))
                         or trained[-1][1])  # fmt: skip
     images, targets = batch()
     model.train()

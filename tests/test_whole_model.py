@@ -146,7 +146,7 @@ def test_a_mirrored_image_gives_mirrored_boxes(detector):
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(3)).double()
     seen = []
     for picture in (image, image.flip(-1)):
-        outputs, sizes, _ = model._run([picture])
+        outputs, sizes, _ = model.head_outputs([picture])
         anchors = torch.cat(model.priors(sizes, picture))
         boxes = model.decode(outputs, anchors)[0]
         quality = model.quality(outputs)[0, :, None]

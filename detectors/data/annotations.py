@@ -1,15 +1,18 @@
-"""Reads a COCO detection JSON and sorts out what of it can be used."""
+"""COCO detection JSON: reads it, and sorts out which images and annotations can be used."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import math
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+
+import numpy as np
 
 _BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"  # byte order marks, UTF-16's other halves, white space
 
@@ -212,3 +215,75 @@ def _without_repetitions(result: CocoContent, annotations: list[Any]) -> Iterabl
                 result.noted["annotations with the id of another"] += 1
             seen.setdefault(key, annotation)
         yield annotation
+
+
+@dataclass
+class Row:
+    """An annotation as it is used."""
+
+    image_id: int
+    label: int
+    box: np.ndarray  # xyxy, clipped
+    file_box: Sequence[float]  # xywh, as in the file
+    area: float
+    iscrowd: bool
+
+
+def parse_row(
+    annotation: Any,
+    images: dict[int, dict[str, Any]],
+    content: CocoContent,
+    labels: Mapping[int, int],
+    noted: Counter[str],
+) -> Row | str:
+    """The usable form of an annotation of these images and {category: label}, or the reason to drop it; what is odd but
+    used is counted in ``noted``."""
+    if not isinstance(annotation, Mapping):
+        return "malformed annotations"
+    image_id, category = annotation.get("image_id"), annotation.get("category_id")
+    if not is_id(image_id) or image_id not in content.known_images:
+        return "annotations of unknown images"
+    image_id = content.same_image.get(image_id, image_id)
+    if image_id not in images:
+        return "annotations of missing images"
+    if not is_id(category) or category not in labels:
+        return "annotations of unknown categories"
+    box = _numbers(annotation.get("bbox"), 4)
+    if box is None:
+        return "malformed boxes"
+    x, y, w, h = box
+    if w <= 0 or h <= 0:
+        return "boxes without area"
+    width, height = images[image_id]["width"], images[image_id]["height"]
+    corners = np.clip([x, y, x + w, y + h], 0, [width, height, width, height])
+    clipped = corners.astype(np.float32)
+    # judged in float32, the precision that training sees
+    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+        return "boxes outside the image"
+    if max(map(abs, box)) >= 2**31:  # its area, which COCO evaluates, may be infinite
+        return "malformed boxes"
+    if not np.array_equal(corners, [x, y, x + w, y + h]):
+        noted["boxes clipped to the image"] += 1
+    area = _numbers([annotation.get("area")], 1)
+    size = float((clipped[2] - clipped[0]) * (clipped[3] - clipped[1]))
+    return Row(
+        image_id,
+        labels[category],
+        clipped,
+        box,
+        area[0] if area is not None and 0 < area[0] < 2**62 else size,
+        annotation.get("iscrowd") in (1, True),
+    )
+
+
+def _numbers(values: Any, count: int) -> list[float] | None:
+    """`values` as `count` finite floats, or None."""
+    if not isinstance(values, (list, tuple)) or len(values) != count:
+        return None
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        return None
+    try:
+        numbers = [float(v) for v in values]
+    except OverflowError:
+        return None
+    return numbers if all(math.isfinite(v) for v in numbers) else None

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from .decode import ImageDecodeError
 from .sampler import AspectRatioBatchSampler, share
-from .workers import DataError, _lost, death_of_worker, start_worker
+from .workers import DataError, death_of_worker, lost_worker, start_worker
 
 _KEY = "seed", "batch_size", "num_samples", "shuffle", "drop_last"
 
@@ -112,7 +112,7 @@ class DetectionLoader:
                     raise died from error
                 raise
             except (OSError, EOFError) as error:  # what a worker had sent dies with it, if it was not fetched yet
-                raise _lost(f"{type(error).__name__}: {error}") from error
+                raise lost_worker(f"{type(error).__name__}: {error}") from error
             batch = self._usable(batch)
             self.position += 1
             yield batch

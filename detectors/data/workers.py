@@ -20,10 +20,10 @@ def death_of_worker(error: Exception) -> DataError | None:
     """
     if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader worker"):
         return None
-    return _lost(str(error).rstrip(". "))
+    return lost_worker(str(error).rstrip(". "))
 
 
-def _lost(how: str) -> DataError:
+def lost_worker(how: str) -> DataError:
     return DataError(
         f"a process that loads data died ({how}). Killed processes are often out of memory: use fewer data.workers, or "
         "none (data.workers=0) to see an error of the process itself"

@@ -43,7 +43,7 @@ def label_statistics(
     model.eval()
     sums = dict.fromkeys(_SUMS, torch.zeros((), dtype=torch.float64, device=device))
     for images, targets in batches:
-        outputs, feature_sizes, _ = model._run([image.to(device, non_blocking=True) for image in images])
+        outputs, feature_sizes, _ = model.head_outputs([image.to(device, non_blocking=True) for image in images])
         objects = prepare_targets(targets, len(images), device, model.num_classes)
         for name, value in _count(model, outputs, feature_sizes, objects).items():
             sums[name] = sums[name] + value

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .tensor_cache import cached_tensors
+from ..tensor_cache import cached_tensors
 
 Size = tuple[int, int]
 

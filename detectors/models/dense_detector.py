@@ -83,13 +83,15 @@ class DenseDetector(nn.Module):
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None):
         if self.training and targets is None:
             raise ValueError(f"{type(self).__name__}: targets must be given in training")
-        outputs, feature_sizes, image_sizes = self._run(images)
+        outputs, feature_sizes, image_sizes = self.head_outputs(images)
         if self.training:
             device = outputs["cls_logits"].device
             return self.losses(outputs, feature_sizes, prepare_targets(targets, len(images), device, self.num_classes))
         return self.detections(outputs, feature_sizes, image_sizes)
 
-    def _run(self, images: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[int, int]], list[tuple[int, int]]]:
+    def head_outputs(
+        self, images: Sequence[Tensor]
+    ) -> tuple[dict[str, Tensor], list[tuple[int, int]], list[tuple[int, int]]]:
         """-> the head's outputs, (H, W) of each level, (H, W) of each image."""
         # normalised before they are padded: the padding is then the data's mean, as in MMDetection
         normalised = [self.backbone.normalisation(image) for image in images]
@@ -188,7 +190,7 @@ class DenseDetector(nn.Module):
         ``scores`` [HWA, C] what the detector ranks by (class score x quality), ``raw_scores`` [HWA, C] the class
         scores.
         """
-        outputs, feature_sizes, sizes = self._run(images)
+        outputs, feature_sizes, sizes = self.head_outputs(images)
         detections = self.detections(outputs, feature_sizes, sizes)
         return detections, self._raw_predictions(outputs, feature_sizes, sizes) if with_predictions else []
 

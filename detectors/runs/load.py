@@ -11,10 +11,27 @@ import torch
 from .. import distributed
 from ..config.overrides import assign, from_dict, override
 from ..config.settings import Config
+from ..data.build import CACHE, build_validation_set, verify
 from ..data.coco import CocoDetection
-from ..models import memory_layout
+from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
+from ..models.memory_layout import set_memory_layout
 from .checkpoint import as_misfit, load_checkpoint, trained_weights
+
+
+def trained_config(state: dict) -> Config:
+    """The configuration of a checkpoint's run, without the weights it began with: the checkpoint brings its own."""
+    return override(from_dict(state["config"]), "model.weights", None)
+
+
+def trained_detector(path: Path, state: dict, config: Config, device: torch.device) -> DenseDetector:
+    """The detector of a checkpoint's ``state`` on the device; ValueError, naming ``path``, if it does not fit."""
+    model = build_model(config, state["num_classes"])
+    with as_misfit(path):
+        model.load_state_dict(trained_weights(state))
+    model.set_epoch(state["loader"]["epoch"] if "loader" in state else config.schedule.epochs)
+    set_memory_layout(model.to(device), config.run)
+    return model
 
 
 class Loaded(NamedTuple):
@@ -31,13 +48,11 @@ class Loaded(NamedTuple):
 def load_for_evaluation(
     path: Path, data: str | None = None, device: str = "auto", *, settings: Sequence[str] = ()
 ) -> Loaded:
-    """The detector of a checkpoint with its validation set; arguments and errors are :func:`evaluate_checkpoint`'s."""
-    from ..data.build import CACHE, build_validation_set, verify
-    from ..models.build import build_model
-
+    """The detector of a checkpoint with its validation set; arguments and errors are those of
+    :func:`~mlc_ext.detectors.evaluation.measure.evaluate_checkpoint`."""
     with distributed.together():
         state = load_checkpoint(path)
-        config = override(from_dict(state["config"]), "model.weights", None)  # the checkpoint brings its own
+        config = trained_config(state)
         if data:
             config = override(config, "data.data", data)
             for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
@@ -53,10 +68,6 @@ def load_for_evaluation(
         known = state.get("category_ids")
         if known is not None and known != list(dataset.label_to_category.values()):
             raise ValueError(f"{dataset.annotation_file} has other category ids than the data of the checkpoint")
-        model = build_model(config, dataset.num_classes)
-        with as_misfit(path):
-            model.load_state_dict(trained_weights(state))
-        model.set_epoch(state["loader"]["epoch"] if "loader" in state else config.schedule.epochs)
-        memory_layout.set_memory_layout(model.to(target), config.run)
+        model = trained_detector(path, state, config, target)
     verify(config, dataset)
     return Loaded(model, dataset, config, target, state["iteration"])

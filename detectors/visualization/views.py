@@ -69,7 +69,7 @@ def look(
     model.eval()
     try:
         device = next(model.parameters()).device
-        outputs, feature_sizes, image_sizes = model._run([image.to(device) for image in images])
+        outputs, feature_sizes, image_sizes = model.head_outputs([image.to(device) for image in images])
         detections = model.detections(outputs, feature_sizes, image_sizes)
         objects = prepare_targets(targets, len(images), device, model.num_classes)
         priors, _, assignment, task = model.label(outputs, feature_sizes, objects, mutual=mutual)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..tensor_cache import cached_tensors
+from ...tensor_cache import cached_tensors
 
 NORMS = ("bn", "frozen_bn", "fixed")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .base import Backbone, load_backbone_weights
-from .resnet import _RESNETS, ResNet
+from .resnet import RESNETS, ResNet
 
 
 def build_backbone(
@@ -51,14 +51,14 @@ def build_backbone(
         backbone: Backbone = EfficientNetLite0(**options)
         if weights == "imagenet":
             weights = imagenet_weights_path()
-    elif name in _RESNETS:
+    elif name in RESNETS:
         if weights == "imagenet":
             raise ValueError(
                 f"build_backbone: nothing is downloaded; give the path of a weight file for {name}"
             )
         backbone = ResNet(name, style=style, zero_init_residual=zero_init_residual, **options)
     else:
-        known = [*_RESNETS, "efficientnet_lite0", "timm:NAME"]
+        known = [*RESNETS, "efficientnet_lite0", "timm:NAME"]
         raise ValueError(f"build_backbone: name must be one of {', '.join(known)}, got {name!r}")
     if weights is not None:
         load_backbone_weights(backbone, weights)

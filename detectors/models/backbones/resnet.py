@@ -93,7 +93,7 @@ class CaffeBottleneck(Bottleneck):
     stride_in_1x1 = True
 
 
-_RESNETS = {  # blocks per stage, bottleneck
+RESNETS = {  # blocks per stage, bottleneck
     "resnet18": ((2, 2, 2, 2), False),
     "resnet34": ((3, 4, 6, 3), False),
     "resnet50": ((3, 4, 6, 3), True),
@@ -127,12 +127,12 @@ class ResNet(Backbone):
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
-        if name not in _RESNETS:
-            raise ValueError(f"ResNet: name must be one of {sorted(_RESNETS)}, got {name!r}")
+        if name not in RESNETS:
+            raise ValueError(f"ResNet: name must be one of {sorted(RESNETS)}, got {name!r}")
         if style not in ("pytorch", "caffe"):
             raise ValueError(f"ResNet: style must be 'pytorch' or 'caffe', got {style!r}")
         self.out_indices = check_out_indices(out_indices)
-        depths, bottleneck = _RESNETS[name]
+        depths, bottleneck = RESNETS[name]
         block = BasicBlock if not bottleneck else CaffeBottleneck if style == "caffe" else Bottleneck
 
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
