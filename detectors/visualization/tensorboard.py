@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch.distributed as dist
 from torch import Tensor
 
+from .. import distributed
 from ..models.dense_detector import DenseDetector, Target
 from .views import look
 
@@ -30,7 +30,7 @@ class Watch:
     def __init__(self, folder: Path, category_names: Sequence[str]):
         self.folder, self.names = Path(folder), list(category_names)
         self._writer = None
-        self._active = not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
+        self._active = distributed.is_main()
         if self._active:
             _writer_class()  # missing packages are told at the start
 

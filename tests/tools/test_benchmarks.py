@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from _harness import GRAPH, ONE_THREAD, Case, Row, Settings, markdown, run_cases
 from _steps import Turns
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(

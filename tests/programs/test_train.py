@@ -18,7 +18,7 @@ from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
 from mlc_ext.detectors.train import configuration, parse
 
-DETECTORS = Path(__file__).resolve().parents[1] / "detectors"
+DETECTORS = Path(__file__).resolve().parents[2] / "detectors"
 
 TINY = {
     "data.generated_images": 16,

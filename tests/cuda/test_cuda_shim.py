@@ -16,7 +16,7 @@ import torch
 import mlc_ext
 from mlc_ext import reference
 
-SHIM = Path(__file__).resolve().parent / "cuda_shim"
+SHIM = Path(__file__).resolve().parents[1] / "cuda_shim"
 _spec = importlib.util.spec_from_file_location("cuda_shim_build", SHIM / "build.py")
 shim_build = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(shim_build)

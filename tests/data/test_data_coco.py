@@ -17,7 +17,7 @@ from mlc_ext.detectors.data.coco import CocoDetection
 from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image
 from mlc_ext.detectors.data.paths import find_dataset
 
-SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[2] / "shared"))
+SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[3] / "shared"))
 
 
 def test_item(tmp_path):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from benchmark_modules import BENCHMARKS, benchmark_modules
+from coco_files import make_dataset, random_rows
 from small_runs import TINY, assert_same
-from test_data_evaluation import make_dataset, random_rows
 
 from mlc_ext.detectors.config.presets import ALPHA
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator

@@ -1,7 +1,7 @@
 """sigmoid_focal_loss's CUDA device code, run on the CPU through tests/cuda_shim, against the CPU operator.
 
-In the driver a block has 64 threads of one pack (16 bytes) each. float entries are within the two bounds of the contract
-(csrc/sigmoid_focal_loss.h): 1e-6 on CPU, twice that on CUDA. Sums are added in another order.
+In the driver a block has 64 threads of one pack (16 bytes) each. float entries are within the two bounds of the
+contract (csrc/sigmoid_focal_loss.h): 1e-6 on CPU, twice that on CUDA. Sums are added in another order.
 """
 
 import pytest

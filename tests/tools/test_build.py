@@ -16,7 +16,7 @@ from torch.utils import cpp_extension
 import mlc_ext
 from mlc_ext import _build_flags as flags
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 SCHEMAS = re.findall(r'm\.def\(\s*"(\w+)\(', (CSRC / "library.cpp").read_text())
 

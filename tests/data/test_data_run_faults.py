@@ -27,7 +27,7 @@ from mlc_ext.detectors.data.decode import ImageDecodeError
 from mlc_ext.detectors.data.loader import build_loader
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
 
-FAULTS = (Path(__file__).resolve().parents[1] / "docs" / "faults.md").read_text()
+FAULTS = (Path(__file__).resolve().parents[2] / "docs" / "faults.md").read_text()
 
 
 def test_data_faults_are_tested_as_documented():
@@ -35,7 +35,7 @@ def test_data_faults_are_tested_as_documented():
     rows = FAULTS.split("## Data")[1].split("\n## ")[0].splitlines()
     names = [re.findall(r"`(test_\w+)`", row) for row in rows if row.startswith("| ") and "`test_" in row]
     assert len(names) >= 39
-    defined = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    defined = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
     for name in (name for found in names for name in found):
         assert f"def {name}(" in defined, name
 
@@ -191,7 +191,7 @@ assert process.exitcode == 128 + signal.SIGTERM, process.exitcode
 
 def test_workers_leave_signals_to_the_main_process_which_can_end_them():
     """In a process of its own: other tests leave threads behind, which signals may reach instead."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", SIGNALLED], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

@@ -8,7 +8,7 @@ import torch
 
 from mlc_ext.detectors.config.presets import PRESETS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mlc_ext.detectors import cli
 
-DETECTORS = Path(__file__).resolve().parents[1] / "detectors"
+DETECTORS = Path(__file__).resolve().parents[2] / "detectors"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:

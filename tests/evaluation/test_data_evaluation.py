@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import multiprocessing
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from PIL import Image
+from coco_files import make_dataset, random_rows
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -23,39 +22,6 @@ from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEva
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
 STATS = (0, 1, 2, 3, 4, 5, 6, 7, 8)  # where pycocotools' summary holds them
-
-
-def make_dataset(root: Path, rows, *, num_images=4, categories=(2, 5, 11)) -> CocoDetection:
-    """`rows`: (image id, category id, xywh, iscrowd)."""
-    images = [{"id": k, "file_name": f"{k}.png", "width": 400, "height": 400} for k in range(num_images)]
-    for entry in images:
-        Image.new("L", (400, 400)).save(root / entry["file_name"])
-    annotations = [
-        {"id": k + 1, "image_id": i, "category_id": c, "bbox": list(b), "area": b[2] * b[3], "iscrowd": crowd}
-        for k, (i, c, b, crowd) in enumerate(rows)
-    ]
-    content = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": c, "name": f"c{c}"} for c in reversed(categories)],
-    }
-    (root / "a.json").write_text(json.dumps(content))
-    return CocoDetection(root, root / "a.json")
-
-
-def random_rows(rng: np.random.Generator, count=60):
-    rows = []
-    for _ in range(count):
-        w, h = np.exp(rng.uniform(2, 5, 2))
-        rows.append(
-            (
-                int(rng.integers(4)),
-                int(rng.choice([2, 5, 11])),
-                [*map(float, rng.uniform(0, 200, 2)), float(w), float(h)],
-                int(rng.uniform() < 0.1),
-            )
-        )
-    return rows
 
 
 def outputs_of(boxes, scores, labels):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from gpu_check import CUT, FAILED, NOT_RUN, PASSED, Stage
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
@@ -236,6 +236,7 @@ def test_modules_are_left_out_for_missing_packages(monkeypatch):
     lacking = ("hypothesis", "scipy", "pycocotools")
     monkeypatch.setattr(optional_packages, "installed", lambda name: name not in lacking and here(name))
     out = optional_packages.left_out()
-    assert "hypothesis" in out["test_segmented_otsu.py"]  # by tests/strategies.py too
-    assert out["test_divergence.py"] == {"hypothesis", "scipy"} and "pycocotools" in out["test_predict.py"]
-    assert not [name for name in out if name.startswith("test_cuda_") and "shim" not in name]
+    assert "hypothesis" in out["ops/test_segmented_otsu.py"]  # by tests/strategies.py too
+    assert out["method/test_divergence.py"] == {"hypothesis", "scipy"}
+    assert "pycocotools" in out["programs/test_predict.py"]
+    assert not [name for name in out if name.startswith("cuda/test_cuda_") and "shim" not in name]

@@ -15,7 +15,7 @@ import pytest
 
 import mlc_ext
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 USE = """
 import mlc_ext, torch
 print(mlc_ext.build_info()["module"], mlc_ext.box_iou(torch.ones(1, 4), torch.ones(1, 4)))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from small_runs import config_of
-from test_whole_model import BATCHES, DETECTORS, IMAGES, NOTHING, build
+from whole_models import BATCHES, DETECTORS, IMAGES, NOTHING, build
 
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.label_statistics import label_statistics
