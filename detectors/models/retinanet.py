@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
-from mlc_ext.losses import count_per_image, normaliser, sigmoid_focal_loss, smooth_l1
-from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets
+from mlc_ext.losses import count_per_image, normaliser, sigmoid_focal_loss
+from mlc_ext.mutual_labeling import MLCConfig, TaskTargets
 
+from .anchor_detector import AnchorDetector
 from .anchors import AnchorGenerator
 from .assigners import MaxIoUAssigner
 from .backbones.build import build_backbone
-from .coders import DeltaXYWHCoder
-from .dense_detector import DenseDetector, Target
 from .fpn import FPN
 from .heads import RetinaNetHead
 from .postprocess import Postprocessor
@@ -22,7 +18,7 @@ from .postprocess import Postprocessor
 NUM_LEVELS = 5
 
 
-class RetinaNet(DenseDetector):
+class RetinaNet(AnchorDetector):
     """RetinaNet (Lin et al., 2017).
 
     Args:
@@ -57,27 +53,24 @@ class RetinaNet(DenseDetector):
         anchors = AnchorGenerator.retinanet(v1=v1)
         fpn = FPN(backbone.out_channels, fpn_channels, extra="on_c5", num_extra=NUM_LEVELS - len(backbone.out_channels))
         head = RetinaNetHead(fpn_channels, anchors.num_anchors, num_classes, num_convs=num_convs, iou=mlc.iur)
-        super().__init__(backbone, fpn, head, mlc=mlc, postprocessor=postprocessor or Postprocessor())
-        self.num_classes, self.smooth_l1_beta = num_classes, smooth_l1_beta
-        self.anchors, self.coder = anchors, DeltaXYWHCoder(v1=v1)
-        self.assigner = assigner or MaxIoUAssigner()
-
-    def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:
-        return self.anchors(feature_sizes, device=like.device)
-
-    def decode(self, outputs: dict[str, Tensor], priors: Tensor) -> Tensor:
-        return self.coder.decode(priors, outputs["bbox_regression"])
-
-    def assign(self, priors: list[Tensor], targets: list[Target]) -> Assignment:
-        return self.assigner(torch.cat(priors), targets)
+        super().__init__(
+            backbone,
+            fpn,
+            head,
+            anchors=anchors,
+            assigner=assigner or MaxIoUAssigner(),
+            v1=v1,
+            smooth_l1_beta=smooth_l1_beta,
+            mlc=mlc,
+            postprocessor=postprocessor or Postprocessor(),
+        )
+        self.num_classes = num_classes
 
     def task_losses(
         self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
         cls_loss = sigmoid_focal_loss(outputs["cls_logits"].flatten(0, 1), task.cls_labels, task.cls_weights)
-        deltas = self.coder.encode(priors.repeat(num_images, 1), task.matched_boxes)
-        predicted = outputs["bbox_regression"].flatten(0, 1)
-        box_loss = smooth_l1(predicted, deltas, task.loc_weights, beta=self.smooth_l1_beta)
+        box_loss = self.box_loss(outputs, priors, task, task.loc_weights, num_images)
         return {
             "classification": cls_loss / normaliser(count_per_image(task.cls_labels > 0, num_images)),
             "bbox_regression": box_loss / normaliser(count_per_image(task.loc_positive, num_images)),

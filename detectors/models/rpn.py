@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
-from mlc_ext.losses import binary_cross_entropy_loss, count_per_image, normaliser, smooth_l1
-from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets
+from mlc_ext.losses import binary_cross_entropy_loss, count_per_image, normaliser
+from mlc_ext.mutual_labeling import MLCConfig, TaskTargets
 
+from .anchor_detector import AnchorDetector
 from .anchors import AnchorGenerator
 from .assigners import MaxIoUAssigner
 from .backbones.build import build_backbone
-from .coders import DeltaXYWHCoder
-from .dense_detector import DenseDetector, Target
 from .fpn import FPN
 from .heads import RPNHead
 from .postprocess import Postprocessor
@@ -26,7 +22,7 @@ PROPOSALS = Postprocessor(
 """2000 a level, NMS 0.7 within a level, 1000 an image."""
 
 
-class RPN(DenseDetector):
+class RPN(AnchorDetector):
     """RPN (Ren et al., 2015) on P2-P6; its detections are class-agnostic proposals (label 1).
 
     With mutual labelling all candidates are labelled first; the classification sample is then drawn from A+cls and the
@@ -67,21 +63,18 @@ class RPN(DenseDetector):
         anchors = AnchorGenerator.rpn(v1=v1)
         fpn = FPN(backbone.out_channels, fpn_channels, extra="pool", num_extra=1)
         head = RPNHead(fpn_channels, anchors.num_anchors, iou=mlc.iur)
-        postprocessor = postprocessor or PROPOSALS
-        super().__init__(backbone, fpn, head, mlc=mlc, postprocessor=postprocessor)
-        self.smooth_l1_beta = smooth_l1_beta  # num_classes stays None: gts of any class are objects
+        super().__init__(
+            backbone,
+            fpn,
+            head,
+            anchors=anchors,
+            assigner=assigner or MaxIoUAssigner(high=0.7, low=0.3, min_forced_iou=0.3),
+            v1=v1,
+            smooth_l1_beta=smooth_l1_beta,
+            mlc=mlc,
+            postprocessor=postprocessor or PROPOSALS,
+        )  # num_classes stays None: gts of any class are objects
         self.sample_size, self.max_positive = sample_size, max_positive
-        self.anchors, self.coder = anchors, DeltaXYWHCoder(v1=v1)
-        self.assigner = assigner or MaxIoUAssigner(high=0.7, low=0.3, min_forced_iou=0.3)
-
-    def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:
-        return self.anchors(feature_sizes, device=like.device)
-
-    def decode(self, outputs: dict[str, Tensor], priors: Tensor) -> Tensor:
-        return self.coder.decode(priors, outputs["bbox_regression"])
-
-    def assign(self, priors: list[Tensor], targets: list[Target]) -> Assignment:
-        return self.assigner(torch.cat(priors), targets)
 
     def task_losses(
         self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
@@ -94,9 +87,7 @@ class RPN(DenseDetector):
         )
         objectness = outputs["cls_logits"].flatten().float()
         cls_loss = binary_cross_entropy_loss(objectness, positive.float(), task.cls_weights * for_cls)
-        deltas = self.coder.encode(priors.repeat(num_images, 1), task.matched_boxes)
-        predicted = outputs["bbox_regression"].flatten(0, 1)
-        box_loss = smooth_l1(predicted, deltas, task.loc_weights * for_loc, beta=self.smooth_l1_beta)
+        box_loss = self.box_loss(outputs, priors, task, task.loc_weights * for_loc, num_images)
         return {"classification": cls_loss / num_sampled, "bbox_regression": box_loss / num_sampled}
 
     def _sample(self, task: TaskTargets, num_images: int) -> tuple[Tensor, Tensor]:
