@@ -24,6 +24,7 @@ if SETUPTOOLS < 64:  # neither editable installs nor pyproject.toml's tables
     )
 
 ROOT = Path(__file__).resolve().parent
+DETECTORS = "mlc_ext.detectors"  # the folder detectors/ installed; mlc_ext/__init__.py finds it in a source tree
 sys.path.insert(0, str(ROOT / "mlc_ext"))
 import _build_flags as flags  # noqa: E402  (shared with the JIT loader; must not import mlc_ext itself)
 
@@ -118,7 +119,12 @@ def extensions():
 
 
 setup(
-    packages=find_packages(include=["mlc_ext*", "detectors*"]),
+    packages=[
+        *find_packages(include=["mlc_ext*"]),
+        DETECTORS,
+        *(f"{DETECTORS}.{name}" for name in find_packages("detectors")),
+    ],
+    package_dir={DETECTORS: "detectors"},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "develop": Develop},
     # pyproject.toml's key for it has one form before setuptools 77 and another one since

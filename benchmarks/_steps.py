@@ -15,8 +15,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from detectors.config import Config, override  # noqa: E402
-from detectors.dense import DenseDetector, prepare_targets  # noqa: E402
+from mlc_ext.detectors.config.overrides import override  # noqa: E402
+from mlc_ext.detectors.config.settings import Config  # noqa: E402
+from mlc_ext.detectors.models.dense_detector import DenseDetector, prepare_targets  # noqa: E402
 
 NUM_CLASSES = 80
 BOXES_PER_IMAGE = 7
@@ -58,7 +59,7 @@ def batch(height: int, width: int, size: int) -> tuple[list[Tensor], list[dict[s
 def criterion(model: DenseDetector, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Callable[[], None]:
     """The losses of fixed outputs, and their gradients with respect to these."""
     with torch.no_grad():
-        outputs, sizes, _ = model._run(images)
+        outputs, sizes, _ = model.head_outputs(images)
     prepared = prepare_targets(targets, len(images), outputs["cls_logits"].device)
 
     def run() -> None:

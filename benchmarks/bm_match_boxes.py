@@ -11,8 +11,8 @@ from _harness import Case, Settings
 from _torchvision import torchvision
 from torch import Tensor
 
-from detectors.anchors import AnchorGenerator
 from mlc_ext import match_boxes
+from mlc_ext.detectors.models.anchors import AnchorGenerator
 
 # kind of priors, how many (about), gts of an image, images
 SIZES = [

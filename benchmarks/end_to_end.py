@@ -27,11 +27,11 @@ from _verdicts import Verdict, table
 from torch import Tensor, nn
 
 import mlc_ext
-from detectors import numerics
-from detectors.builder import build_model
-from detectors.config import override
-from detectors.presets import preset
-from detectors.step import Stepper
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import preset
+from mlc_ext.detectors.engine import precision
+from mlc_ext.detectors.engine.train_step import Stepper
+from mlc_ext.detectors.models.build import build_model
 
 DETECTORS = ("fcos", "retinanet")
 METHODS = {"": "baseline", "_ml": "+ML", "_mlc": "+MLC"}
@@ -165,7 +165,7 @@ def our_model(name: str, setting: Setting) -> tuple[nn.Module, object]:
     config = configuration(name, setting)
     torch.manual_seed(0)
     model = build_model(config, NUM_CLASSES).to(setting.target)
-    numerics.prepare(model, config.run)
+    precision.prepare(model, config.run)
     return model, config
 
 
@@ -184,7 +184,7 @@ def peer_model(vision, detector: str, setting: Setting) -> nn.Module:
     # its own switch, _skip_resize, is ignored in evaluation: images would be resized to 800 px there
     model.transform.resize = lambda image, target=None: (image, target)
     model.to(setting.target)
-    numerics.prepare(model, configuration(f"{detector}_r50", setting).run)
+    precision.prepare(model, configuration(f"{detector}_r50", setting).run)
     return model
 
 
@@ -206,7 +206,7 @@ def peer_step(vision, detector: str, setting: Setting, images: list[Tensor], tar
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with numerics.autocast(setting.target, setting.precision):
+        with precision.autocast(setting.target, setting.precision):
             loss = sum(model(images, targets).values())
         loss.backward()
         optimizer.step()
@@ -216,7 +216,7 @@ def peer_step(vision, detector: str, setting: Setting, images: list[Tensor], tar
 
 def in_precision(run: Callable, setting: Setting) -> Callable:
     def cast():
-        with numerics.autocast(setting.target, setting.precision):
+        with precision.autocast(setting.target, setting.precision):
             return run()
 
     return cast
@@ -275,7 +275,7 @@ def measure_detector(detector: str, setting: Setting) -> Measured:
     criteria = {}
     for suffix, name in METHODS.items():
         model, _ = our_model(f"{detector}_r50{suffix}", setting)
-        with numerics.autocast(setting.target, setting.precision):
+        with precision.autocast(setting.target, setting.precision):
             criteria[name] = in_precision(criterion(model.train(), images, targets), setting)
     result.criterion = take_turns(criteria, 2 * setting.rounds, setting.synchronize)
     criteria.clear()

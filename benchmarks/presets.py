@@ -27,10 +27,10 @@ from _steps import (
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from detectors.builder import build_model
-from detectors.config import override
-from detectors.dense import DenseDetector
-from detectors.presets import METHODS, PRESETS, preset
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import METHODS, PRESETS, preset
+from mlc_ext.detectors.models.build import build_model
+from mlc_ext.detectors.models.dense_detector import DenseDetector
 
 HEIGHT, WIDTH = 800, 1344
 """800 x 1333 as the network sees it, padded to multiples of 32."""

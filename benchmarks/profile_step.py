@@ -15,11 +15,11 @@ from _harness import ROOT, THREADS, Settings, facts
 from _steps import NUM_CLASSES, add_batch_arguments, bare, batch, image_size
 from torch.profiler import ProfilerActivity, profile, record_function
 
-import detectors.dense
-from detectors.builder import build_model
-from detectors.config import override
-from detectors.presets import preset
-from detectors.step import Stepper
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import preset
+from mlc_ext.detectors.engine.train_step import Stepper
+from mlc_ext.detectors.models import dense_detector
+from mlc_ext.detectors.models.build import build_model
 
 DEFAULT = ("fcos_minus_r50_mlc", "retinanet_r50_mlc", "rpn_r50_mlc")
 MARK = "part: "
@@ -33,7 +33,7 @@ def marked(name: str, function: Callable) -> Callable:
     return run
 
 
-def mark_parts(model: detectors.dense.DenseDetector, stepper: Stepper) -> None:
+def mark_parts(model: dense_detector.DenseDetector, stepper: Stepper) -> None:
     """Names the parts of a step; those that lie in others are indented."""
     for name in ("backbone", "fpn", "head"):
         module = getattr(model, name)
@@ -55,9 +55,9 @@ def profiled(name: str, arguments: argparse.Namespace) -> tuple[float, list[str]
     stepper.connect()
     stepper.take(0, images, targets, len(images))
     mark_parts(model, stepper)
-    original = {key: getattr(detectors.dense, key) for key in ("task_targets", "mlc_losses")}
-    detectors.dense.task_targets = marked("criterion / scores, IoUs and labels of both tasks", original["task_targets"])
-    detectors.dense.mlc_losses = marked("criterion / IoU rescoring", original["mlc_losses"])
+    original = {key: getattr(dense_detector, key) for key in ("task_targets", "mlc_losses")}
+    dense_detector.task_targets = marked("criterion / scores, IoUs and labels of both tasks", original["task_targets"])
+    dense_detector.mlc_losses = marked("criterion / IoU rescoring", original["mlc_losses"])
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     with profile(activities=activities) as profiler:
         for step in range(1, arguments.steps + 1):
@@ -66,7 +66,7 @@ def profiled(name: str, arguments: argparse.Namespace) -> tuple[float, list[str]
                 if device.type == "cuda":
                     torch.cuda.synchronize()
     for key, function in original.items():
-        setattr(detectors.dense, key, function)
+        setattr(dense_detector, key, function)
     events = profiler.key_averages()
     parts = {e.key.removeprefix(MARK): e.cpu_time_total / arguments.steps for e in events if e.key.startswith(MARK)}
     whole = parts.pop("step")

@@ -27,14 +27,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from detectors import distributed, numerics
-from detectors.builder import build_model, evaluation_transforms
-from detectors.checkpoint import as_misfit, load_checkpoint, trained_weights
-from detectors.config import Config, from_dict, override
-from detectors.data.images import ImageDecodeError, decode_image, read_image
-from detectors.dense import DenseDetector
-from detectors.evaluate import to_original
-from detectors.visualize import draw_detections
+from mlc_ext.detectors import distributed
+from mlc_ext.detectors.config.settings import Config
+from mlc_ext.detectors.data.build import evaluation_transforms
+from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image, read_image
+from mlc_ext.detectors.evaluation.measure import to_original
+from mlc_ext.detectors.models.dense_detector import DenseDetector
+from mlc_ext.detectors.runs.checkpoint import load_checkpoint
+from mlc_ext.detectors.runs.load import trained_config, trained_detector
+from mlc_ext.detectors.visualization.drawing import draw_detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 """What counts as an image in a folder; a file that is named itself may be called anything."""
@@ -54,14 +55,9 @@ class Predictor:
     def __init__(self, checkpoint: Path, device: str = "auto"):
         """Raises FileNotFoundError or ValueError for a checkpoint, or a device, that cannot be used."""
         state = load_checkpoint(checkpoint)
-        # the checkpoint brings its own weights
-        self.config: Config = override(from_dict(state["config"]), "model.weights", None)
+        self.config: Config = trained_config(state)
         self.device = distributed.pick_device(device)
-        self.model: DenseDetector = build_model(self.config, state["num_classes"])
-        with as_misfit(checkpoint):
-            self.model.load_state_dict(trained_weights(state))
-        self.model.set_epoch(state["loader"]["epoch"] if "loader" in state else self.config.schedule.epochs)
-        numerics.set_memory_layout(self.model.to(self.device).eval(), self.config.run)
+        self.model: DenseDetector = trained_detector(checkpoint, state, self.config, self.device).eval()
         self.transforms = evaluation_transforms(self.config)
         numbers = list(range(1, state["num_classes"] + 1))
         self.names: list[str] = state.get("categories") or list(map(str, numbers))

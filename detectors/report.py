@@ -21,17 +21,17 @@ from pathlib import Path
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from detectors import distributed
-from detectors.data.evaluation import PrecisionCurves, RecallCurves
-from detectors.data.loader import DataError, death_of_worker
-from detectors.metrics_log import write_whole
-from detectors.reporting.charts import COLOURS, Chart, require_matplotlib
-from detectors.reporting.curves import loss_charts, metric_charts, precision_charts, recall_charts
-from detectors.reporting.findings import Findings, examine, take_metrics
-from detectors.reporting.page import build_page
-from detectors.reporting.pictures import Pictures
-from detectors.reporting.runs import Run, read_runs
-from detectors.reporting.scatter import scatter_charts
+from mlc_ext.detectors import distributed
+from mlc_ext.detectors.data.workers import DataError, death_of_worker
+from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from mlc_ext.detectors.reporting.charts import COLOURS, Chart, require_matplotlib
+from mlc_ext.detectors.reporting.curves import loss_charts, metric_charts, precision_charts, recall_charts
+from mlc_ext.detectors.reporting.embedded_images import Pictures
+from mlc_ext.detectors.reporting.page import build_page
+from mlc_ext.detectors.reporting.run_evaluation import Findings, examine, take_metrics
+from mlc_ext.detectors.reporting.scatter import scatter_charts
+from mlc_ext.detectors.runs.files import write_whole
+from mlc_ext.detectors.runs.history import Run, read_runs
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -7,9 +7,9 @@
     python detectors/train.py --config FILE.yaml           settings from a file; a run's config.json is one
     torchrun --nproc-per-node 8 detectors/train.py ...     the same batch, shared by 8 processes (multi-node alike)
 
-Any setting: --set section.key=value, as detectors/config.py names them. What comes later wins: preset, file, named
-options, --set. What goes wrong and what happens then: docs/faults.md. Exit codes: 0; 2 for options and data that cannot
-be used; 130 after Ctrl-C or SIGTERM; 1 for the rest.
+Any setting: --set section.key=value, as detectors/config/settings.py names them. What comes later wins: preset, file,
+named options, --set. What goes wrong and what happens then: docs/faults.md. Exit codes: 0; 2 for options and data that
+cannot be used; 130 after Ctrl-C or SIGTERM; 1 for the rest.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from pathlib import Path
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from detectors import distributed
-from detectors.config import Config, assign, check_name, override, update
-from detectors.config_file import read_config_file
-from detectors.data.loader import DataError, death_of_worker
-from detectors.engine import Trainer
-from detectors.metrics_log import report
-from detectors.nonfinite import NonFiniteLoss
-from detectors.presets import PRESETS, preset, with_epochs
+from mlc_ext.detectors import distributed
+from mlc_ext.detectors.config.files import read_config_file
+from mlc_ext.detectors.config.overrides import assign, check_name, override, update
+from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
+from mlc_ext.detectors.config.settings import Config
+from mlc_ext.detectors.data.workers import DataError, death_of_worker
+from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.evaluation.metrics_table import report
 
 DEFAULT_PRESET = "demo"
 
 # without a run's log file yet, an error is told in a line and its traceback goes nowhere
-logging.getLogger("detectors").addHandler(logging.NullHandler())
+logging.getLogger("mlc_ext.detectors").addHandler(logging.NullHandler())
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -167,7 +168,7 @@ def _say(text: str) -> None:
 
 def _failed(code: int, error: Exception, *, told: bool) -> int:
     """Tells an error in a line, the log its traceback."""
-    logging.getLogger("detectors").error("%s", error, exc_info=error)
+    logging.getLogger("mlc_ext.detectors").error("%s", error, exc_info=error)
     if told:
         rank = distributed.rank()
         text = " ".join(str(error).split()) or type(error).__name__

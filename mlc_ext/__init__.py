@@ -4,10 +4,16 @@ Operators (C++/CUDA, `torch.ops.mlc_ext.*`) and the method built on them. See RE
 mutual labelling and IoU rescoring into a training loop.
 """
 
+from pathlib import Path as _Path
+
 from . import _load
 from ._version import __version__
 
 _C, _C_cuda = _load.load()
+
+_TREE = _Path(__file__).resolve().parents[1]
+if (_TREE / "detectors" / "__init__.py").is_file() and (_TREE / "csrc").is_dir():
+    __path__.append(str(_TREE))  # a source tree that is not installed: `mlc_ext.detectors` is the folder detectors/
 
 from .ops import (  # noqa: E402  (the operators must be registered first)
     MatchedBoxes,

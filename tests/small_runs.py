@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from detectors import distributed
-from detectors.config import Config, override
-from detectors.presets import preset, with_epochs
+from mlc_ext.detectors import distributed
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import preset, with_epochs
+from mlc_ext.detectors.config.settings import Config
 
 DETECTORS = Path(__file__).resolve().parents[1] / "detectors"
 

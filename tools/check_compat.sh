@@ -83,5 +83,5 @@ ctest --test-dir build/cmake --output-on-failure
 step "the operators' tests"
 unset FORCE_CUDA  # tests of the build itself set it
 OMP_NUM_THREADS=1 "$python" -m pytest -q -n "${JOBS:-2}" -m "not slow" -p no:cacheprovider \
-  tests/test_{build,load,errors,op_*,box_iou,paired_box_iou,match_boxes,segmented_*,mutual_*,rescored_nms,iou_nms,nms_grid,*loss*,divergence}.py
+  tests/ops tests/method tests/tools/test_{build,load}.py
 step "torch $version: passed"

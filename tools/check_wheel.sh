@@ -28,13 +28,14 @@ import sys
 import zipfile
 
 names = zipfile.ZipFile(sys.argv[1]).namelist()
-strays = [n for n in names if not n.startswith(("mlc_ext/", "detectors/", "mlc_ext-"))]
-assert not strays, f"strays in the wheel: {strays[:5]}"
+strays = [n for n in names if not n.startswith(("mlc_ext/", "mlc_ext-"))]
+assert not strays, f"more than the one package mlc_ext in the wheel: {strays[:5]}"
 cached = [n for n in names if "__pycache__" in n or "/tests/" in n or n.endswith((".o", ".ninja"))]
 assert not cached, f"build litter in the wheel: {cached[:5]}"
 libraries = [n for n in names if n.endswith(".so")]
 assert len([n for n in libraries if n.startswith("mlc_ext/_C.")]) == 1, f"libraries in the wheel: {libraries}"
-for needed in ("mlc_ext/__init__.py", "mlc_ext/csrc/library.cpp", "detectors/__init__.py", "detectors/reporting/viewer.js"):
+needed_files = ("mlc_ext/__init__.py", "mlc_ext/csrc/library.cpp")
+for needed in (*needed_files, "mlc_ext/detectors/cli.py", "mlc_ext/detectors/reporting/viewer.js"):
     assert needed in names, f"the wheel lacks {needed}"
 print(f"{sys.argv[1]}: {len(names)} files, {sum(i.file_size for i in zipfile.ZipFile(sys.argv[1]).infolist()) / 1e6:.1f} MB")
 EOF
@@ -46,6 +47,8 @@ site=$("$clean" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$site/borrowed.pth"
 
 cd "$work"  # away from the source tree
+"$work/clean/bin/mlc-ext" --help > /dev/null
+"$work/clean/bin/mlc-ext" train --help > /dev/null
 "$clean" "$root/tools/smoke.py" "$work/clean"
 if [[ ${MLC_CHECK_JIT:-1} == 1 ]]; then
   MLC_EXT_JIT=1 MLC_EXT_CACHE="$work/cache" "$clean" "$root/tools/smoke.py" "$work/clean" --jit

@@ -101,7 +101,7 @@ def make_stages(out: Path, architecture: str) -> list[Stage]:
 
     def tests(name: str, limit: float, *arguments: str, alone: bool = False) -> Stage:
         strict = common | {"MLC_FAIL_WITHOUT_CUDA": "1", "MLC_LEAVE_OUT_TESTS": "1", "OMP_NUM_THREADS": "4"}
-        selection = arguments or ("-m", "cuda", f"tests/test_cuda_{name}.py")
+        selection = arguments or ("-m", "cuda", f"tests/cuda/test_cuda_{name}.py")
         command = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10", *selection)
         report = f"--junitxml={out / name}.xml"
         return Stage(name, (*command, report), limit, strict, judge_tests, alone, (*command, "--collect-only"))
@@ -120,7 +120,7 @@ def make_stages(out: Path, architecture: str) -> list[Stage]:
     build = ("bash", "-c", f"'{python}' setup.py -q build_ext --inplace && '{python}' -c \"{loads}\"")
     flags = common | {"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture, "MAX_JOBS": str(cores)}
     workers = ("-n", str(min(4, cores))) if importlib.util.find_spec("xdist") else ()
-    others = [f"--ignore=tests/test_cuda_{name}.py" for name in ("graphs", "determinism", "scale", "sync")]
+    others = [f"--ignore=tests/cuda/test_cuda_{name}.py" for name in ("graphs", "determinism", "scale", "sync")]
     return [
         Stage("build", build, 240, flags, alone=True, trial=build),
         tests("tests", 240, *workers, "-m", "cuda and not slow", *others),

@@ -15,7 +15,7 @@ operators=(segmented_otsu mutual_labels box_iou paired_box_iou match_boxes resco
   sigmoid_focal_loss iou_loss op_edges errors)
 tests=()
 for name in "${operators[@]}"; do
-  [[ -e tests/test_$name.py ]] && tests+=("tests/test_$name.py")
+  [[ -e tests/ops/test_$name.py ]] && tests+=("tests/ops/test_$name.py")
 done
 ((${#tests[@]})) || { echo "no operator tests found" >&2; exit 1; }
 

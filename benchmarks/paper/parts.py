@@ -12,13 +12,14 @@ from pathlib import Path
 
 from _harness import commit
 
-from detectors.checkpoint import NAME
-from detectors.config import Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig, assign, differences, from_dict
-from detectors.config import override as set_to
-from detectors.engine import Trainer
-from detectors.evaluate import evaluate_checkpoint
-from detectors.metrics_log import plain, write_whole
-from detectors.presets import ALPHA, r50
+from mlc_ext.detectors.config.overrides import assign, differences, from_dict
+from mlc_ext.detectors.config.overrides import override as set_to
+from mlc_ext.detectors.config.presets import ALPHA, r50
+from mlc_ext.detectors.config.settings import Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint
+from mlc_ext.detectors.runs.checkpoint import NAME
+from mlc_ext.detectors.runs.files import plain, write_whole
 from mlc_ext.mutual_labeling import MLCConfig
 
 from .rows import ROWS, STEMS

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from detectors.builder import CACHE, build_validation_set
-from detectors.config import override as set_to
-from detectors.data.evaluation import CocoEvaluator, ProposalEvaluator
+from mlc_ext.detectors.config.overrides import override as set_to
+from mlc_ext.detectors.data.build import CACHE, build_validation_set
+from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
 
 from .bootstrap import Difference, Matches, match, paired_differences
 from .parts import Part

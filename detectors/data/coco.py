@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .. import distributed
-from .coco_json import CocoContent, is_id, read_coco
-from .images import ImageDecodeError, decode_image, read_image
-from .loader import DataError, start_worker
-from .paths import DatasetPaths, find_dataset
-
-__all__ = ["CocoDetection", "DatasetPaths", "find_dataset"]
+from .annotations import CocoContent, Row, parse_row, read_coco
+from .decode import ImageDecodeError, decode_image, read_image
+from .verify import broken_images
+from .workers import DataError
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 3  # of many equal faults
@@ -161,10 +156,10 @@ class CocoDetection(Dataset):
             self.dropped["missing images"] = len(missing)
         return present
 
-    def _usable(self, content: CocoContent, images: dict[int, dict]) -> list[_Row]:
+    def _usable(self, content: CocoContent, images: dict[int, dict]) -> list[Row]:
         rows = []
         for annotation in content.annotations:
-            row = self._parse(annotation, images, content)
+            row = parse_row(annotation, images, content, self.category_to_label, self.noted)
             if isinstance(row, str):
                 self.dropped[row] += 1
             else:
@@ -173,46 +168,7 @@ class CocoDetection(Dataset):
             self.noted["file without annotations"] = 1
         return rows
 
-    def _parse(self, annotation: Any, images: dict[int, dict], content: CocoContent) -> _Row | str:
-        """The usable form of an annotation, or the reason to drop it."""
-        if not isinstance(annotation, Mapping):
-            return "malformed annotations"
-        image_id, category = annotation.get("image_id"), annotation.get("category_id")
-        if not is_id(image_id) or image_id not in content.known_images:
-            return "annotations of unknown images"
-        image_id = content.same_image.get(image_id, image_id)
-        if image_id not in images:
-            return "annotations of missing images"
-        if not is_id(category) or category not in self.category_to_label:
-            return "annotations of unknown categories"
-        box = _numbers(annotation.get("bbox"), 4)
-        if box is None:
-            return "malformed boxes"
-        x, y, w, h = box
-        if w <= 0 or h <= 0:
-            return "boxes without area"
-        width, height = images[image_id]["width"], images[image_id]["height"]
-        corners = np.clip([x, y, x + w, y + h], 0, [width, height, width, height])
-        clipped = corners.astype(np.float32)
-        # judged in float32, the precision that training sees
-        if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-            return "boxes outside the image"
-        if max(map(abs, box)) >= 2**31:  # its area, which COCO evaluates, may be infinite
-            return "malformed boxes"
-        if not np.array_equal(corners, [x, y, x + w, y + h]):
-            self.noted["boxes clipped to the image"] += 1
-        area = _numbers([annotation.get("area")], 1)
-        size = float((clipped[2] - clipped[0]) * (clipped[3] - clipped[1]))
-        return _Row(
-            image_id,
-            self.category_to_label[category],
-            clipped,
-            box,
-            area[0] if area is not None and 0 < area[0] < 2**62 else size,
-            annotation.get("iscrowd") in (1, True),
-        )
-
-    def _store(self, images: dict[int, dict], rows: list[_Row]) -> None:
+    def _store(self, images: dict[int, dict], rows: list[Row]) -> None:
         # Flat arrays: a list of objects per image would be copied page by page into every worker.
         position = {image_id: k for k, image_id in enumerate(images)}
         rows = [row for row in rows if row.image_id in position]
@@ -235,30 +191,9 @@ class CocoDetection(Dataset):
 
         Raises ImageDecodeError if none is left, or with ``strict`` for any broken one.
         """
-        self._leave_out(self._broken_images(workers, progress))
+        self._leave_out(broken_images(self, workers=workers, progress=progress))
         if self.dropped or self.noted:
             _LOG.warning("%s", self.summary())
-
-    def _broken_images(self, workers: int, progress: bool) -> dict[int, str]:
-        """{index: what is wrong with the image}, of all ranks."""
-        rank = distributed.rank()
-        mine = list(range(rank, len(self), distributed.world_size()))
-        loader = DataLoader(
-            _Problems(self),
-            batch_size=32,
-            sampler=mine,
-            num_workers=workers,
-            collate_fn=list,
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),  # else it takes a draw from the global one
-        )
-        found: dict[int, str] = {}
-        with tqdm(total=len(mine), desc="checking images", unit="img", disable=not progress or rank > 0) as bar:
-            for batch in loader:
-                found |= {index: problem for index, problem in batch if problem is not None}
-                bar.update(len(batch))
-        parts = distributed.gather(found)
-        return dict(sorted((index, problem) for part in parts for index, problem in part.items()))
 
     def _leave_out(self, bad: dict[int, str]) -> None:
         """Goes on without the images at the indices of `bad`."""
@@ -416,46 +351,9 @@ class CocoDetection(Dataset):
         }
 
 
-class _Problems(Dataset):
-    """(index, what is wrong with image `index` or None)."""
-
-    def __init__(self, images: CocoDetection):
-        self.images = images
-
-    def __getitem__(self, index: int) -> tuple[int, str | None]:
-        try:
-            self.images.load_image(index)
-        except (OSError, ImageDecodeError) as error:
-            return index, str(error)
-        return index, None
-
-
-@dataclass
-class _Row:
-    image_id: int
-    label: int
-    box: np.ndarray  # xyxy, clipped
-    file_box: Sequence[float]  # xywh, as in the file
-    area: float
-    iscrowd: bool
-
-
 def _is_file(entry: os.DirEntry) -> bool:
     """Not a pipe or a device: reading it might never end."""
     try:
         return entry.is_file()
     except OSError:  # a link that leads round in a circle, say
         return False
-
-
-def _numbers(values: Any, count: int) -> list[float] | None:
-    """`values` as `count` finite floats, or None."""
-    if not isinstance(values, (list, tuple)) or len(values) != count:
-        return None
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        return None
-    try:
-        numbers = [float(v) for v in values]
-    except OverflowError:
-        return None
-    return numbers if all(math.isfinite(v) for v in numbers) else None

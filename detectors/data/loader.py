@@ -1,13 +1,8 @@
-"""Batches: collation, padding, aspect-ratio groups, and an order that survives resuming and any number of
-workers."""
+"""Loading batches: collation, seeded transforms, and a place in the epoch that can be saved."""
 
 from __future__ import annotations
 
-import itertools
-import os
 import random
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,30 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from .images import ImageDecodeError
+from .decode import ImageDecodeError
+from .sampler import AspectRatioBatchSampler, share
+from .workers import DataError, death_of_worker, lost_worker, start_worker
 
 _KEY = "seed", "batch_size", "num_samples", "shuffle", "drop_last"
-
-
-class DataError(RuntimeError):
-    """The data cannot be loaded any more; the message is for the user."""
-
-
-def death_of_worker(error: Exception) -> DataError | None:
-    """`error` in plain words, if torch raised it because a loader's worker process died, else None.
-
-    The main process learns of it by a signal, so it may be raised anywhere, not only where batches are fetched.
-    """
-    if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader worker"):
-        return None
-    return _lost(str(error).rstrip(". "))
-
-
-def _lost(how: str) -> DataError:
-    return DataError(
-        f"a process that loads data died ({how}). Killed processes are often out of memory: use fewer data.workers, or "
-        "none (data.workers=0) to see an error of the process itself"
-    )
 
 
 def collate(items: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], list[dict[str, Any]]]:
@@ -47,133 +23,6 @@ def collate(items: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor
     on the device."""
     images, targets = zip(*items, strict=True)
     return list(images), list(targets)
-
-
-def batch_images(
-    images: Sequence[Tensor], divisor: int = 32, pad_value: float | Sequence[float] = 0
-) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Pads images [C, H_i, W_i] at the right and bottom to one batch [N, C, H, W] with H, W divisible by
-    `divisor`.
-
-    Device and dtype are the images'. `pad_value`: one number, or one for every channel - the normalisation's
-    mean, say, when padding comes before it; 0 is right after it. Returns the batch and the unpadded sizes
-    (height, width).
-    """
-    if not images:
-        raise ValueError("batch_images needs at least one image")
-    if divisor < 1:
-        raise ValueError(f"divisor must be at least 1, got {divisor}")
-    shape, dtype, device = images[0].shape, images[0].dtype, images[0].device
-    for image in images:
-        if image.ndim != 3 or image.shape[0] != shape[0] or image.dtype != dtype or image.device != device:
-            raise ValueError(
-                f"batch_images needs [C, H, W] images of one C, dtype and device, got {tuple(image.shape)} "
-                f"{image.dtype} {image.device} beside {tuple(shape)} {dtype} {device}"
-            )
-    sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-    height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
-    batch = torch.empty((len(images), shape[0], height, width), dtype=dtype, device=device)
-    if isinstance(pad_value, (int, float)):
-        batch.fill_(pad_value)  # no copy to wait for on a GPU
-    else:
-        batch.copy_(torch.as_tensor(pad_value).reshape(-1, 1, 1).expand(shape[0], 1, 1))
-    for slot, image, (h, w) in zip(batch, images, sizes, strict=True):
-        slot[:, :h, :w].copy_(image)
-    return batch, sizes
-
-
-def share(batch: Sequence, part: int, parts: int) -> list:
-    """The `part`-th of `parts` runs of a batch, whose lengths differ by at most one.
-
-    A batch shorter than `parts` is filled up with its own items first: no part is empty.
-    """
-    whole = (list(batch) * parts)[: max(len(batch), parts)]
-    return whole[len(whole) * part // parts : len(whole) * (part + 1) // parts]
-
-
-class AspectRatioBatchSampler(Sampler[list[int]]):
-    """Batches of indices in which portrait and landscape images do not mix, which saves padding.
-
-    The order is a function of (seed, epoch) alone. Every index comes once per epoch: what is left over of the
-    two groups is batched together at the end, unless `drop_last`. If it does not fill its batches, it is shared out
-    evenly over them and the one before: a step on one or two images, with hardly an object, can undo hundreds of
-    others. Several ranks have the batches of one: each
-    takes its `share` of every batch.
-
-    Args:
-        aspect_ratios: height / width of every image [n]; None does not group.
-        batch_size: images of a batch over all ranks.
-        num_samples: n, where `aspect_ratios` is None.
-    """
-
-    def __init__(
-        self,
-        aspect_ratios: np.ndarray | None,
-        batch_size: int,
-        *,
-        num_samples: int | None = None,
-        shuffle: bool = True,
-        drop_last: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be in 0..world_size - 1, got rank {rank} of {world_size}")
-        if batch_size < world_size:
-            raise ValueError(f"batch_size {batch_size} leaves some of {world_size} ranks without an image")
-        if (aspect_ratios is None) == (num_samples is None):
-            raise ValueError("give either aspect_ratios or num_samples")
-        self.num_samples = int(num_samples) if aspect_ratios is None else len(aspect_ratios)
-        self._group = (
-            np.zeros(self.num_samples, dtype=bool) if aspect_ratios is None else np.asarray(aspect_ratios) > 1
-        )
-        self.batch_size, self.shuffle, self.drop_last, self.seed = batch_size, shuffle, drop_last, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-        self.start = 0  # batches of this epoch to pass over: those a resumed run has had
-        if len(self) == 0:
-            raise ValueError(f"{self.num_samples} images give no batch of {batch_size}")
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch; a new one starts at its beginning, the present one keeps its position."""
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
-
-    def __len__(self) -> int:
-        """Batches in a whole epoch."""
-        if self.drop_last:
-            return self.num_samples // self.batch_size
-        return -(-self.num_samples // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.batches()[self.start :]:
-            yield share(batch, self.rank, self.world_size)
-
-    def batches(self) -> list[list[int]]:
-        """The present epoch's, over all ranks."""
-        order = np.arange(self.num_samples)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        batches: list[list[int]] = []
-        pending: tuple[list[int], list[int]] = ([], [])
-        for index, group in zip(order.tolist(), self._group[order].tolist(), strict=True):
-            pending[group].append(index)
-            if len(pending[group]) == self.batch_size:
-                batches.append(pending[group].copy())
-                pending[group].clear()
-        rest = pending[0] + pending[1]
-        if self.drop_last:
-            return batches + ([rest[: self.batch_size]] if len(rest) >= self.batch_size else [])
-        if len(rest) % self.batch_size and batches:
-            rest = batches.pop() + rest
-        if not rest:
-            return batches
-        parts = -(-len(rest) // self.batch_size)
-        bounds = [-(-len(rest) * part // parts) for part in range(parts + 1)]  # the larger ones first
-        return batches + [rest[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 class _SeededItems(Dataset):
@@ -263,7 +112,7 @@ class DetectionLoader:
                     raise died from error
                 raise
             except (OSError, EOFError) as error:  # what a worker had sent dies with it, if it was not fetched yet
-                raise _lost(f"{type(error).__name__}: {error}") from error
+                raise lost_worker(f"{type(error).__name__}: {error}") from error
             batch = self._usable(batch)
             self.position += 1
             yield batch
@@ -313,23 +162,6 @@ class DetectionLoader:
 
     def _key(self) -> dict[str, Any]:
         return {key: getattr(self.batch_sampler, key) for key in _KEY}
-
-
-def start_worker(worker_id: int) -> None:
-    """What each worker process begins with."""
-    torch.set_num_threads(1)  # workers are the parallelism
-    # Ctrl-C, and a scheduler's SIGTERM, reach the workers too: the main process decides when they end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_the_parent(parent: int) -> None:
-    """Ends this process at a SIGTERM that the process `parent` sent; passes over those of others."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(128 + signal.SIGTERM)
 
 
 def build_loader(

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..data.evaluation import PrecisionCurves, RecallCurves
-from ..engine import SHORT_NAMES
-from ..metrics_log import REPORTED
+from ..evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from ..evaluation.metrics_table import REPORTED
+from ..runs.history import Run
+from ..runs.metrics_log import SHORT_NAMES
 from .charts import Chart, drawing, legend_name, line_style, thinned
-from .runs import Run
 
 METRICS = (*REPORTED, ("labels_consensus", "label consensus"))
 """Metrics that are drawn over the epochs: key, heading."""

@@ -13,10 +13,10 @@ from torch import Tensor
 from mlc_ext.ops import box_iou
 
 from ..data.coco import CocoDetection
-from ..data.evaluation import CocoEvaluator, ProposalEvaluator
-from ..data.images import ImageDecodeError
-from ..visualize import POSITIVE, draw_boxes
-from .pictures import jpeg_uri
+from ..data.decode import ImageDecodeError
+from ..evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
+from ..visualization.drawing import POSITIVE, draw_boxes
+from .embedded_images import jpeg_uri
 
 DETECTION, OBJECT = POSITIVE, (0, 150, 255)
 """Orange boxes are detections, blue ones objects."""

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..metrics_log import REPORTED, shown
+from ..evaluation.metrics_table import REPORTED, shown
+from ..runs.history import Run, setting_differences
 from .charts import Chart
-from .findings import Findings
-from .labels import MAX_CANDIDATES, MAX_OBJECTS
-from .pictures import Pictures
-from .runs import Run, setting_differences
+from .embedded_images import Pictures
+from .label_viewer import MAX_CANDIDATES, MAX_OBJECTS
+from .run_evaluation import Findings
 from .scatter import MAX_POINTS
 
 _HERE = Path(__file__).parent

@@ -1,0 +1,34 @@
+"""The command `mlc-ext`: the programs of this package under one name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+PROGRAMS = {
+    "train": "train a detector, with or without the method",
+    "evaluate": "COCO metrics and score-IoU correlations of a checkpoint",
+    "predict": "run a checkpoint on images: drawings and COCO results",
+    "report": "compare runs in one HTML page",
+}
+"""Modules of this package with a ``main(arguments)`` -> exit code; what each does."""
+
+
+def main() -> None:
+    """Runs the program that the first argument names; exit code 2 for an unknown one."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        lines = (f"  {program:10} {purpose}" for program, purpose in PROGRAMS.items())
+        print("usage: mlc-ext PROGRAM ...\n", *lines, "\nmlc-ext PROGRAM --help lists its options", sep="\n")
+        return
+    if name not in PROGRAMS:
+        print(f"mlc-ext: unknown program {name!r}, there are {', '.join(PROGRAMS)}", file=sys.stderr)
+        raise SystemExit(2)
+    module = importlib.import_module(f"{__package__}.{name}")  # one alone: each imports for seconds
+    from . import distributed
+
+    distributed.end_program(module.main(arguments))
+
+
+if __name__ == "__main__":
+    main()

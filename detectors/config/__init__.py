@@ -1,0 +1,1 @@
+"""Settings: dataclasses, overrides by name, files and presets."""

@@ -1,0 +1,89 @@
+"""The data sets of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config.settings import Config
+from .coco import CocoDetection
+from .generated.dataset import generate
+from .paths import DatasetPaths, find_dataset
+from .transforms import Compose, detection_transforms
+
+CACHE = Path("runs/data")
+"""Where the generated data set is kept, below the working directory."""
+
+
+def dataset_paths(config: Config, cache: Path, splits: Sequence[str] = ("train", "val")) -> DatasetPaths:
+    """Where the images and annotations lie; the generated set is drawn into ``cache`` if no data are named."""
+    data = config.data
+    root = data.data
+    explicit = {
+        "train_images": data.train_images,
+        "train_annotations": data.train_annotations,
+        "val_images": data.val_images,
+        "val_annotations": data.val_annotations,
+    }
+    if root is None and not any(explicit.values()):
+        root = generate(
+            cache / f"generated_{data.generated_size}_{data.generated_images}",
+            num_train=data.generated_images,
+            num_val=max(1, data.generated_images // 4),
+            image_size=data.generated_size,
+        )
+    return find_dataset(root, splits=splits, **explicit)
+
+
+def evaluation_transforms(config: Config) -> Compose:
+    """What an image goes through before it is evaluated or predicted on."""
+    return detection_transforms(config.data.evaluated_side, config.data.long_side)
+
+
+def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tuple[CocoDetection, CocoDetection]:
+    """-> (training set, validation set), not yet verified. ValueError if there is no object to train on."""
+    data, paths = config.data, dataset_paths(config, cache)
+    train = CocoDetection(
+        paths.train_images,
+        paths.train_annotations,
+        transforms=detection_transforms(data.short_side, data.long_side, flip=data.flip),
+        keep_empty=data.keep_empty,
+        limit=data.limit_train,
+        **_common(config, progress),
+    )
+    require_objects(train)
+    return train, build_validation_set(config, cache, progress=progress)
+
+
+def require_objects(train: CocoDetection) -> None:
+    """ValueError if there is nothing to learn."""
+    if train.num_objects == 0:
+        raise ValueError(f"nothing to learn, no object in {train.summary()}")
+
+
+def verify(config: Config, *datasets: CocoDetection, progress: bool = False) -> None:
+    """With ``data.verify``, decodes all images once and leaves the broken ones out.
+
+    All ranks must call it, and not where one of them may have failed before: they wait for each other's findings.
+    """
+    if config.data.verify:
+        for dataset in datasets:
+            dataset.verify(workers=config.data.workers, progress=progress)
+
+
+def build_validation_set(config: Config, cache: Path, *, progress: bool = False) -> CocoDetection:
+    """The set that is evaluated on; with ``data.val_is_train`` the training images."""
+    split = "train" if config.data.val_is_train else "val"
+    paths = dataset_paths(config, cache, (split,))
+    return CocoDetection(
+        getattr(paths, f"{split}_images"),
+        getattr(paths, f"{split}_annotations"),
+        transforms=evaluation_transforms(config),
+        limit=config.data.limit_train if config.data.val_is_train else None,
+        **_common(config, progress),
+    )
+
+
+def _common(config: Config, progress: bool) -> dict[str, object]:
+    data = config.data
+    return {"categories": data.categories, "strict": data.strict, "cache": data.cache, "progress": progress}

@@ -1,0 +1,1 @@
+"""COCO metrics, score-IoU correlations and label statistics."""

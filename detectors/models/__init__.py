@@ -1,0 +1,1 @@
+"""Detectors: backbones, pyramid, heads, priors, assignment, postprocessing."""

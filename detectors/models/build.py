@@ -1,0 +1,85 @@
+"""The detector of a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..config.settings import Config
+from .dense_detector import DenseDetector
+from .fcos import FCOS
+from .postprocess import Postprocessor
+from .retinanet import RetinaNet
+from .rpn import PROPOSALS, RPN
+
+# settings that only some detectors have
+_FCOS = ("box_loss", "center_sampling_radius", "norm_on_bbox", "centerness_weights", "num_convs")
+
+_ONLY = {
+    "fcos": (*_FCOS, "centerness_on"),
+    "fcos-": _FCOS,
+    "retinanet": ("smooth_l1_beta", "num_convs"),
+    "rpn": ("smooth_l1_beta",),
+}
+
+
+def build_model(config: Config, num_classes: int) -> DenseDetector:
+    """The detector of ``config.model`` with the method's settings of ``config.mlc``.
+
+    Raises ValueError for an unknown detector, or a setting that it does not have.
+    """
+    model = config.model
+    _check_settings(config)
+    common = {
+        "backbone": model.backbone,
+        "mlc": config.mlc,
+        "fpn_channels": model.fpn_channels,
+        "backbone_options": {
+            "weights": model.weights,
+            "frozen_stages": model.frozen_stages,
+            "norm": model.norm,
+            "style": model.style,
+        },
+    }
+    options = {"nms": model.nms}
+    if model.nms_threshold is not None:
+        options["iou_threshold"] = model.nms_threshold
+    if model.detector in ("fcos", "fcos-"):
+        return FCOS(
+            num_classes,
+            centerness=model.detector == "fcos",
+            centerness_weights=model.centerness_weights,
+            box_loss=model.box_loss,
+            num_convs=model.num_convs,
+            center_sampling_radius=model.center_sampling_radius,
+            norm_on_bbox=model.norm_on_bbox,
+            centerness_on=model.centerness_on,
+            v1=model.v1,
+            postprocessor=Postprocessor(**options),
+            **common,
+        )
+    if model.detector == "retinanet":
+        beta = (0.11 if model.v1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
+        return RetinaNet(
+            num_classes,
+            v1=model.v1,
+            smooth_l1_beta=beta,
+            num_convs=model.num_convs,
+            postprocessor=Postprocessor(**options),
+            **common,
+        )
+    beta = (1 / 9 if model.v1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
+    postprocessor = dataclasses.replace(PROPOSALS, **options)
+    return RPN(v1=model.v1, smooth_l1_beta=beta, postprocessor=postprocessor, **common)
+
+
+def _check_settings(config: Config) -> None:
+    model = config.model
+    if model.detector not in _ONLY:
+        known = ", ".join(map(repr, _ONLY))
+        raise ValueError(f"model.detector must be one of {known}, got {model.detector!r}")
+    limited = {name for names in _ONLY.values() for name in names}
+    for setting in dataclasses.fields(model):
+        if setting.name in limited - set(_ONLY[model.detector]) and getattr(model, setting.name) != setting.default:
+            raise ValueError(f"model.{setting.name} is no setting of {model.detector!r}")
+    if model.nms == "iou" and not config.mlc.iur:
+        raise ValueError("model.nms='iou' ranks by the predicted IoU: it needs mlc.iur")

@@ -1,0 +1,250 @@
+"""What every dense detector shares: images in, features, head; losses in training, detections in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets, mlc_losses, task_targets
+
+from .batching import batch_images
+from .postprocess import Postprocessor
+
+Target = dict[str, Tensor]
+
+
+class Labelled(NamedTuple):
+    """A batch's priors with what they train."""
+
+    priors: Tensor
+    """Of all levels, of one image: points [HWA, 2] or anchors [HWA, 4]."""
+    boxes: Tensor
+    """[N * HWA, 4] decoded predictions, xyxy pixels."""
+    assignment: Assignment
+    task: TaskTargets
+
+
+class DenseDetector(nn.Module):
+    """Backbone, pyramid and head, with torchvision's interface. A subclass adds priors, assignment and its own losses;
+    the method's part of the criterion is here, once for all.
+
+    ``model(images, targets)`` in training gives a dict of losses; ``model(images)`` in evaluation a list of dicts with
+    ``boxes`` [n, 4] xyxy pixels of the image as given, ``labels`` [n] in 1..C and ``scores`` [n]. Images are [3, H, W]
+    RGB tensors, float in 0..1 or uint8, of any sizes; resizing is the data pipeline's (detectors.data.transforms).
+    Targets are dicts of ``boxes`` [G, 4], ``labels`` [G] int64 in 1..C and, optionally, ``iscrowd`` [G] bool.
+
+    Args:
+        backbone: gives feature maps, with ``out_channels``, ``strides`` and ``normalisation`` (see backbones.base).
+        fpn: the pyramid on top of it.
+        head: the dense head.
+        mlc: the method's settings; mutual labelling starts when :meth:`set_epoch` reaches its ``start_epoch``.
+        postprocessor: detections from outputs.
+        size_divisor: images are padded to multiples of this.
+    """
+
+    num_classes: int | None = None
+    """Real classes, C; the targets' labels are checked against it."""
+
+    class_agnostic: bool = False
+    """Whether detections are proposals: evaluated by recall, all classes as one."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        fpn: nn.Module,
+        head: nn.Module,
+        *,
+        mlc: MLCConfig,
+        postprocessor: Postprocessor,
+        size_divisor: int = 32,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.fpn, self.head = backbone, fpn, head
+        self.mlc, self.postprocessor, self.size_divisor = mlc, postprocessor, size_divisor
+        self.epoch = 0.0
+
+    @property
+    def mutual(self) -> bool:
+        """Whether mutual labelling decides now."""
+        return self.mlc.ml and self.epoch >= self.mlc.start_epoch
+
+    @property
+    def rescoring(self) -> bool:
+        """Whether the IoU layer is trained now."""
+        return self.mlc.iur and self.epoch >= self.mlc.iur_start_epoch
+
+    def set_epoch(self, epoch: float) -> None:
+        """Tells the model how many epochs it has been trained; mutual labelling starts at ``mlc.start_epoch``."""
+        self.epoch = epoch
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None):
+        if self.training and targets is None:
+            raise ValueError(f"{type(self).__name__}: targets must be given in training")
+        outputs, feature_sizes, image_sizes = self.head_outputs(images)
+        if self.training:
+            device = outputs["cls_logits"].device
+            return self.losses(outputs, feature_sizes, prepare_targets(targets, len(images), device, self.num_classes))
+        return self.detections(outputs, feature_sizes, image_sizes)
+
+    def head_outputs(
+        self, images: Sequence[Tensor]
+    ) -> tuple[dict[str, Tensor], list[tuple[int, int]], list[tuple[int, int]]]:
+        """-> the head's outputs, (H, W) of each level, (H, W) of each image."""
+        # normalised before they are padded: the padding is then the data's mean, as in MMDetection
+        normalised = [self.backbone.normalisation(image) for image in images]
+        batch, image_sizes = batch_images(normalised, self.size_divisor)
+        features = self.fpn(self.backbone(batch))
+        return self.head(features), [tuple(f.shape[-2:]) for f in features], image_sizes
+
+    def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:
+        """Priors of each level, on the device of ``like``."""
+        raise NotImplementedError
+
+    def decode(self, outputs: dict[str, Tensor], priors: Tensor) -> Tensor:
+        """-> [N, HWA, 4] predicted boxes, xyxy pixels."""
+        raise NotImplementedError
+
+    def assign(self, priors: list[Tensor], targets: list[Target]) -> Assignment:
+        """The baseline's assignment of every level's priors in every image."""
+        raise NotImplementedError
+
+    def task_losses(
+        self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
+    ) -> dict[str, Tensor]:
+        """The detector's own losses.
+
+        Args:
+            outputs: of the head.
+            priors: of all levels, of one image.
+            boxes: [N, 4] decoded predictions of the batch.
+            task: who trains what, for the batch's N priors.
+        """
+        raise NotImplementedError
+
+    def losses(
+        self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]], targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """The criterion: ``classification``, ``bbox_regression``, FCOS's ``bbox_ctrness``, and as switched on
+        ``iou_rescoring`` and ``prediction_alignment``."""
+        labelled = self.label(outputs, feature_sizes, targets)
+        losses = self.task_losses(outputs, labelled.priors, labelled.boxes, labelled.task, len(targets))
+        iou_logits = outputs["iou_logits"].flatten() if "iou_logits" in outputs else None
+        return losses | mlc_losses(labelled.task, iou_logits, self.mlc, rescoring=self.rescoring)
+
+    def label(
+        self,
+        outputs: dict[str, Tensor],
+        feature_sizes: Sequence[tuple[int, int]],
+        targets: list[Target],
+        *,
+        mutual: bool | None = None,
+    ) -> Labelled:
+        """Who trains what: mutually or the baseline's way, by default as is due (``self.mutual``). Targets are of
+        :func:`prepare_targets`."""
+        levels = self.priors(feature_sizes, outputs["bbox_regression"])
+        priors = torch.cat(levels)
+        boxes = self.decode(outputs, priors).flatten(0, 1)
+        gt_boxes, gt_labels = (torch.cat([t[key] for t in targets]) for key in ("boxes", "labels"))
+        assignment = self.assign(levels, targets)
+        task = task_targets(
+            assignment,
+            outputs["cls_logits"].flatten(0, 1),
+            boxes,
+            gt_boxes,
+            torch.ones_like(gt_labels) if self.class_agnostic else gt_labels,
+            self.mlc,
+            mutual=self.mutual if mutual is None else mutual,
+        )
+        return Labelled(priors, boxes, assignment, task)
+
+    def quality(self, outputs: dict[str, Tensor]) -> Tensor | None:
+        """[N, HWA] what the class score is multiplied with at test, in [0, 1]: predicted IoU, once its layer is
+        trained (``mlc.iur_start_epoch``), else centerness."""
+        for key, used in (("iou_logits", self.rescoring), ("bbox_ctrness", True)):
+            if used and key in outputs:
+                return outputs[key].squeeze(-1).float().sigmoid()
+        return None
+
+    def detections(
+        self,
+        outputs: dict[str, Tensor],
+        feature_sizes: Sequence[tuple[int, int]],
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """The postprocessor's detections."""
+        priors = self.priors(feature_sizes, outputs["bbox_regression"])
+        boxes = self.decode(outputs, torch.cat(priors))
+        level_sizes = [len(p) for p in priors]
+        return self.postprocessor(outputs["cls_logits"], boxes, self.quality(outputs), level_sizes, image_sizes)
+
+    @torch.no_grad()
+    def detect(
+        self, images: Sequence[Tensor], *, with_predictions: bool = False
+    ) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+        """Detections, and with ``with_predictions`` every prior's prediction before NMS, in one forward pass.
+
+        The latter, for the divergence metric and for analyses, is per image: ``boxes`` [HWA, 4] clipped to the image,
+        ``scores`` [HWA, C] what the detector ranks by (class score x quality), ``raw_scores`` [HWA, C] the class
+        scores.
+        """
+        outputs, feature_sizes, sizes = self.head_outputs(images)
+        detections = self.detections(outputs, feature_sizes, sizes)
+        return detections, self._raw_predictions(outputs, feature_sizes, sizes) if with_predictions else []
+
+    def _raw_predictions(self, outputs, feature_sizes, image_sizes) -> list[dict[str, Tensor]]:
+        priors = torch.cat(self.priors(feature_sizes, outputs["bbox_regression"]))
+        boxes = self.decode(outputs, priors).float()
+        raw = outputs["cls_logits"].float().sigmoid()
+        quality = self.quality(outputs)
+        ranked = raw if quality is None else raw * quality[..., None]
+        limits = [boxes.new_tensor((w, h, w, h)) for h, w in image_sizes]
+        return [
+            {"boxes": b.clamp(min=0).minimum(limit), "scores": s, "raw_scores": r}
+            for b, limit, s, r in zip(boxes, limits, ranked, raw, strict=True)
+        ]
+
+
+def prepare_targets(
+    targets: Sequence[Target], num_images: int, device: torch.device, num_classes: int | None = None
+) -> list[Target]:
+    """Checked targets on the device, crowd boxes apart: dicts of ``boxes``, ``labels``, ``crowd`` [C, 4].
+
+    Raises ValueError or TypeError naming the image for what cannot be trained on. The values are looked at where that
+    costs no synchronisation, that is on the CPU, where a data loader leaves them.
+    """
+    if len(targets) != num_images:
+        raise ValueError(f"targets: {len(targets)} for {num_images} images")
+    prepared = []
+    for i, target in enumerate(targets):
+        boxes, labels = target["boxes"], target["labels"]
+        if boxes.dim() != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"targets[{i}]: boxes must have shape [G, 4], got {tuple(boxes.shape)}")
+        if labels.shape != boxes.shape[:1]:
+            raise ValueError(f"targets[{i}]: {tuple(labels.shape)} labels for {boxes.shape[0]} boxes")
+        if labels.dtype != torch.int64:
+            raise TypeError(f"targets[{i}]: labels must be int64, got {labels.dtype}")
+        _check_values(i, boxes, labels, num_classes)
+        boxes = boxes.float()
+        crowd = boxes[:0]
+        iscrowd = target.get("iscrowd")
+        if iscrowd is not None:
+            iscrowd = iscrowd.bool()
+            boxes, labels, crowd = boxes[~iscrowd], labels[~iscrowd], boxes[iscrowd]
+        prepared.append({key: value.to(device, non_blocking=True) for key, value in
+                         (("boxes", boxes), ("labels", labels), ("crowd", crowd))})
+    return prepared
+
+
+def _check_values(i: int, boxes: Tensor, labels: Tensor, num_classes: int | None) -> None:
+    if boxes.device.type == "cpu":
+        wrong = ~boxes.isfinite().all(1) | (boxes[:, 2:] < boxes[:, :2]).any(1)
+        if wrong.any():
+            shown = boxes[wrong][0].tolist()
+            raise ValueError(f"targets[{i}]: boxes must be finite, with x1 <= x2 and y1 <= y2, got {shown}")
+    if labels.device.type == "cpu" and num_classes is not None:
+        wrong = labels[(labels < 1) | (labels > num_classes)]
+        if wrong.numel() > 0:
+            raise ValueError(f"targets[{i}]: labels must be in 1..{num_classes}, got {wrong[0].item()}")

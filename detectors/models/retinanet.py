@@ -1,0 +1,77 @@
+"""RetinaNet with mutual labelling and IoU rescoring."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mlc_ext.losses import count_per_image, normaliser, sigmoid_focal_loss
+from mlc_ext.mutual_labeling import MLCConfig, TaskTargets
+
+from .anchor_detector import AnchorDetector
+from .anchors import AnchorGenerator
+from .assigners import MaxIoUAssigner
+from .backbones.build import build_backbone
+from .fpn import FPN
+from .heads import RetinaNetHead
+from .postprocess import Postprocessor
+
+NUM_LEVELS = 5
+
+
+class RetinaNet(AnchorDetector):
+    """RetinaNet (Lin et al., 2017).
+
+    Args:
+        num_classes: real classes, C.
+        backbone: a name of :func:`detectors.models.backbones.build.build_backbone`, or a module like those it builds.
+        mlc: the method's settings; the paper's alpha here is 0.5.
+        smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 0.11 MMDetection 1.1's.
+        v1: MMDetection 1.1's anchors and coder (+1 widths).
+        fpn_channels, num_convs: width of the pyramid, depth of the towers.
+        assigner: defaults to 0.5 / 0.4 with forced matches.
+        postprocessor: defaults to score 0.05, 1000 a level, NMS 0.5, 100 an image.
+        backbone_options: further arguments of ``build_backbone``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        backbone="resnet50",
+        mlc: MLCConfig | None = None,
+        smooth_l1_beta: float = 0.0,
+        v1: bool = False,
+        fpn_channels: int = 256,
+        num_convs: int = 4,
+        assigner: MaxIoUAssigner | None = None,
+        postprocessor: Postprocessor | None = None,
+        backbone_options: dict | None = None,
+    ) -> None:
+        mlc = mlc or MLCConfig(alpha=0.5)
+        if isinstance(backbone, str):
+            backbone = build_backbone(backbone, **(backbone_options or {}))
+        anchors = AnchorGenerator.retinanet(v1=v1)
+        fpn = FPN(backbone.out_channels, fpn_channels, extra="on_c5", num_extra=NUM_LEVELS - len(backbone.out_channels))
+        head = RetinaNetHead(fpn_channels, anchors.num_anchors, num_classes, num_convs=num_convs, iou=mlc.iur)
+        super().__init__(
+            backbone,
+            fpn,
+            head,
+            anchors=anchors,
+            assigner=assigner or MaxIoUAssigner(),
+            v1=v1,
+            smooth_l1_beta=smooth_l1_beta,
+            mlc=mlc,
+            postprocessor=postprocessor or Postprocessor(),
+        )
+        self.num_classes = num_classes
+
+    def task_losses(
+        self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
+    ) -> dict[str, Tensor]:
+        cls_loss = sigmoid_focal_loss(outputs["cls_logits"].flatten(0, 1), task.cls_labels, task.cls_weights)
+        box_loss = self.box_loss(outputs, priors, task, task.loc_weights, num_images)
+        return {
+            "classification": cls_loss / normaliser(count_per_image(task.cls_labels > 0, num_images)),
+            "bbox_regression": box_loss / normaliser(count_per_image(task.loc_positive, num_images)),
+        }

@@ -1,0 +1,103 @@
+"""The region proposal network with mutual labelling and IoU rescoring."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mlc_ext.losses import binary_cross_entropy_loss, count_per_image, normaliser
+from mlc_ext.mutual_labeling import MLCConfig, TaskTargets
+
+from .anchor_detector import AnchorDetector
+from .anchors import AnchorGenerator
+from .assigners import MaxIoUAssigner
+from .backbones.build import build_backbone
+from .fpn import FPN
+from .heads import RPNHead
+from .postprocess import Postprocessor
+from .prior_sampling import sample_at_most, sample_balanced
+
+PROPOSALS = Postprocessor(
+    score_threshold=float("-inf"), pre_nms_top_k=2000, iou_threshold=0.7, max_detections=1000, per_level=True
+)
+"""2000 a level, NMS 0.7 within a level, 1000 an image."""
+
+
+class RPN(AnchorDetector):
+    """RPN (Ren et al., 2015) on P2-P6; its detections are class-agnostic proposals (label 1).
+
+    With mutual labelling all candidates are labelled first; the classification sample is then drawn from A+cls and the
+    negatives, the localisation sample apart from A+loc; one normaliser serves both (METHOD, "RPN sampling").
+
+    Args:
+        backbone: a name of :func:`detectors.models.backbones.build.build_backbone`, or a module that gives C2-C5.
+        mlc: the method's settings; the paper's alpha here is 2.
+        sample_size, max_positive: priors drawn per image, and how many of them may be positive.
+        smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 1/9 MMDetection 1.1's.
+        v1: MMDetection 1.1's anchors and coder (+1 widths).
+        assigner: defaults to 0.7 / 0.3, forced matches from 0.3.
+        postprocessor: defaults to PROPOSALS.
+        backbone_options: further arguments of ``build_backbone``.
+    """
+
+    class_agnostic = True
+
+    def __init__(
+        self,
+        *,
+        backbone="resnet50",
+        mlc: MLCConfig | None = None,
+        sample_size: int = 256,
+        max_positive: int = 128,
+        smooth_l1_beta: float = 0.0,
+        v1: bool = False,
+        fpn_channels: int = 256,
+        assigner: MaxIoUAssigner | None = None,
+        postprocessor: Postprocessor | None = None,
+        backbone_options: dict | None = None,
+    ) -> None:
+        mlc = mlc or MLCConfig(alpha=2.0)
+        if isinstance(backbone, str):
+            backbone = build_backbone(backbone, **({"out_indices": (0, 1, 2, 3)} | (backbone_options or {})))
+        if not 0 < max_positive <= sample_size:
+            raise ValueError(f"RPN: max_positive must be in 1..{sample_size} (sample_size), got {max_positive}")
+        anchors = AnchorGenerator.rpn(v1=v1)
+        fpn = FPN(backbone.out_channels, fpn_channels, extra="pool", num_extra=1)
+        head = RPNHead(fpn_channels, anchors.num_anchors, iou=mlc.iur)
+        super().__init__(
+            backbone,
+            fpn,
+            head,
+            anchors=anchors,
+            assigner=assigner or MaxIoUAssigner(high=0.7, low=0.3, min_forced_iou=0.3),
+            v1=v1,
+            smooth_l1_beta=smooth_l1_beta,
+            mlc=mlc,
+            postprocessor=postprocessor or PROPOSALS,
+        )  # num_classes stays None: gts of any class are objects
+        self.sample_size, self.max_positive = sample_size, max_positive
+
+    def task_losses(
+        self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
+    ) -> dict[str, Tensor]:
+        """``classification`` is the objectness."""
+        for_cls, for_loc = self._sample(task, num_images)
+        positive = task.cls_labels > 0
+        num_sampled = normaliser(
+            count_per_image(for_cls & positive, num_images) + count_per_image(for_cls & ~positive, num_images)
+        )
+        objectness = outputs["cls_logits"].flatten().float()
+        cls_loss = binary_cross_entropy_loss(objectness, positive.float(), task.cls_weights * for_cls)
+        box_loss = self.box_loss(outputs, priors, task, task.loc_weights * for_loc, num_images)
+        return {"classification": cls_loss / num_sampled, "bbox_regression": box_loss / num_sampled}
+
+    def _sample(self, task: TaskTargets, num_images: int) -> tuple[Tensor, Tensor]:
+        """-> [N] bool: the priors that train objectness, and those that train the boxes."""
+        positive = (task.cls_labels > 0).view(num_images, -1)
+        negative = (task.cls_labels == 0).view(num_images, -1)
+        loc_positive = task.loc_positive.view(num_images, -1)
+        drawn_positive, drawn_negative = sample_balanced(positive, negative, self.sample_size, self.max_positive)
+        if self.mutual:
+            drawn_loc = sample_at_most(loc_positive, self.max_positive, self.max_positive)
+        else:  # the baseline's one sample serves both tasks
+            drawn_loc = drawn_positive
+        return (drawn_positive | drawn_negative).flatten(), drawn_loc.flatten()

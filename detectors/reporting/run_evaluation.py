@@ -1,0 +1,113 @@
+"""What a run's checkpoint does on its validation images: one pass over the data, kept in the page's terms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mlc_ext.divergence import Divergence
+
+from ..evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from ..evaluation.measure import measure, rank_batch
+from ..evaluation.metrics_table import REPORTED
+from ..runs.history import Run
+from ..runs.load import load_for_evaluation
+from .embedded_images import Pictures
+from .gallery import Group, crop, find_groups
+from .label_viewer import label_data
+
+_VISIBLE = 0.0005
+"""The least difference of a metric that a table shows."""
+
+
+@dataclass
+class Findings:
+    """Of one checkpoint."""
+
+    iteration: int
+    dataset: str
+    """What it was measured on."""
+    metrics: dict[str, float]
+    curves: PrecisionCurves | RecallCurves
+    divergence: Divergence
+    groups: list[tuple[Group, list[tuple[str, str, str]]]]
+    """With (data URI, caption, file name) of each crop."""
+    labels: dict[str, Any]
+    """Of :func:`label_data`."""
+
+
+def examine(
+    run: Run,
+    *,
+    data: str | None,
+    batch_size: int | None,
+    device: str,
+    images: int,
+    pictures: Pictures,
+    progress: bool,
+) -> Findings:
+    """Evaluates a run's checkpoint, with ``images`` crops of every group and images of labels.
+
+    Raises as :func:`load_for_evaluation` does.
+    """
+    loaded = load_for_evaluation(run.checkpoint, data, device)
+    model, dataset = loaded.model.eval(), loaded.dataset
+    measured = measure(
+        model,
+        dataset,
+        batch_size=rank_batch(loaded.config) if batch_size is None else batch_size,
+        device=loaded.device,
+        workers=loaded.config.data.workers,
+        progress=progress,
+    )
+    names = ["object"] if model.class_agnostic else dataset.category_names
+    by_category = dict(zip([1] if model.class_agnostic else dataset.label_to_category.values(), names, strict=True))
+    groups = []
+    for group in find_groups(measured.evaluator, images):
+        crops = [(crop(case, dataset), case) for case in group.cases]
+        groups.append((group, [
+            (uri, case.caption(by_category), _file(dataset, case.image_id)) for uri, case in crops if uri is not None
+        ]))
+    return Findings(
+        iteration=loaded.iteration,
+        dataset=dataset.summary(),
+        metrics=measured.metrics(),
+        curves=measured.evaluator.curves(),
+        divergence=measured.divergence,
+        groups=groups,
+        labels=label_data(model, dataset, names, images, pictures),
+    )
+
+
+def take_metrics(run: Run, findings: Findings | None, data: str | None) -> None:
+    """Settles which metrics the tables show: those the run recorded, or those measured now where it recorded none or
+    other data were asked for. What does not agree is noted."""
+    if findings is None:
+        if data and run.metrics:
+            run.metrics, run.source = {}, ""
+            run.notes.append("its recorded metrics are of other data and are left out")
+        return
+    if data or not run.metrics:
+        run.metrics = findings.metrics
+        run.source = f"measured for this report, checkpoint of iteration {findings.iteration}"
+        return
+    recorded = run.evaluated[-1][0]
+    if recorded != findings.iteration:
+        run.notes.append(
+            f"the checkpoint is of iteration {findings.iteration}, the recorded metrics of iteration {recorded}: "
+            "curves by recall and IoU, pairs, crops and labels are the checkpoint's"
+        )
+        return
+    for key, _ in REPORTED:
+        value = findings.metrics.get(key, math.nan)
+        if abs(value - run.metrics.get(key, math.nan)) >= _VISIBLE:
+            run.notes.append(
+                f"{key} was recorded as {run.metrics[key]:.4f} and is now measured as {value:.4f}: other data, device "
+                "or versions"
+            )
+            return
+
+
+def _file(dataset, image_id: int) -> str:
+    return dataset.image_path(dataset.image_ids.index(image_id)).name

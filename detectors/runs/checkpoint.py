@@ -1,0 +1,162 @@
+"""Checkpoints: written whole or not at all, the last few kept, read without running code from the file."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mlc_ext._version import __version__
+
+from ..config.overrides import differences, from_dict
+from ..config.settings import Config
+
+FORMAT = "mlc_ext detector checkpoint 2"
+NAME = "checkpoint.pt"
+FREE = ("data.workers", "data.cache", "data.evaluator", "data.strict", "data.eval_short_side")
+"""Settings, beside those of ``run`` but its seed, that a resumed run may change: they say where and how a run is
+computed, not which one it is."""
+
+_KEYS = ("model", "config", "num_classes", "iteration")
+
+VERSIONS = {"torch": str(torch.__version__), "mlc_ext": __version__, "python": platform.python_version()}
+
+
+def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None:
+    """Writes ``state`` beside ``path`` and renames it there: a reader, or a crash, never meets half a file.
+
+    With ``keep``, the file that was there becomes ``checkpoint.1.pt``, that one ``checkpoint.2.pt`` and so on, ``keep``
+    files in all; ``path`` names a whole file at every moment. Without, it is replaced.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **VERSIONS, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None:
+            _shift(path, keep)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _shift(path: Path, keep: int) -> None:
+    for number, old in sorted(_numbered(path.parent).items(), reverse=True):
+        new = path.with_name(f"{path.stem}.{number + 1}{path.suffix}")
+        if number + 1 >= keep:
+            if number > 0:  # 0 is about to be replaced
+                old.unlink()
+        elif number > 0:
+            os.replace(old, new)
+        else:
+            try:
+                os.link(old, new)
+            except OSError:  # a file system without links: for a moment `path` is missing
+                os.replace(old, new)
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The run's checkpoints by age, 0 the newest."""
+    found = {}
+    for path in Path(folder).glob("checkpoint*.pt"):
+        if match := re.fullmatch(r"checkpoint(?:\.(\d+))?\.pt", path.name):
+            found[int(match[1] or 0)] = path
+    return found
+
+
+def load_newest(folder: Path, skipped: Callable[[str], None]) -> tuple[Path, dict] | None:
+    """The newest usable checkpoint of a run's folder and its state; None where there is none at all.
+
+    Args:
+        skipped: gets a message for each one that is damaged or foreign.
+
+    Raises ValueError where none of several can be used.
+    """
+    found = [path for _, path in sorted(_numbered(folder).items())]
+    for path in found:
+        try:
+            return path, load_checkpoint(path)
+        except ValueError as error:
+            skipped(f"{error}; trying the one before")
+    if found:
+        raise ValueError(f"none of the {len(found)} checkpoints in {folder} can be used")
+    return None
+
+
+def tidy(folder: Path) -> None:
+    """Removes what killed processes had half written."""
+    for path in Path(folder).glob(f".{NAME}.*"):
+        path.unlink(missing_ok=True)
+
+
+def set_aside(folder: Path) -> None:
+    """Moves the checkpoints of an earlier run to ``earlier/`` (``earlier.1/``, ... where that is there): a new one must
+    not go on with them."""
+    found = _numbered(folder).values()
+    if not found:
+        return
+    place = next(p for n in itertools.count() if not (p := folder / (f"earlier.{n}" if n else "earlier")).exists())
+    place.mkdir()
+    for path in found:
+        os.replace(path, place / path.name)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """The state of :func:`save_checkpoint`, on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: truncated, or not a checkpoint of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever damaged bytes make of the reader, whose own text advises unsafe loading
+        raise ValueError(f"{path} is no readable checkpoint: truncated, or not written by this project") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this project (no format mark {FORMAT!r})")
+    missing = [key for key in _KEYS if key not in state]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    return state
+
+
+def trained_weights(state: dict) -> dict[str, Tensor]:
+    """The weights to evaluate: the averages where the run kept some."""
+    return state["ema"]["weights"] if state.get("ema") else state["model"]
+
+
+def check_unchanged(path: Path, state: dict, config: Config, allowed: tuple[str, ...] = ()) -> None:
+    """ValueError, naming the settings, if a run with ``config`` would not go on as the checkpoint's did.
+
+    FREE settings may differ, and those that ``allowed`` names.
+    """
+    changed = {
+        name: values
+        for name, values in differences(from_dict(state["config"]), config).items()
+        if name not in (*FREE, *allowed) and (name == "run.seed" or not name.startswith("run."))
+    }
+    if changed:
+        told = ", ".join(f"{name} was {before!r}, is {after!r}" for name, (before, after) in changed.items())
+        raise ValueError(f"{path} is of a run with other settings: {told} (--allow-change NAME accepts one)")
+
+
+@contextlib.contextmanager
+def as_misfit(path: Path):
+    """Within, the errors of loading a state become one ValueError that names the file."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit this configuration: {error}") from error

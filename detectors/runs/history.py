@@ -1,0 +1,175 @@
+"""What a run's folder tells without its data: settings, history, metrics, and what is missing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config.overrides import differences, from_dict
+from ..config.settings import Config
+from .checkpoint import NAME
+
+
+@dataclass
+class Run:
+    """A folder that train.py has written."""
+
+    folder: Path
+    name: str
+    """The end of its path that tells it from the other runs."""
+    config: Config | None
+    history: list[dict[str, Any]]
+    """Log entries and evaluations, in order."""
+    metrics: dict[str, float]
+    """Of the last evaluation; empty without one. NaN for what is undefined."""
+    source: str
+    """Where the metrics come from, for the reader."""
+    notes: list[str] = field(default_factory=list)
+    """What is missing or odd."""
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / NAME
+
+    @property
+    def logged(self) -> list[dict[str, Any]]:
+        """The history's log entries."""
+        return [entry for entry in self.history if "loss" in entry]
+
+    @property
+    def evaluated(self) -> list[tuple[int, dict[str, float]]]:
+        """(iteration, metrics) of the history's evaluations; of one iteration's the last."""
+        found = {entry["iteration"]: entry["metrics"] for entry in self.history if "metrics" in entry}
+        return [(iteration, _numbers(metrics)) for iteration, metrics in found.items()]
+
+    def epoch(self, iteration: int) -> float:
+        """An iteration in epochs, by the log's own ratio."""
+        for entry in reversed(self.logged):
+            if entry["iteration"] and entry["epoch"]:
+                return iteration * entry["epoch"] / entry["iteration"]
+        return float(iteration)
+
+    @property
+    def mutual_start(self) -> float | None:
+        """The epoch that mutual labelling starts at; None: it does not in this run."""
+        if self.config is not None:
+            mlc = self.config.mlc
+            return mlc.start_epoch if mlc.ml and mlc.start_epoch < self.config.schedule.epochs else None
+        return next((entry["epoch"] for entry in self.logged if entry.get("mutual")), None)
+
+    @property
+    def rate_drops(self) -> list[float]:
+        """Epochs at which the learning rate falls."""
+        if self.config is None:
+            return []
+        return [epoch for epoch in self.config.milestones() if epoch < self.config.schedule.epochs]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in their order. ValueError or FileNotFoundError for what is no run's folder, or named twice."""
+    seen: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise ValueError(f"{folder} is named twice")
+        seen.add(folder.resolve())
+    return [_read(folder, name) for folder, name in zip(folders, run_names(folders), strict=True)]
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """The fewest last parts of each path that no other path ends with."""
+    parts = [folder.resolve().parts for folder in folders]
+    names = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        length = next((n for n in range(1, len(own)) if all(o[-n:] != own[-n:] for o in others)), len(own))
+        names.append(Path(*own[-length:]).as_posix())
+    return names
+
+
+def setting_differences(runs: Sequence[Run]) -> dict[str, list[object]]:
+    """``section.key`` -> each run's value, of the settings that are not the same in all runs but where they lie.
+    Runs without a configuration have None throughout."""
+    known = [run.config for run in runs if run.config is not None]
+    names: dict[str, None] = {}
+    for config in known[1:]:
+        names |= dict.fromkeys(differences(known[0], config))
+    names.pop("run.out", None)
+    return {name: [_setting(run.config, name) for run in runs] for name in names}
+
+
+def _setting(config: Config | None, name: str) -> object:
+    section, _, key = name.partition(".")
+    return None if config is None else getattr(getattr(config, section), key)
+
+
+def _read(folder: Path, name: str) -> Run:
+    files = {part: folder / part for part in ("config.json", "metrics.jsonl", "metrics.json", NAME)}
+    if not folder.exists():
+        raise FileNotFoundError(f"no run {folder}")
+    if not any(file.is_file() for file in files.values()):
+        raise ValueError(f"{folder} is no run's folder: it has none of {', '.join(files)}")
+    notes: list[str] = []
+    config = _config(files["config.json"], notes)
+    history, source = _history(files, notes)
+    run = Run(folder, name, config, history, {}, "", notes)
+    if run.evaluated:
+        iteration, run.metrics = run.evaluated[-1]
+        run.source = f"{source}, iteration {iteration}"
+    else:
+        notes.append("no evaluation in its history")
+    return run
+
+
+def _config(path: Path, notes: list[str]) -> Config | None:
+    try:
+        return from_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        notes.append("no config.json: its settings are not known")
+    except ValueError as error:
+        notes.append(f"config.json cannot be read: {error}")
+    return None
+
+
+def _history(files: dict[str, Path], notes: list[str]) -> tuple[list[dict], str]:
+    """(entries, file) of metrics.jsonl, which an interrupted run has too, else of metrics.json."""
+    if files["metrics.jsonl"].is_file():
+        entries, damaged = [], 0
+        for line in files["metrics.jsonl"].read_text().splitlines():
+            entry = _entry(line)
+            damaged += entry is None
+            if entry is not None:
+                entries.append(entry)
+        if damaged:
+            notes.append(f"{damaged} lines of metrics.jsonl cannot be read")
+        if not files["metrics.json"].is_file():
+            notes.append("no metrics.json: interrupted before its first evaluation, or still running")
+        return entries, "metrics.jsonl"
+    try:
+        content = json.loads(files["metrics.json"].read_text())
+        entries = [entry for entry in content["history"] if isinstance(entry, dict) and "iteration" in entry]
+        notes.append("no metrics.jsonl: the history ends with the last evaluation")
+        return entries, "metrics.json"
+    except FileNotFoundError:
+        notes.append("no metrics.jsonl: its history is not known")
+    except (ValueError, KeyError, TypeError) as error:
+        notes.append(f"metrics.json cannot be read: {error}")
+    return [], ""
+
+
+def _entry(line: str) -> dict | None:
+    """A line of metrics.jsonl; None for half a line that a killed run has left."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    complete = isinstance(entry, dict) and "iteration" in entry and ("metrics" in entry or "epoch" in entry)
+    return entry if complete else None
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """JSON's null is NaN."""
+    return {key: math.nan if value is None else value for key, value in metrics.items()}

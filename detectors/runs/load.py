@@ -1,0 +1,73 @@
+"""A run's detector, loaded from its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .. import distributed
+from ..config.overrides import assign, from_dict, override
+from ..config.settings import Config
+from ..data.build import CACHE, build_validation_set, verify
+from ..data.coco import CocoDetection
+from ..models.build import build_model
+from ..models.dense_detector import DenseDetector
+from ..models.memory_layout import set_memory_layout
+from .checkpoint import as_misfit, load_checkpoint, trained_weights
+
+
+def trained_config(state: dict) -> Config:
+    """The configuration of a checkpoint's run, without the weights it began with: the checkpoint brings its own."""
+    return override(from_dict(state["config"]), "model.weights", None)
+
+
+def trained_detector(path: Path, state: dict, config: Config, device: torch.device) -> DenseDetector:
+    """The detector of a checkpoint's ``state`` on the device; ValueError, naming ``path``, if it does not fit."""
+    model = build_model(config, state["num_classes"])
+    with as_misfit(path):
+        model.load_state_dict(trained_weights(state))
+    model.set_epoch(state["loader"]["epoch"] if "loader" in state else config.schedule.epochs)
+    set_memory_layout(model.to(device), config.run)
+    return model
+
+
+class Loaded(NamedTuple):
+    """A run's detector, ready to be evaluated."""
+
+    model: DenseDetector
+    dataset: CocoDetection
+    config: Config
+    device: torch.device
+    iteration: int
+    """Of the checkpoint."""
+
+
+def load_for_evaluation(
+    path: Path, data: str | None = None, device: str = "auto", *, settings: Sequence[str] = ()
+) -> Loaded:
+    """The detector of a checkpoint with its validation set; arguments and errors are those of
+    :func:`~mlc_ext.detectors.evaluation.measure.evaluate_checkpoint`."""
+    with distributed.together():
+        state = load_checkpoint(path)
+        config = trained_config(state)
+        if data:
+            config = override(config, "data.data", data)
+            for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
+                config = override(config, f"data.{name}", None)  # the run's own: they would come first
+        config = assign(config, settings)
+        target = distributed.pick_device(device)
+        dataset = build_validation_set(config, CACHE)
+        if dataset.num_classes != state["num_classes"]:
+            raise ValueError(
+                f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
+                f"{state['num_classes']}"
+            )
+        known = state.get("category_ids")
+        if known is not None and known != list(dataset.label_to_category.values()):
+            raise ValueError(f"{dataset.annotation_file} has other category ids than the data of the checkpoint")
+        model = trained_detector(path, state, config, target)
+    verify(config, dataset)
+    return Loaded(model, dataset, config, target, state["iteration"])

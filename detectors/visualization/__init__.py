@@ -1,0 +1,1 @@
+"""Drawings of boxes and labels, and TensorBoard."""

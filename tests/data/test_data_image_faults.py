@@ -1,0 +1,127 @@
+"""Broken and hostile image files: what docs/faults.md says of each is what happens."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from coco_files import box, encoded, entry, noise, write_coco
+from PIL import Image
+
+from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_truncated_jpeg(kept, progressive):
+    data = encoded(noise(64, 64), "JPEG", quality=90, progressive=progressive)
+    decode_image(data, (64, 64))
+    with pytest.raises(ImageDecodeError, match="truncated|an empty file"):
+        decode_image(data[: int(kept * len(data))], (64, 64))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0" * 4096,
+        b"hello, I am a text",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        b"II*\0\xff\xff\xff\xff",
+    ],
+)
+def test_files_that_are_no_images(data):
+    """PostScript too: Pillow would hand it to Ghostscript."""
+    with pytest.raises(ImageDecodeError, match="cannot be decoded") as error:
+        decode_image(data)
+    assert "0x" not in str(error.value)  # no addresses of Python objects
+
+
+def test_an_announced_size_is_compared_before_decoding(monkeypatch):
+    """A picture of another size costs no memory, however large it says it is."""
+    data = encoded(Image.new("1", (3000, 2000)))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(ImageDecodeError, match="is 3000x2000 pixels, but the annotations say 40x30"):
+        decode_image(data, (30, 40))
+
+
+def test_decompression_bomb():
+    data = bytearray(encoded(Image.new("L", (1, 1))))
+    data[16:24] = (60_000).to_bytes(4, "big") * 2  # the sides in the header; its checksum is not looked at first
+    import zlib
+
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    with pytest.raises(ImageDecodeError, match="decompression bomb"):
+        decode_image(bytes(data))
+
+
+def test_an_image_file_of_absurd_length_is_not_read(tmp_path):
+    paths = write_coco(tmp_path, [box(1), box(2)])
+    with open(tmp_path / "1.png", "r+b") as file:
+        file.truncate(2**40)  # sparse: takes no disk
+    dataset = CocoDetection(*paths, cache=True)
+    assert dataset[0][1]["image_id"] == 2 and "no image has that is read here" in dataset.broken["1.png"]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8, 0, 9])
+def test_exif_rotation(tmp_path, orientation):
+    """Boxes live in the frame that the JSON's size tells: 30 x 40 here, while the file's pixels lie 40 x 30."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    paths = write_coco(tmp_path, [box(1)], images=[entry(1, "1.jpg", width=30, height=40), entry(2)], files=False)
+    Image.new("RGB", (40, 30)).save(tmp_path / "2.png")
+    noise().save(tmp_path / "1.jpg", exif=exif)
+    item = CocoDetection(*paths)[0]
+    if orientation in (6, 8):
+        assert item[0].shape == (3, 40, 30) and item[1]["image_id"] == 1
+    else:  # nothing turns it to the size in the JSON
+        assert item[1]["image_id"] == 2
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("L", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("1", "PNG"),
+                                            ("I;16", "PNG"), ("I;16B", "TIFF"), ("F", "TIFF"), ("LAB", "TIFF")])
+def test_image_modes_become_rgb(tmp_path, mode, kind):
+    paths = write_coco(tmp_path, [box(1)], images=[entry(1)], files=False)
+    Image.new(mode, (40, 30)).save(tmp_path / "1.png", kind)
+    image, _ = CocoDetection(*paths, strict=True)[0]
+    assert image.shape == (3, 30, 40) and image.dtype == torch.uint8
+
+
+def test_a_pipe_or_folder_in_an_images_place_is_missing(tmp_path):
+    """Reading a named pipe would never end."""
+    paths = write_coco(tmp_path, [box(1)], images=[entry(k) for k in (1, 2, 3)] + [entry(4, "deep/4.png")], files=False)
+    noise().save(tmp_path / "3.png")
+    os.mkfifo(tmp_path / "1.png")
+    (tmp_path / "2.png").mkdir()
+    (tmp_path / "deep" / "4.png").mkdir(parents=True)
+    dataset = CocoDetection(*paths)
+    assert dataset.image_ids == [3] and dataset.dropped["missing images"] == 3
+
+
+def test_links_on_disk_are_followed(tmp_path):
+    """They are the owner's; only a name in the JSON cannot lead out."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "set").mkdir()
+    noise().save(tmp_path / "store" / "a.png")
+    (tmp_path / "set" / "1.png").symlink_to(tmp_path / "store" / "a.png")
+    (tmp_path / "set" / "linked").symlink_to(tmp_path / "store")
+    (tmp_path / "set" / "3.png").symlink_to(tmp_path / "set" / "3.png")  # round and round
+    images = [entry(1), entry(2, "linked/a.png"), entry(3)]
+    paths = write_coco(tmp_path / "set", [box(1), box(2)], images=images, files=False)
+    assert CocoDetection(*paths).image_ids == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "deep/" + "x" * 5000, "1.png/2.png", "\ud800.png", "a\nb.png", "\x1b[2J"])
+def test_odd_file_names_are_no_files(tmp_path, name, capsys):
+    paths = write_coco(tmp_path, [box(1)], images=[entry(1)])
+    content = json.loads(paths[1].read_text())
+    content["images"].append(entry(2, name))
+    paths[1].write_text(json.dumps(content))
+    dataset = CocoDetection(*paths)
+    assert dataset.image_ids == [1] and sum(dataset.dropped.values()) == 1
+    dataset.summary().encode()

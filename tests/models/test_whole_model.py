@@ -1,0 +1,166 @@
+"""Every detector with every part of the method, as a whole: it learns, in bfloat16 too, and mirrors with its images."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from whole_models import BATCHES, DETECTORS, IMAGES, build
+
+from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.presets import ALPHA, METHODS, preset
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.mutual_labeling import MLCConfig
+
+SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[3] / "shared"))
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_two_hundred_steps_in_bfloat16(detector):
+    """Mutual labelling from the hundredth step; in turn ordinary images, half of them empty, all, and all but none."""
+    model = build(detector, mlc=MLCConfig(alpha=ALPHA[detector], start_epoch=100, alignment=0.1))
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    for step in range(200):
+        model.set_epoch(step)
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = model(IMAGES, BATCHES[step % 4])
+        assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values()), (step, losses)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)  # no warm-up here
+        optimizer.step()
+    assert all(p.isfinite().all() for p in model.parameters()) and model.mutual
+    assert all((p != old).any() for p, old in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_loss_falls(detector, method):
+    """Forty steps on one batch; boxes and scores that both improve leave mutual labelling its positives."""
+    mlc = MLCConfig(**METHODS[method], alpha=ALPHA[detector], start_epoch=0)
+    model = build(detector, mlc=mlc)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    totals = []
+    for _ in range(40):
+        losses = model(IMAGES, BATCHES[0])
+        total = sum(losses.values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert sum(totals[-4:]) < 0.8 * sum(totals[:4]), totals
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("num_classes", [1, 365])
+def test_few_and_many_classes_and_500_boxes(detector, num_classes):
+    g = torch.Generator().manual_seed(0)
+    corner = torch.rand(500, 2, generator=g) * 80
+    boxes = torch.cat((corner, corner + 2 + torch.rand(500, 2, generator=g) * 40), dim=1)
+    labels = torch.randint(1, num_classes + 1, (500,), generator=g)
+    model = build(detector, num_classes)
+    images = [torch.rand(3, 128, 128, generator=g)]
+    losses = model(images, [{"boxes": boxes, "labels": labels}])
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    nn.init.constant_(model.head.cls_logits.bias, 0.0)
+    nn.init.normal_(model.head.cls_logits.weight, std=0.3)
+    found = model.eval()(images)[0]["labels"]
+    assert len(found) > 0 and found.min() >= 1 and found.max() <= (1 if detector == "rpn" else num_classes)
+
+
+def make_symmetric(model):
+    """Weights of a network that maps mirrored images to mirrored outputs, if its geometry is right.
+
+    On even widths a stride-2 window of a 3x3 kernel covers cells 2x - 1, 2x, 2x + 1 and must weigh only the last two.
+    """
+    nn.init.normal_(model.head.cls_logits.weight, std=0.3)
+    nn.init.normal_(model.head.bbox_regression.weight)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            w = layer.weight.data
+            if layer.stride == (2, 2):
+                w[..., 0], w[..., 1] = 0, w[..., 2].clone()
+            else:
+                w.copy_((w + w.flip(-1)) / 2)
+    shifts = model.head.bbox_regression.weight.data[0::4]  # dx: to the right is to the left in the mirror
+    nn.init.normal_(shifts)
+    shifts.copy_((shifts - shifts.flip(-1)) / 2)
+    return model
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "rpn"])
+def test_a_mirrored_image_gives_mirrored_boxes(detector):
+    """With v1's anchors, which lie symmetrically in the image; the others stand on the cells' left corners. (FCOS:
+    tests/models/test_fcos.py.)"""
+    model = make_symmetric(build(detector, v1=True)).double().eval()
+    height, width = 128, 256
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(3)).double()
+    seen = []
+    for picture in (image, image.flip(-1)):
+        outputs, sizes, _ = model.head_outputs([picture])
+        anchors = torch.cat(model.priors(sizes, picture))
+        boxes = model.decode(outputs, anchors)[0]
+        quality = model.quality(outputs)[0, :, None]
+        seen.append((boxes, outputs["cls_logits"][0], quality, boxes - anchors))
+    assert seen[0][3].std() > 1  # boxes have left their anchors
+    start, a = 0, model.anchors.num_anchors
+    for h, w in sizes if detector == "retinanet" else sizes[:-1]:  # RPN's P6 takes every other cell: the left ones
+        here = slice(start, start + h * w * a)
+        there, back = ([x[here].view(h, w, a, -1) for x in side[:3]] for side in seen)
+        x1, y1, x2, y2 = back[0].unbind(-1)
+        back[0] = torch.stack([width - 1 - x2, y1, width - 1 - x1, y2], dim=-1)
+        for mirrored, original in zip(back, there, strict=True):
+            torch.testing.assert_close(mirrored.flip(1), original, rtol=1e-4, atol=1e-3)
+        start += h * w * a
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_learns_eight_images_by_heart(detector, method, tmp_path):
+    """Eight real images, from ImageNet weights; the classes of proposals do not count."""
+    if not (SHARED / "data" / "coco_small").is_dir():
+        pytest.skip(f"no {SHARED / 'data' / 'coco_small'} (set MLC_SHARED_DIR)")
+    epochs = 100
+    config = preset("demo")
+    settings = {
+        "model.detector": detector,
+        "mlc.start_epoch": 12 / 19 * epochs,
+        "mlc.alpha": ALPHA[detector],
+        **{f"mlc.{key}": on for key, on in METHODS[method].items()},
+        "data.data": str(SHARED / "data" / "coco_small"),
+        "data.limit_train": 8,
+        "data.val_is_train": True,
+        "data.flip": 0.0,
+        "data.short_side": 192,
+        "data.long_side": 256,
+        "schedule.epochs": epochs,
+        "schedule.batch_size": 4,
+        "schedule.weight_decay": 0.0,
+        "schedule.warmup_iterations": 20,
+        "run.device": "cpu",
+        "run.out": str(tmp_path / "run"),
+    }
+    if detector == "rpn":
+        settings["model.num_convs"] = 4  # its default: the head has one
+    for name, value in settings.items():
+        config = override(config, name, value)
+    trainer = Trainer(config, progress=False)
+    metrics = trainer.run()
+    steps = [entry for entry in trainer.metrics.entries if "loss" in entry]
+    assert trainer.model.mutual == METHODS[method]["ml"] and len(trainer.val_set) == 8
+    before = [entry["bbox_regression"] for entry in steps if not entry["mutual"]]
+    if detector == "rpn" and METHODS[method]["ml"]:
+        # over the same normaliser, mutual labelling has more boxes to train: what came before is no measure of it
+        after = [entry["bbox_regression"] for entry in steps if entry["mutual"]]
+        assert before[-1] < 0.5 * before[0] and after[-1] < after[0], (before, after)
+    else:
+        assert steps[-1]["bbox_regression"] < 0.5 * before[0]
+    if detector == "rpn":
+        assert metrics["AR@100"] >= 0.5, metrics
+    else:
+        assert metrics["AP50"] >= 0.9, metrics

@@ -1,0 +1,54 @@
+"""The package as a user meets it: what it imports, and its programs as files, as modules and as the command mlc-ext."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlc_ext.detectors import cli
+
+DETECTORS = Path(__file__).resolve().parents[2] / "detectors"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_operators_need_no_detectors():
+    code = "import sys, mlc_ext; print([m for m in ('mlc_ext.detectors', 'pycocotools', 'PIL') if m in sys.modules])"
+    assert run("-c", code).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("program", cli.PROGRAMS)
+def test_a_program_is_the_same_however_it_is_called(program):
+    told = [
+        run(*how, "--help")
+        for how in ([DETECTORS / f"{program}.py"], ["-m", f"mlc_ext.detectors.{program}"],
+                    ["-m", "mlc_ext.detectors.cli", program])
+    ]  # fmt: skip
+    assert [each.returncode for each in told] == [0, 0, 0]
+    assert told[0].stdout.startswith("usage: ") and len({each.stdout for each in told}) == 1
+
+
+def test_the_command_lists_its_programs(monkeypatch, capsys):
+    for arguments in ([], ["-h"], ["--help"]):
+        monkeypatch.setattr(sys, "argv", ["mlc-ext", *arguments])
+        cli.main()
+        told = capsys.readouterr().out
+        assert all(f"\n  {program} " in told for program in cli.PROGRAMS)
+
+
+def test_an_unknown_program_is_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mlc-ext", "trian"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "mlc-ext: unknown program 'trian', there are train, evaluate, predict, report\n"
+
+
+def test_a_program_s_exit_code_is_the_command_s(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["mlc-ext", "predict", str(tmp_path / "none.pt"), str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("predict.py: no images in ")

@@ -1,0 +1,383 @@
+"""detectors/train.py and evaluate.py as programs: what they print, write, refuse, and how they stop and go on."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlc_ext.detectors.config.overrides import from_dict
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
+from mlc_ext.detectors.train import configuration, parse
+
+DETECTORS = Path(__file__).resolve().parents[2] / "detectors"
+
+TINY = {
+    "data.generated_images": 16,
+    "data.generated_size": 96,
+    "data.short_side": 96,
+    "data.long_side": 96,
+    "model.fpn_channels": 32,
+    "model.num_convs": 1,
+    "schedule.batch_size": 4,
+    "schedule.warmup_iterations": 2,
+    "run.log_every": 2,
+    "run.device": "cpu",
+    "run.threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory of its own, where the generated data are made once."""
+    return tmp_path_factory.mktemp("train")
+
+
+def start(folder, program, *arguments, **settings):
+    chosen = TINY | settings if program == "train.py" else {}
+    command = [sys.executable, str(DETECTORS / program), *map(str, arguments)]
+    command += [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)  # the program must find its own packages
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(process):
+    out, error = process.communicate(timeout=120)
+    return process.returncode, out, error
+
+
+def rows(table):
+    """A printed report as {row: {heading: cell}}."""
+    lines = table.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split()[:2] == ["AP", "AP50"])
+    heads = lines[at].split()
+    found = {}
+    for line in lines[at + 1 :]:
+        cells = line.split()
+        found[" ".join(cells[: -len(heads)])] = dict(zip(heads, cells[-len(heads) :], strict=True))
+    return found
+
+
+def as_printed(metrics):
+    shown = {"AP": metrics["AP"], "AP50": metrics["AP50"], "AP75": metrics["AP75"], "corr(gt)": metrics["correlation"]}
+    return {
+        key: "-" if math.isnan(v) else f"{100 * v:.1f}" if key.startswith("AP") else f"{v:.3f}"
+        for key, v in shown.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def compared(folder):
+    """--compare for an epoch, mutual labelling on after half of it: what most tests look at."""
+    arguments = ("--compare", "--quiet", "--epochs", "1", "--out", "compared")
+    code, out, error = finish(start(folder, "train.py", *arguments, **{"mlc.start_epoch": 0.5, "run.log_every": 1}))
+    assert code == 0, error
+    return out
+
+
+def test_compare_prints_both_rows_and_says_where_things_are(folder, compared):
+    table = rows(compared)
+    assert list(table) == ["baseline", "MLC"]
+    assert "baseline: compared/baseline" in compared and "MLC: compared/MLC" in compared
+    assert "16 images" in compared and "3 categories" in compared
+    for name, row in table.items():
+        metrics = json.loads((folder / "compared" / name / "metrics.json").read_text())["metrics"]
+        assert {key: row[key] for key in as_printed(metrics)} == as_printed(metrics)
+
+
+@pytest.mark.parametrize("name", ["baseline", "MLC"])
+def test_files_of_a_run(folder, compared, name):
+    run = folder / "compared" / name
+    files = ["checkpoint.pt", "config.json", "log.txt", "metrics.json", "metrics.jsonl"]
+    assert sorted(p.name for p in run.iterdir()) == files
+    result = json.loads((run / "metrics.json").read_text())
+    assert [json.loads(line)["iteration"] for line in open(run / "metrics.jsonl")] == [1, 2, 3, 4, 4]
+    assert result["iteration"] == 4 and {"AP", "AP50", "APl", "correlation_pooled"} <= set(result["metrics"])
+    steps = [entry for entry in result["history"] if "loss" in entry]
+    assert [entry["iteration"] for entry in steps] == [1, 2, 3, 4]
+    assert [entry["mutual"] for entry in steps] == [False, False, name == "MLC", name == "MLC"]
+    assert all(("iou_rescoring" in entry) == (name == "MLC") for entry in steps)
+    assert all(entry["loss"] > 0 and entry["lr"] > 0 and entry["images_per_second"] > 0 for entry in steps)
+    for entry in steps:
+        parts = [entry[k] for k in ("classification", "bbox_regression", "iou_rescoring") if k in entry]
+        assert entry["loss"] == pytest.approx(sum(parts), rel=1e-5)
+    config = from_dict(json.loads((run / "config.json").read_text()))
+    assert config.mlc.ml == config.mlc.iur == (name == "MLC") and config.schedule.epochs == 1
+    state = load_checkpoint(run / "checkpoint.pt")
+    assert state["iteration"] == 4 and state["num_classes"] == len(state["categories"]) == 3
+    assert from_dict(state["config"]) == config
+    assert "evaluation at iteration 4" in (run / "log.txt").read_text()
+
+
+def test_both_runs_start_from_the_same_weights_and_batches(folder, compared):
+    first = [
+        json.loads((folder / "compared" / name / "metrics.json").read_text())["history"][0]
+        for name in ("baseline", "MLC")
+    ]
+    for loss in ("classification", "bbox_regression"):
+        assert first[0][loss] == first[1][loss]  # the IoU layer has not acted yet
+
+
+def test_evaluate_gives_the_runs_metrics(folder, compared):
+    code, out, error = finish(start(folder, "evaluate.py", "compared/MLC/checkpoint.pt", "--device", "cpu"))
+    assert code == 0, error
+    assert rows(out)[""] == rows(compared)["MLC"]
+
+
+def test_evaluate_with_other_settings_and_results(folder, compared):
+    """IoU-NMS keeps as many boxes' places but other scores; a setting that does not fit is told in a line."""
+    state = load_checkpoint(folder / "compared" / "MLC" / "checkpoint.pt")
+    state["model"]["head.cls_logits.bias"] += 5  # it is sure of all it sees
+    save_checkpoint(folder / "sure.pt", {key: state[key] for key in state if key != "format"})
+    checkpoint = ("sure.pt", "--device", "cpu")
+    for name, more in (("found.json", ()), ("by_iou.json", ("--set", "model.nms=iou"))):
+        code, _, error = finish(start(folder, "evaluate.py", *checkpoint, "--results", name, *more))
+        assert code == 0, error
+    found, by_iou = (json.loads((folder / name).read_text()) for name in ("found.json", "by_iou.json"))
+    assert found and found[0].keys() == {"image_id", "category_id", "bbox", "score"} and found != by_iou
+    code, _, error = finish(start(folder, "evaluate.py", *checkpoint, "--set", "model.nms"))
+    assert (code, error) == (2, "evaluate.py: --set wants KEY=VALUE, got 'model.nms'\n")
+
+
+def test_evaluate_refuses_what_is_no_checkpoint(folder):
+    (folder / "foreign.pt").write_text("not a checkpoint")
+    code, out, error = finish(start(folder, "evaluate.py", "foreign.pt"))
+    assert code == 2 and out == "" and error.startswith("evaluate.py: foreign.pt is no readable checkpoint")
+
+
+def wait_for(process, condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+def assert_same(a, b, where=""):
+    """Bit for bit, through dicts and lists."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+@pytest.fixture
+def program(folder, monkeypatch, capsys):
+    """train.py in this process, which has paid for the imports: arguments -> exit code, stdout, stderr."""
+    from mlc_ext.detectors import train
+
+    def run(*arguments, **settings):
+        sets = [part for key, value in (TINY | settings).items() for part in ("--set", f"{key}={value}")]
+        code = train.main([*arguments, *sets])
+        return code, *capsys.readouterr()
+
+    monkeypatch.chdir(folder)
+    threads = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(threads)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(folder, compared, program):
+    """Ctrl-C in the middle of an epoch; mutual labelling begins after the resumption."""
+    settings = {"run.log_every": 1, "run.correlation": "false", "mlc.start_epoch": 1.25}
+    arguments = ("--quiet", "--epochs", "2")
+    log = folder / "stopped" / "log.txt"
+    process = start(folder, "train.py", *arguments, "--out", "stopped", **settings)
+    wait_for(process, lambda: log.exists() and "iteration 1 " in log.read_text())
+    process.send_signal(signal.SIGINT)
+    code, _, error = finish(process)
+    stopped_at = load_checkpoint(folder / "stopped" / "checkpoint.pt")["iteration"]
+    assert code == 130 and 1 <= stopped_at <= 8  # on a busy machine the signal may come late
+    assert error.strip() == f"interrupted: stopped/checkpoint.pt holds iteration {stopped_at} of 8"
+    assert not (folder / "stopped" / "metrics.json").exists()
+
+    resume = ("--resume", "stopped/checkpoint.pt", "--out", "resumed")
+    code, out, error = program(*arguments, *resume, **settings)
+    assert code == 0, error
+    code, whole_out, error = program(*arguments, "--out", "whole", **settings)
+    assert code == 0, error
+    whole, resumed = (load_checkpoint(folder / name / "checkpoint.pt") for name in ("whole", "resumed"))
+    for key in ("model", "optimizer", "iteration", "loader"):
+        assert_same(whole[key], resumed[key], key)
+    assert rows(out) == rows(whole_out)
+
+    def losses(state):
+        return [(e["iteration"], e["lr"], e["mutual"], e["loss"]) for e in state["history"] if "loss" in e]
+
+    assert losses(resumed) == losses(whole) and [row[2] for row in losses(whole)] == [False] * 5 + [True] * 3
+
+
+def at_iteration(monkeypatch, iteration, act):
+    """Calls ``act`` within a step of the trainer, after the optimiser and before the count."""
+    step = Trainer.step
+
+    def wrapped(self, images, targets):
+        losses = step(self, images, targets)
+        if self.iteration == iteration:
+            act()
+        return losses
+
+    monkeypatch.setattr(Trainer, "step", wrapped)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_run_after_the_step(folder, compared, program, monkeypatch, number):
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    at_iteration(monkeypatch, 3, lambda: os.kill(os.getpid(), number))
+    code, _, error = program("--quiet", "--epochs", "9", "--out", f"signal{number}")
+    assert code == 130 and "checkpoint.pt holds iteration 3 of 36" in error
+    state = load_checkpoint(folder / f"signal{number}" / "checkpoint.pt")
+    assert state["iteration"] == state["loader"]["position"] == 3
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_signal_quits_at_once_and_leaves_the_old_checkpoint(folder, compared, program, monkeypatch):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    at_iteration(monkeypatch, 2, twice)
+    code, _, error = program("--quiet", "--epochs", "9", "--out", "twice")
+    assert code == 130 and error == "" and not (folder / "twice" / "checkpoint.pt").exists()
+
+
+def test_a_signal_during_the_last_evaluation_keeps_the_weights(folder, compared, program, monkeypatch):
+    interrupted = "mlc_ext.detectors.engine.trainer.evaluate"
+    monkeypatch.setattr(interrupted, lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    code, _, error = program("--quiet", "--epochs", "1", "--out", "evaluating")
+    assert code == 130 and "holds iteration 4 of 4" in error
+    assert load_checkpoint(folder / "evaluating" / "checkpoint.pt")["iteration"] == 4
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_image_ids(folder, compared, program, monkeypatch):
+    def losses(self, *_):
+        return {"classification": next(self.parameters()).sum() * float("nan")}
+
+    monkeypatch.setattr("mlc_ext.detectors.models.fcos.FCOS.losses", losses)
+    code, _, error = program("--quiet", "--epochs", "1", "--out", "nan")
+    assert code == 1 and re.search(r"loss is not finite at iteration 1: .*nan.*; images \[\d+", error)
+    assert not (folder / "nan" / "checkpoint.pt").exists()
+
+
+def test_a_bug_is_no_usage_error(folder, compared, program, monkeypatch):
+    monkeypatch.setattr("mlc_ext.detectors.models.fcos.FCOS.losses", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):  # Python's own traceback, and exit code 1
+        program("--quiet", "--epochs", "1", "--out", "bug")
+
+
+def test_an_error_of_a_loaders_worker_is_told_in_a_line(folder, compared, program, monkeypatch):
+    def spoilt(*_):
+        raise OSError("image 7 is spoilt")
+
+    monkeypatch.setattr("mlc_ext.detectors.data.coco.CocoDetection.__getitem__", spoilt)
+    code, _, error = program("--quiet", "--epochs", "1", "--out", "worker", **{"data.workers": 1})
+    assert code == 2 and error == "train.py: image 7 is spoilt\n"
+    assert "Traceback" in (folder / "worker" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (["--set", "schedule.epoch=3"], {}, "unknown setting 'schedule.epoch'; did you mean 'schedule.epochs'?"),
+        (["--set", "schedule.lr"], {}, "--set wants KEY=VALUE, got 'schedule.lr'"),
+        (["--set", "schedule.lr=fast"], {}, "schedule.lr must be float, got 'fast'"),
+        (["--epochs", "0"], {}, "schedule.epochs must be at least 1, got 0"),
+        (["--epochs", "-3"], {}, "schedule.epochs must be at least 1, got -3"),
+        (["--batch-size", "0"], {}, "schedule.batch_size must be at least 1, got 0"),
+        (["--compare", "--resume", "x.pt"], {}, "--compare starts two runs; --resume goes on with one"),
+        (["--resume", "x.pt"], {}, "no checkpoint x.pt"),
+        (["--data", "nowhere"], {}, "data set not found; looked for"),
+        ([], {"run.device": "tpu"}, "device must be cpu, cuda, cuda:N or auto, got 'tpu'"),
+        ([], {"run.device": "cuda:99"}, "device 'cuda:99': torch sees"),
+        ([], {"model.backbone": "resnet7"}, "name must be one of"),
+        ([], {"model.detector": "yolo"}, "got 'yolo'"),
+        ([], {"model.weights": "absent.pth"}, "absent.pth"),
+        ([], {"model.fpn_channels": 40}, "'gn' needs in_channels to be a multiple of 32, got 40"),
+        ([], {"schedule.optimizer": "lion"}, "schedule.optimizer must be 'sgd' or 'adamw', got 'lion'"),
+        ([], {"mlc.alpha": -1}, "alpha must not be negative, got -1.0"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(compared, program, arguments, settings, message):
+    code, _, error = program(*arguments, **settings)
+    assert code == 2
+    assert error.startswith("train.py: ") and message in error and "Traceback" not in error
+
+
+def test_resuming_with_another_model_or_other_data_is_refused(folder, compared, program):
+    resume = ("--resume", "compared/MLC/checkpoint.pt")
+    same = {"schedule.epochs": 1, "mlc.start_epoch": 0.5}
+    code, _, error = program(*resume, **same, **{"model.num_convs": 2})
+    assert code == 2 and "checkpoint.pt is of a run with other settings: model.num_convs was 1, is 2" in error
+    code, _, error = program(*resume, "--allow-change", "model.num_convs", **same, **{"model.num_convs": 2})
+    assert code == 2 and "compared/MLC/checkpoint.pt does not fit this configuration: " in error
+    code, _, error = program(*resume, **same, **{"schedule.batch_size": 8})
+    assert code == 2 and "batch_size was 4, is 8" in error
+    code, _, error = program(*resume, "--allow-change", "schedule.batchsize")
+    assert code == 2 and "unknown setting 'schedule.batchsize'; did you mean 'schedule.batch_size'?" in error
+    state = load_checkpoint(folder / "compared" / "MLC" / "checkpoint.pt")
+    save_checkpoint(folder / "weights.pt", {k: v for k, v in state.items() if k != "optimizer"})
+    code, _, error = program("--resume", "weights.pt")
+    assert code == 2 and "weights.pt holds no optimiser state to resume from" in error
+    save_checkpoint(folder / "other.pt", {**state, "num_classes": 80})
+    code, _, error = program("--resume", "other.pt")
+    assert code == 2 and "other.pt was trained on 80 classes, the data have 3" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "huge"], "argument --preset: invalid choice: 'huge'"),
+        (["--epoch-count", "3"], "unrecognized arguments: --epoch-count"),
+        (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+    ],
+)
+def test_bad_options_end_with_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse(arguments)
+    assert exit_.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_help_mentions_every_option(folder):
+    code, out, _ = finish(subprocess.Popen(
+        [sys.executable, str(DETECTORS / "train.py"), "--help"], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ))  # fmt: skip
+    assert code == 0
+    options = set(re.findall(r"--[a-z-]+", out))
+    named = {f"--{name.replace('_', '-')}" for name in vars(parse([]))}
+    assert named <= options
+    for line in re.findall(r"^  (--[a-z-]+.*(?:\n {10,}.*)*)", out, flags=re.MULTILINE):
+        words = re.sub(r"--[a-z-]+( [A-Z=]+| \{[^}]*\})?", "", line).split()
+        assert len(words) >= 2, f"no help text: {line}"
+
+
+def test_options_become_settings():
+    arguments = ["--data", "D", "--epochs", "38", "--batch-size", "3", "--seed", "5", "--device", "cpu", "--out", "O"]
+    config = configuration(parse([*arguments, "--no-ml", "--set", "mlc.gamma=2"]))
+    assert (config.data.data, config.schedule.batch_size, config.run.seed) == ("D", 3, 5)
+    assert (config.run.device, config.run.out, config.schedule.epochs) == ("cpu", "O", 38)
+    assert config.mlc.start_epoch == pytest.approx(19)  # as 12 of 24
+    assert (config.mlc.ml, config.mlc.iur, config.mlc.gamma) == (False, True, 2.0)
+    assert not configuration(parse(["--no-iur"])).mlc.iur
+    late = configuration(parse(["--epochs", "10", "--set", "mlc.start_epoch=9"]))
+    assert late.mlc.start_epoch == 9
