@@ -180,7 +180,8 @@ inline void check_iou_loss(const char* op, const Tensor& boxes, const Tensor& ta
   check_like(op, "targets", targets, "boxes", boxes, true);
   check_row_weights(op, weights, boxes.size(0), "boxes", boxes);
   MLC_CHECK_VALUE(kind >= 0 && kind <= 2, op, "kind must be 0, 1 or 2, got ", kind);
-  MLC_CHECK_VALUE(eps > 0 && eps <= 1, op, "eps must be in (0, 1], got ", eps);
+  const bool positive = boxes.scalar_type() == ScalarType::Double ? eps > 0 : static_cast<float>(eps) > 0;
+  MLC_CHECK_VALUE(positive && eps <= 1, op, "eps must be in (0, 1] in the computed type, got ", eps);
 }
 
 inline void check_iou_loss_backward(const char* op, const Tensor& grad, const Tensor& boxes, const Tensor& targets,
@@ -193,7 +194,7 @@ inline void check_sigmoid_focal_loss(const char* op, const Tensor& logits, const
                                      const std::optional<Tensor>& weights, double alpha, double gamma) {
   check_floating(op, "logits", logits);
   MLC_CHECK_VALUE(logits.dim() == 2, op, "logits must have shape [N, C], got ", shape_of(logits));
-  MLC_CHECK_VALUE(logits.size(1) <= INT32_MAX, op, "at most 2^31 - 1 classes, got ", logits.size(1));
+  MLC_CHECK_VALUE(logits.size(1) < (int64_t{1} << 30), op, "at most 2^30 - 1 classes, got ", logits.size(1));
   check_dtype(op, "labels", labels, ScalarType::Long);
   MLC_CHECK_VALUE(labels.dim() == 1 && labels.size(0) == logits.size(0), op, "labels must have shape [",
                   logits.size(0), "], got ", shape_of(labels));

@@ -1,7 +1,7 @@
 // What lets one rule serve both sides: the same inline functions compile for the CPU kernels and for nvcc.
 //
 // Floating point is kept identical on both: the build passes -ffp-contract=off (CPU) and -fmad=false (CUDA), so a
-// multiply and an add are never fused on one side only.
+// multiply and an add are never fused on one side only. The exception, with bounds of its own, is logistic.h.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -16,7 +16,7 @@
 //   alone (and its gt's, whose best it may be).
 // - O(A + K) memory an image, on CPU A K / 512 more: the A x K matrix is never stored.
 //
-// Most gts are apart from most groups of neighbouring priors. A gt that does not meet a group's hull has no intersection
+// Most gts are apart from most groups of neighboring priors. A gt that does not meet a group's hull has no intersection
 // above 0 with any of its priors: it can be no prior's best gt, forces none and covers none.
 #pragma once
 

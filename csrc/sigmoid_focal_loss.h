@@ -9,7 +9,8 @@
 // - A row that is ignored or whose weight is 0 is not read: it adds 0 and its gradient is 0. A label that is neither is
 //   an error on the CPU; on CUDA one below -1 counts as ignored and one above C as background.
 // - float16 and bfloat16 are computed in float32. There an entry is within 1e-6 of the exact one, relatively, for
-//   gamma = 2, and within (1 - gamma log p) * 3e-7 for others (CUDA: twice that). Entries are added in float64.
+//   gamma = 2, and within (1 - gamma log p) * 3e-7 for others (CUDA: twice that), unless a factor of it underflows.
+//   Entries are added in float64; on CUDA those of one 16-byte pack are added in the computed type first.
 // - The sum's order is fixed, whatever the number of threads or the GPU. CPU and CUDA differ in the last bits
 //   (csrc/logistic.h).
 #pragma once

@@ -97,7 +97,8 @@ def compiler_problem() -> str | None:
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["failed"]
         return f"{shlex.join(compiler)} cannot compile C++17: {lines[0].strip()}"
-    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    scheme = "nt" if sys.platform == "win32" else "posix_prefix"  # as torch's build functions look for it
+    header = Path(sysconfig.get_path("include", scheme)) / "Python.h"
     if not header.is_file():
         return f"Python's headers are missing: no {header} (on Debian: apt-get install python3-dev)"
     return None
@@ -109,7 +110,7 @@ def cuda_home() -> str | None:
     torch takes the parent folder of the nvcc on PATH. Where that nvcc is a wrapper script there is no toolkit in it:
     nvcc itself is asked then.
     """
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or None
     if home is None and (nvcc := shutil.which("nvcc")) is not None:
         home = os.path.dirname(os.path.dirname(nvcc))
         if not os.path.isfile(os.path.join(home, "include", "cuda_runtime.h")):
@@ -128,15 +129,24 @@ def cuda_home() -> str | None:
 
 def cuda_architectures() -> str:
     """What CUDA code is compiled for, as TORCH_CUDA_ARCH_LIST names it: that variable, else the visible GPUs, else a
-    default. To ask for the GPUs initializes CUDA."""
+    default. A GPU that is newer than all that torch was built for gets PTX of the newest of these. To ask for the GPUs
+    initializes CUDA; where TORCH_CUDA_ARCH_LIST is set they are not asked for."""
     if named := os.environ.get("TORCH_CUDA_ARCH_LIST"):
         return named
-    import torch
-
+    try:
+        import torch
+    except ImportError:  # CMake with a libtorch
+        return DEFAULT_CUDA_ARCH_LIST
     if not torch.cuda.is_available():
         return DEFAULT_CUDA_ARCH_LIST
     capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    return ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities))
+    known = [divmod(int(name[3:]), 10) for name in torch.cuda.get_arch_list() if re.fullmatch(r"sm_\d+", name)]
+    newest = max(known, default=None)
+    names = set()
+    for capability in capabilities:
+        too_new = newest is not None and capability > newest
+        names.add("{}.{}".format(*(newest if too_new else capability)) + ("+PTX" if too_new else ""))
+    return ";".join(sorted(names))
 
 
 def wants_cuda() -> bool:

@@ -3,7 +3,8 @@
 A build is cached in a folder keyed by everything that changes it: sources, flags, torch, Python, compiler, and for
 the CUDA module the GPU architectures (TORCH_CUDA_ARCH_LIST, else those of the visible GPUs). The folders lie in
 $MLC_EXT_CACHE, else $XDG_CACHE_HOME/mlc_ext, else ~/.cache/mlc_ext. A finished build is imported without ninja or a
-compiler.
+compiler. To ask the visible GPUs for their architectures initializes CUDA, also where the build is found: set
+TORCH_CUDA_ARCH_LIST in programs that fork afterwards.
 
 torch's loader waits for ever on the lock file of a build that was killed. Here a build is guarded by a kernel lock,
 which dies with its owner: a torch lock file that is found while holding it is stale and is removed.
@@ -122,7 +123,25 @@ def _quoted(value: str) -> str:
 def load() -> tuple[ModuleType, ModuleType | None]:
     """Builds (or finds) and imports the modules -> (CPU module, CUDA module or None)."""
     csrc = source_dir()
-    wants_cuda = flags.wants_cuda()
+    with restored_environment("CUDA_HOME", "TORCH_CUDA_ARCH_LIST"):  # set for this build alone
+        return _load(csrc, flags.wants_cuda())
+
+
+@contextlib.contextmanager
+def restored_environment(*names: str) -> Iterator[None]:
+    """Variables that are set inside have their old values after it."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _load(csrc: Path, wants_cuda: bool) -> tuple[ModuleType, ModuleType | None]:
     cpu = build("mlc_ext_C", flags.cpu_sources(csrc), cache_dir(csrc) / "cpu", cuda=False)
     if not wants_cuda:
         return cpu, None

@@ -59,7 +59,8 @@ __device__ __forceinline__ void for_packs(const FocalInputs<T, scalar_t>& in, co
       }
     }
     T z[size], factor[size];
-    int hit = in.class_column(terms) - column;  // counted from the pack's first entry
+    // counted from the pack's first entry; unsigned, because INT_MIN wraps
+    int hit = static_cast<int>(static_cast<unsigned>(in.class_column(terms)) - static_cast<unsigned>(column));
     if constexpr (kWhole) {
 #pragma unroll
       for (int j = 0; j < size; ++j) z[j] = static_cast<T>(pack.v[j]), factor[j] = terms.negative;

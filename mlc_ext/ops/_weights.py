@@ -13,4 +13,6 @@ def row_weights(op: str, weights: Tensor | None, dtype: torch.dtype) -> Tensor |
     if weights is None:
         return None
     check_tensors(op, weights=weights)
+    if weights.is_complex():
+        raise TypeError(f"{op}: weights must be real, got {weights.dtype}")
     return weights.detach().to(torch.promote_types(dtype, torch.float32))

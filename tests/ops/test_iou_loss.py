@@ -107,6 +107,13 @@ def test_eps_is_a_bound_that_still_counts():
         assert total.item() == pytest.approx(-math.log(eps), rel=1e-6) and gradient.any() == passes
 
 
+def test_eps_must_not_vanish_in_the_computed_type():
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    with pytest.raises(ValueError, match="eps must be in .* got 1e-50"):
+        iou_loss(boxes, boxes + 5, eps=1e-50)
+    assert torch.isfinite(iou_loss(boxes.double(), boxes.double() + 5, eps=1e-50))
+
+
 def test_targets_and_weights_are_constants():
     leaves = [t.requires_grad_() for t in case(20, 0.5)]
     iou_loss(*leaves).backward()

@@ -78,10 +78,8 @@ def cases():
         yield "sigmoid_focal_loss", (logits.clone().requires_grad_(), labels, weights, 0.25, gamma)
         yield "sigmoid_focal_loss", (logits, labels, None, 0.25, gamma)
         yield "sigmoid_focal_loss_backward", (weights.new_ones(()), logits, labels, weights, 0.25, gamma)
-
-
-        yield "iou_loss", (*box_inputs(n, dtype, n), None, 0, 1e-6)  # without a gradient
     for n, dtype in ((5, torch.float64), (5, torch.bfloat16), (0, torch.float32)):
+        yield "iou_loss", (*box_inputs(n, dtype, n), None, 0, 1e-6)  # without a gradient
         boxes, targets, weights = weighted_pair_inputs(n, dtype)
         weights = weights.to(torch.promote_types(dtype, torch.float32))
         for kind in range(3):

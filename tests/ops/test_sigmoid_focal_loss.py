@@ -118,3 +118,21 @@ def test_the_first_wrong_label_is_named():
     labels[[7, 30]] = torch.tensor([6, -2])
     with pytest.raises(ValueError, match=r"^sigmoid_focal_loss: labels must be in -1\.\.5, got 6 in row 7$"):
         sigmoid_focal_loss(logits, labels)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_logits_masked_with_minus_infinity(gamma, dtype):
+    """A background entry of -inf costs nothing, whatever gamma is."""
+    logits = torch.tensor([[-math.inf, 0.5]], dtype=dtype)
+    labels = torch.tensor([0])
+    total, gradient = with_gradient(sigmoid_focal_loss, logits, labels, None, 0.25, gamma)
+    alone, of_the_other = with_gradient(sigmoid_focal_loss, logits[:, 1:], labels, None, 0.25, gamma)
+    assert torch.isfinite(total) and total == alone
+    assert gradient.tolist() == [[0.0, of_the_other.item()]]
+
+
+def test_weights_must_be_real():
+    logits, labels, weights = case(3, 2)
+    with pytest.raises(TypeError, match="weights must be real, got torch.complex64"):
+        sigmoid_focal_loss(logits, labels, weights.to(torch.complex64))

@@ -145,7 +145,10 @@ class TestWantsCuda:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: capabilities[i])
-        assert flags.wants_cuda() and os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0"
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90", "sm_120", "compute_120"])
+        assert flags.cuda_architectures() == "8.0;9.0"
+        capabilities[:] = [(9, 0), (13, 0)]
+        assert flags.wants_cuda() and os.environ["TORCH_CUDA_ARCH_LIST"] == "12.0+PTX;9.0", "newer than torch knows"
 
     def test_refused(self, monkeypatch):
         monkeypatch.setenv("MLC_EXT_CPU_ONLY", "1")
