@@ -81,7 +81,7 @@ def classified(seed: int, n: int, classes: int) -> tuple[Tensor, ...]:
 
 
 def criterion(config: MLCConfig, box_loss: str) -> Callable[..., list[Tensor]]:
-    """Targets, losses and their gradients, as detectors.models.dense_detector puts them together."""
+    """Targets, losses and their gradients, as mlc_ext.detectors.models.dense_detector puts them together."""
 
     def run(logits, boxes, iou_logits, labels, candidates, gts, gt_labels) -> list[Tensor]:
         leaves = [t.detach().requires_grad_() for t in (logits, boxes, iou_logits)]

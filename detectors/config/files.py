@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_config_file(path: Path) -> tuple[str | None, dict[str, Any]]:
-    """-> (the preset that the file names or None, its sections, for :func:`detectors.config.overrides.update`).
+    """-> (the preset that the file names or None, its sections, for :func:`mlc_ext.detectors.config.overrides.update`).
 
     Raises:
         FileNotFoundError: no such file.

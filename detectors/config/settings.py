@@ -20,7 +20,7 @@ class ModelConfig:
     detector: str = "fcos-"
     """"fcos-" (without centerness), "fcos", "retinanet" or "rpn"."""
     backbone: str = "resnet50"
-    """A name of detectors.models.backbones.build.build_backbone."""
+    """A name of mlc_ext.detectors.models.backbones.build.build_backbone."""
     weights: str | None = None
     """Path of ImageNet weights (torchvision's files); "imagenet": efficientnet_lite0's own package."""
     frozen_stages: int | None = None
@@ -173,7 +173,7 @@ class RunConfig:
     """Report the score-IoU correlations at each evaluation."""
     label_images: int | None = None
     """Validation images on which evaluations compare mutual labels with the baseline's
-    (detectors.evaluation.label_statistics); None: none."""
+    (mlc_ext.detectors.evaluation.label_statistics); None: none."""
     results: bool = False
     """Write the last evaluation's detections to results.json, in COCO's results format."""
     save_every: int | None = 500
