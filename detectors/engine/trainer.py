@@ -140,7 +140,8 @@ class Trainer:
         Any number of ranks may go on with a run, not only the one it was begun with. Rank 0 reads the file.
 
         Args:
-            allowed: settings that may differ from the run's (see :func:`mlc_ext.detectors.runs.checkpoint.check_unchanged`).
+            allowed: settings that may differ from the run's (see
+                :func:`mlc_ext.detectors.runs.checkpoint.check_unchanged`).
 
         Raises:
             FileNotFoundError, ValueError: no such file, damaged, foreign, or of a run with other data or settings.

@@ -33,7 +33,8 @@ class DenseDetector(nn.Module):
 
     ``model(images, targets)`` in training gives a dict of losses; ``model(images)`` in evaluation a list of dicts with
     ``boxes`` [n, 4] xyxy pixels of the image as given, ``labels`` [n] in 1..C and ``scores`` [n]. Images are [3, H, W]
-    RGB tensors, float in 0..1 or uint8, of any sizes; resizing is the data pipeline's (mlc_ext.detectors.data.transforms).
+    RGB tensors, float in 0..1 or uint8, of any sizes; resizing is the data pipeline's
+    (mlc_ext.detectors.data.transforms).
     Targets are dicts of ``boxes`` [G, 4], ``labels`` [G] int64 in 1..C and, optionally, ``iscrowd`` [G] bool.
 
     Args:

@@ -27,7 +27,8 @@ class FCOS(DenseDetector):
 
     Args:
         num_classes: real classes, C.
-        backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module like those it builds.
+        backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module like
+            those it builds.
         centerness: predict centerness and multiply the score with it.
         centerness_weights: weigh the box loss by the centerness target, and divide it by their sum instead of the
             count of positives. None: as ``centerness``.

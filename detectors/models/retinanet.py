@@ -23,7 +23,8 @@ class RetinaNet(AnchorDetector):
 
     Args:
         num_classes: real classes, C.
-        backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module like those it builds.
+        backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module like
+            those it builds.
         mlc: the method's settings; the paper's alpha here is 0.5.
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 0.11 MMDetection 1.1's.
         v1: MMDetection 1.1's anchors and coder (+1 widths).

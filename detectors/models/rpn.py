@@ -29,7 +29,8 @@ class RPN(AnchorDetector):
     negatives, the localisation sample apart from A+loc; one normaliser serves both (METHOD, "RPN sampling").
 
     Args:
-        backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module that gives C2-C5.
+        backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module that
+            gives C2-C5.
         mlc: the method's settings; the paper's alpha here is 2.
         sample_size, max_positive: priors drawn per image, and how many of them may be positive.
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 1/9 MMDetection 1.1's.
