@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.presets import METHODS, PRESETS, preset
+from mlc_ext.detectors.engine import precision
 from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.models.dense_detector import DenseDetector
 
@@ -65,6 +66,7 @@ def overheads(prefix: str, *, short: int, size: int, rounds: int) -> dict[str, t
         config = override(bare(preset(f"{prefix}_r50{suffix}")), "mlc.start_epoch", 0.0)
         torch.manual_seed(0)
         model = build_model(config, NUM_CLASSES).train()
+        precision.prepare(model, config.run)
         steps[suffix], criteria[suffix] = step(model, images, targets), criterion(model, images, targets)
     in_step, alone = take_turns(steps, rounds), take_turns(criteria, 4 * rounds)
     return {suffix: (in_step[suffix].least, alone[suffix].least) for suffix in METHODS}

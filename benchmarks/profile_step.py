@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.presets import preset
+from mlc_ext.detectors.engine import precision
 from mlc_ext.detectors.engine.train_step import Stepper
 from mlc_ext.detectors.models import dense_detector
 from mlc_ext.detectors.models.build import build_model
@@ -51,6 +52,7 @@ def profiled(name: str, arguments: argparse.Namespace) -> tuple[float, list[str]
     images, targets = batch(*image_size(arguments.short_side), arguments.batch_size)
     targets = [target | {"image_id": k} for k, target in enumerate(targets)]
     model = build_model(config, NUM_CLASSES).to(device).train()
+    precision.prepare(model, config.run)
     stepper = Stepper(model, config, 1000, device)
     stepper.connect()
     stepper.take(0, images, targets, len(images))
