@@ -40,7 +40,7 @@ class Ceilings:
 
 
 def fastest(run: Callable[[], object], settings: Settings, calls: int) -> float:
-    """Seconds of a call: the minimum of turns of so many calls."""
+    """Seconds of a call: the minimum of turns of ``calls`` calls."""
     run()
     best, end = float("inf"), time.perf_counter() + settings.seconds
     while time.perf_counter() < end or best == float("inf"):

@@ -72,8 +72,8 @@ class CandidateGrid {
   // The first owner that claimed candidate r; kUnclaimed without one.
   int32_t owner(int64_t r) const { return owners_[place_[r - first_]]; }
 
-  // Kept box r claims what it suppresses, for its owner. False if nothing was done: so many candidates are near that it
-  // costs less to compare it with those behind it that nobody claims.
+  // Sets the owner of every candidate that kept box r suppresses. Returns false, and sets nothing, if r has too many
+  // candidates near it: then it is cheaper to compare r with the later candidates that have no owner.
   bool claim(int64_t r, const Box<T>& box, T area, T threshold, int64_t owner) {
     if (!(area > 0)) return true;
     if (!is_ordinary(box)) return false;

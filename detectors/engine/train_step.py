@@ -47,7 +47,7 @@ class Stepper:
     def take(
         self, iteration: int, images: list[Tensor], targets: list[dict], whole_batch: int
     ) -> dict[str, Tensor]:
-        """The step of iteration 0, 1, ... on this rank's share of a batch of so many images.
+        """The step of iteration 0, 1, ... on this rank's share of a batch of ``whole_batch`` images.
 
         Returns the losses, ``loss`` their sum and ``grad_norm``, on the device: nothing waits for it.
         """
@@ -81,7 +81,7 @@ class Stepper:
         return sums | {"grad_norm": norm}
 
     def _backward(self, images: list[Tensor], targets: list[dict], parts: int) -> dict[str, Tensor]:
-        """Forward and backward pass of one of so many parts -> its share of the step's losses, and their sum."""
+        """Forward and backward pass of one of ``parts`` parts -> its share of the step's losses, and their sum."""
         images = [image.to(self.device, non_blocking=True) for image in images]
         with precision.autocast(self.device, self.schedule.precision):
             losses = {name: value / parts for name, value in self._parallel(images, targets).items()}

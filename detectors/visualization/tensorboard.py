@@ -32,7 +32,7 @@ class Watch:
         self._writer = None
         self._active = distributed.is_main()
         if self._active:
-            _writer_class()  # missing packages are told at the start
+            _writer_class()  # a missing package is reported at the start
 
     def log_scalars(self, iteration: int, values: Mapping[str, float], group: str = "train") -> None:
         """One point of each curve `group/name`; what is not finite (a metric of nothing) is left out."""

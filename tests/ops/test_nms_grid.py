@@ -70,7 +70,7 @@ def at(x1, y1, width, height):
 
 
 def behind_others(g, boxes, *, extent=1000.0):
-    """The boxes behind 300 small ones that are all kept: with so many kept, those to come are sorted into a grid."""
+    """300 small boxes that are all kept come first; this makes the kernel sort the later boxes into a grid."""
     cell = torch.randperm(400, generator=g)[:300]
     small = torch.stack((cell % 20, cell // 20, cell % 20, cell // 20), 1) * (extent / 20)
     return torch.cat((small + torch.tensor([1.0, 1.0, 3.0, 3.0]) * (extent / 1000), boxes))

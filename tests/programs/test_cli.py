@@ -22,21 +22,21 @@ def test_the_operators_need_no_detectors():
 
 @pytest.mark.parametrize("program", cli.PROGRAMS)
 def test_a_program_is_the_same_however_it_is_called(program):
-    told = [
+    printed = [
         run(*how, "--help")
         for how in ([DETECTORS / f"{program}.py"], ["-m", f"mlc_ext.detectors.{program}"],
                     ["-m", "mlc_ext.detectors.cli", program])
     ]  # fmt: skip
-    assert [each.returncode for each in told] == [0, 0, 0]
-    assert told[0].stdout.startswith("usage: ") and len({each.stdout for each in told}) == 1
+    assert [each.returncode for each in printed] == [0, 0, 0]
+    assert printed[0].stdout.startswith("usage: ") and len({each.stdout for each in printed}) == 1
 
 
 def test_the_command_lists_its_programs(monkeypatch, capsys):
     for arguments in ([], ["-h"], ["--help"]):
         monkeypatch.setattr(sys, "argv", ["mlc-ext", *arguments])
         cli.main()
-        told = capsys.readouterr().out
-        assert all(f"\n  {program} " in told for program in cli.PROGRAMS)
+        printed = capsys.readouterr().out
+        assert all(f"\n  {program} " in printed for program in cli.PROGRAMS)
 
 
 def test_an_unknown_program_is_a_line(monkeypatch, capsys):

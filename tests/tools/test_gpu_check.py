@@ -193,8 +193,8 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path, through_make):
 
 def test_a_dry_run_tries_the_collection_of_the_tests(tmp_path, capsys):
     assert gpu_check.main(["--dry-run", "--out", str(tmp_path), "graphs"]) == 0
-    told = capsys.readouterr().out
-    assert "MLC_FAIL_WITHOUT_CUDA" in told and "--junitxml" in told
+    printed = capsys.readouterr().out
+    assert "MLC_FAIL_WITHOUT_CUDA" in printed and "--junitxml" in printed
     assert "test_cuda_graphs.py::" in (tmp_path / "dry_run" / "graphs.log").read_text()
     assert not (tmp_path / "gpu.json").exists()
 
