@@ -1,8 +1,9 @@
 // Thresholds of all groups, of one array of values or two.
 #pragma once
 
+#include "block_otsu.cuh"
 #include "grouping.cuh"
-#include "otsu_threshold.cuh"
+#include "warp_otsu.cuh"
 
 namespace mlc::cuda {
 
