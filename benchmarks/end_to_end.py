@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +38,8 @@ METHODS = {"": "baseline", "_ml": "+ML", "_mlc": "+MLC"}
 MOST = {"_ml": 1.01, "_mlc": 1.02}
 """Of the baseline's step."""
 TORCHVISION = "torchvision"
+CONTIGUOUS = "torchvision, contiguous"
+"""Its default memory layout; the other runs in ours, channels_last."""
 TRIAL = "A trial of the program: no GPU, or small images. No target is judged by it."
 LEAST_RATE = 1.5
 """Of torchvision's images a second."""
@@ -111,8 +113,10 @@ class Contestant:
 
 
 def same_inputs(contestants: dict[str, Contestant]) -> Seen:
-    """The input of all backbones; AssertionError where it differs."""
+    """The input of all backbones; AssertionError where it differs, but for the layout of CONTIGUOUS."""
     seen = {name: contestant.seen() for name, contestant in contestants.items()}
+    if CONTIGUOUS in seen:
+        seen[CONTIGUOUS] = replace(seen[CONTIGUOUS], channels_last=seen["baseline"].channels_last)
     if len(set(seen.values())) > 1:
         raise AssertionError(f"the backbones do not run alike: {'; '.join(f'{k}: {v}' for k, v in seen.items())}")
     return seen["baseline"]
@@ -169,7 +173,7 @@ def our_model(name: str, setting: Setting) -> tuple[nn.Module, object]:
     return model, config
 
 
-def peer_model(vision, detector: str, setting: Setting) -> nn.Module:
+def peer_model(vision, detector: str, setting: Setting, *, channels_last: bool = True) -> nn.Module:
     """torchvision's, of the same parts: frozen batch norm, stem and first stage, levels 3 to 7, 80 classes."""
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
     from torchvision.models.detection.fcos import FCOS
@@ -184,7 +188,8 @@ def peer_model(vision, detector: str, setting: Setting) -> nn.Module:
     # its own switch, _skip_resize, is ignored in evaluation: images would be resized to 800 px there
     model.transform.resize = lambda image, target=None: (image, target)
     model.to(setting.target)
-    precision.prepare(model, configuration(f"{detector}_r50", setting).run)
+    if channels_last:
+        precision.prepare(model, configuration(f"{detector}_r50", setting).run)
     return model
 
 
@@ -197,8 +202,10 @@ def our_step(name: str, setting: Setting, images: list[Tensor], targets: list[di
     return Contestant(model, lambda: stepper.take(next(iteration), images, targets, len(images)))
 
 
-def peer_step(vision, detector: str, setting: Setting, images: list[Tensor], targets: list[dict]) -> Contestant:
-    model = peer_model(vision, detector, setting).train()
+def peer_step(
+    vision, detector: str, setting: Setting, images: list[Tensor], targets: list[dict], *, channels_last: bool = True
+) -> Contestant:
+    model = peer_model(vision, detector, setting, channels_last=channels_last).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4)
     # its columns are the classes 0 ... 79
@@ -267,6 +274,7 @@ def measure_detector(detector: str, setting: Setting) -> Measured:
     steps = {METHODS[m]: our_step(f"{detector}_r50{m}", setting, images, targets) for m in METHODS}
     if vision is not None:
         steps[TORCHVISION] = peer_step(vision, detector, setting, images, targets)
+        steps[CONTIGUOUS] = peer_step(vision, detector, setting, images, targets, channels_last=False)
     result.trainable = same_parameters(detector, steps)
     result.inputs["training"] = same_inputs(steps)
     result.training = times(steps, setting)
@@ -391,6 +399,7 @@ def main() -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     add_batch_arguments(parser, short_side=800, batch_size=16)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on CUDA, fp32 on CPU")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     arguments = parser.parse_args()
@@ -398,7 +407,7 @@ def main() -> int:
     height, width = (Setting.height, Setting.width) if full else image_size(arguments.short_side)
     setting = Setting(
         device=arguments.device,
-        precision="bf16" if arguments.device == "cuda" else "fp32",
+        precision=arguments.precision or ("bf16" if arguments.device == "cuda" else "fp32"),
         height=height,
         width=width,
         images=arguments.batch_size,
