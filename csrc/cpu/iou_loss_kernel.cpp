@@ -9,6 +9,7 @@ namespace mlc::cpu {
 namespace {
 
 constexpr int64_t kRows = 1024;  // added together: the order of the sum does not depend on the threads
+constexpr int64_t kGrain = 8;    // of these blocks worth a thread
 constexpr int64_t kBlock = 64;   // judged together, as coordinate columns that stay in the first-level cache
 
 template <typename scalar_t>
@@ -114,15 +115,6 @@ void dispatch_kind(int64_t kind, const Fn& fn) {
   }
 }
 
-// fn(chunk, begin, n) of every kRows rows.
-template <typename Fn>
-void for_rows(int64_t n, const Fn& fn) {
-  const int64_t chunks = (n + kRows - 1) / kRows;
-  for_chunks(chunks, num_chunks(chunks, 8), [&](int64_t, int64_t first, int64_t last) {
-    for (int64_t c = first; c < last; ++c) fn(c, c * kRows, std::min(kRows, n - c * kRows));
-  });
-}
-
 template <typename scalar_t>
 IouLossInputs<scalar_t> inputs_of(const Tensor& boxes, const Tensor& targets, const std::optional<Tensor>& weights,
                                   double eps) {
@@ -136,21 +128,17 @@ Tensor iou_loss(const Tensor& boxes, const Tensor& targets, const std::optional<
   check_iou_loss("iou_loss", boxes, targets, weights, kind, eps);
   const Tensor a = torch::stable::contiguous(boxes), b = torch::stable::contiguous(targets);
   const std::optional<Tensor> w = contiguous(weights);
-  const int64_t n = a.size(0), chunks = (n + kRows - 1) / kRows;
+  const int64_t n = a.size(0);
   Tensor out = new_empty(boxes, {}, compute_dtype(boxes.scalar_type()));
   dispatch_floating(boxes.scalar_type(), [&](auto tag) {
     using scalar_t = decltype(tag);
     using T = compute_t<scalar_t>;
     const auto in = inputs_of<scalar_t>(a, b, w, eps);
-    const auto partial = buffer<double>(chunks);
     dispatch_kind(kind, [&](auto constant) {
-      for_rows(n, [&](int64_t c, int64_t begin, int64_t count) {
-        partial[c] = sum_of_rows<decltype(constant)::value, T>(in, begin, count);
-      });
+      *out.mutable_data_ptr<T>() = static_cast<T>(sum_of_blocks<kRows>(n, kGrain, [&](int64_t begin, int64_t count) {
+        return sum_of_rows<decltype(constant)::value, T>(in, begin, count);
+      }));
     });
-    double total = 0;
-    for (int64_t c = 0; c < chunks; ++c) total += partial[c];
-    *out.mutable_data_ptr<T>() = static_cast<T>(total);
   });
   return out;
 }
@@ -169,7 +157,7 @@ Tensor iou_loss_backward(const Tensor& grad, const Tensor& boxes, const Tensor& 
     const T scale = *grad.const_data_ptr<T>();
     scalar_t* gradient = out.mutable_data_ptr<scalar_t>();
     dispatch_kind(kind, [&](auto constant) {
-      for_rows(n, [&](int64_t, int64_t begin, int64_t count) {
+      for_blocks<kRows>(n, kGrain, [&](int64_t, int64_t begin, int64_t count) {
         gradient_of_rows<decltype(constant)::value, T>(in, begin, count, scale, gradient);
       });
     });

@@ -31,6 +31,26 @@ void for_chunks(int64_t n, int64_t chunks, const Fn& fn) {
   torch::stable::parallel_for(0, chunks, 1, run);
 }
 
+// fn(block, begin, count) for [0, n) in blocks of kSize, the last one shorter. A thread takes at least `grain` blocks.
+template <int64_t kSize, typename Fn>
+void for_blocks(int64_t n, int64_t grain, const Fn& fn) {
+  const int64_t blocks = (n + kSize - 1) / kSize;
+  for_chunks(blocks, num_chunks(blocks, grain), [&](int64_t, int64_t first, int64_t last) {
+    for (int64_t b = first; b < last; ++b) fn(b, b * kSize, std::min(kSize, n - b * kSize));
+  });
+}
+
+// The sum of fn(begin, count) over these blocks, added in their order: it does not depend on the number of threads.
+template <int64_t kSize, typename Fn>
+double sum_of_blocks(int64_t n, int64_t grain, const Fn& fn) {
+  const int64_t blocks = (n + kSize - 1) / kSize;
+  const auto partial = buffer<double>(blocks);
+  for_blocks<kSize>(n, grain, [&](int64_t b, int64_t begin, int64_t count) { partial[b] = fn(begin, count); });
+  double total = 0;
+  for (int64_t b = 0; b < blocks; ++b) total += partial[b];
+  return total;
+}
+
 // The smallest index seen by any chunk, for errors that are reported after the loop; `none` if there was none.
 class FirstIndex {
  public:

@@ -7,6 +7,7 @@ namespace mlc::cpu {
 namespace {
 
 constexpr int64_t kBlock = 1024;  // entries computed, and added, together
+constexpr int64_t kGrain = 16;    // blocks worth a thread
 
 template <typename scalar_t>
 struct FocalInputs {
@@ -70,15 +71,6 @@ MLC_SIMD_CLONES void gradient_of_block(const FocalInputs<scalar_t>& in, int64_t 
   for (int64_t i = 0; i < n; ++i) out[i] = static_cast<scalar_t>(block.factor[i]);
 }
 
-// fn(block, begin, n) of every block of entries.
-template <typename Fn>
-void for_blocks(int64_t numel, const Fn& fn) {
-  const int64_t blocks = (numel + kBlock - 1) / kBlock;
-  for_chunks(blocks, num_chunks(blocks, 16), [&](int64_t, int64_t first, int64_t last) {
-    for (int64_t b = first; b < last; ++b) fn(b, b * kBlock, std::min(kBlock, numel - b * kBlock));
-  });
-}
-
 void check_labels(const char* op, const int64_t* labels, int64_t n, int64_t columns) {
   bool wrong = false;
   for (int64_t i = 0; i < n; ++i) wrong |= labels[i] < -1 || labels[i] > columns;
@@ -115,11 +107,8 @@ Tensor sigmoid_focal_loss(const Tensor& logits, const Tensor& labels, const std:
     using T = compute_t<scalar_t>;
     const auto in = inputs_of<scalar_t>(x, y, w, 1 - alpha, alpha, gamma);
     const auto add = gamma == 2 ? &sum_of_block<true, T, scalar_t> : &sum_of_block<false, T, scalar_t>;
-    const int64_t blocks = (in.numel + kBlock - 1) / kBlock;
-    const auto partial = buffer<double>(blocks);
-    for_blocks(in.numel, [&](int64_t b, int64_t begin, int64_t n) { partial[b] = add(in, begin, n); });
-    double total = 0;
-    for (int64_t b = 0; b < blocks; ++b) total += partial[b];
+    const double total =
+        sum_of_blocks<kBlock>(in.numel, kGrain, [&](int64_t begin, int64_t n) { return add(in, begin, n); });
     *out.mutable_data_ptr<T>() = static_cast<T>(total);
   });
   return out;
@@ -136,9 +125,11 @@ Tensor sigmoid_focal_loss_backward(const Tensor& grad, const Tensor& logits, con
     using T = compute_t<scalar_t>;
     const double g = *grad.const_data_ptr<T>();
     const auto in = inputs_of<scalar_t>(x, y, w, (1 - alpha) * g, -alpha * g, gamma);
-    const auto differentiate = gamma == 2 ? &gradient_of_block<true, T, scalar_t> : &gradient_of_block<false, T, scalar_t>;
+    const auto differentiate =
+        gamma == 2 ? &gradient_of_block<true, T, scalar_t> : &gradient_of_block<false, T, scalar_t>;
     scalar_t* result = out.mutable_data_ptr<scalar_t>();
-    for_blocks(in.numel, [&](int64_t, int64_t begin, int64_t n) { differentiate(in, begin, n, result + begin); });
+    for_blocks<kBlock>(in.numel, kGrain,
+                       [&](int64_t, int64_t begin, int64_t n) { differentiate(in, begin, n, result + begin); });
   });
   return out;
 }

@@ -72,6 +72,24 @@ def gradient_of(name: str) -> Callable:
     return differentiable(f"{name}_backward", setup_context, refuse, instead_of_vmap="take one gradient at a time")
 
 
+def differentiable_loss(name: str) -> Callable:
+    """:func:`differentiable` for the loss `name`(input, two tensors, options): the input alone has a gradient, which
+    `name`_backward(grad, input, two tensors, options) computes."""
+    backward_op = gradient_of(name)
+
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:3])
+        ctx.options = inputs[3:]
+
+    def backward(ctx, grad):
+        gradient = backward_op(grad, *ctx.saved_tensors, *ctx.options)
+        return gradient, None, None, *(None for _ in ctx.options)
+
+    return differentiable(
+        name, setup_context, backward, instead_of_vmap="flatten the samples' rows into one call"
+    )
+
+
 def _is_transformed() -> bool:
     """Whether a transform of torch.func, or forward-mode differentiation, is in force."""
     return _functorch_is_active() or getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0

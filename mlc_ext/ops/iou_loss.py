@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_floating, check_tensors, choice
-from ._register import differentiable, gradient_of
+from ._register import differentiable_loss
 from ._weights import row_weights
 
 _KINDS = ("iou", "linear_iou", "giou")
@@ -54,15 +54,5 @@ def _(grad, boxes, targets, weights, kind, eps):
     return boxes.new_empty(boxes.shape)
 
 
-def _setup_context(ctx, inputs, output):
-    boxes, targets, weights, ctx.kind, ctx.eps = inputs
-    ctx.save_for_backward(boxes, targets, weights)
-
-
-def _backward(ctx, grad):
-    return _backward_op(grad, *ctx.saved_tensors, ctx.kind, ctx.eps), None, None, None, None
-
-
 # no cast under autocast: the kernels read half types, and compute in float32
-_op = differentiable("iou_loss", _setup_context, _backward, instead_of_vmap="flatten the samples' rows into one call")
-_backward_op = gradient_of("iou_loss")
+_op = differentiable_loss("iou_loss")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import differentiable, gradient_of
+from ._register import differentiable_loss
 from ._weights import row_weights
 
 
@@ -53,17 +53,5 @@ def _(grad, logits, labels, weights, alpha, gamma):
     return logits.new_empty(logits.shape)
 
 
-def _setup_context(ctx, inputs, output):
-    logits, labels, weights, ctx.alpha, ctx.gamma = inputs
-    ctx.save_for_backward(logits, labels, weights)
-
-
-def _backward(ctx, grad):
-    return _backward_op(grad, *ctx.saved_tensors, ctx.alpha, ctx.gamma), None, None, None, None
-
-
 # no cast under autocast: the kernels read half types, and a float32 copy of the logits would be a pass of its own
-_op = differentiable(
-    "sigmoid_focal_loss", _setup_context, _backward, instead_of_vmap="flatten the samples' rows into one call"
-)
-_backward_op = gradient_of("sigmoid_focal_loss")
+_op = differentiable_loss("sigmoid_focal_loss")
