@@ -12,12 +12,12 @@
 // - matched_gt: the gt it is forced to, else the gt of the largest IoU (the first of equals) if that is >= low and
 //   above 0, else -1. In other words: the candidates of mutual labelling.
 // - Crowd gts match nothing. A negative of which a crowd gt covers at least crowd_iof of the area is ignored.
-// - A gt with a NaN coordinate matches and covers nothing. What a prior with one gets is unspecified, but is that prior's
-//   alone (and its gt's, whose best it may be).
+// - A gt with a NaN coordinate matches and covers nothing. The result of a prior with a NaN coordinate is unspecified;
+//   it does not change the results of other priors, unless that prior becomes the best one of a gt.
 // - O(A + K) memory an image, on CPU A K / 512 more: the A x K matrix is never stored.
 //
-// Most gts are apart from most groups of neighboring priors. A gt that does not meet a group's hull has no intersection
-// above 0 with any of its priors: it can be no prior's best gt, forces none and covers none.
+// Most gts do not overlap most groups of neighboring priors. A gt that does not overlap the hull of a group overlaps
+// none of its priors: it is not the best gt of any of them, forces none and covers none. Such pairs are skipped.
 #pragma once
 
 #include <limits>

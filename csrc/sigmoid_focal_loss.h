@@ -2,12 +2,13 @@
 //
 // Contract
 // - logits [N, C], labels [N] (0 background, 1..C the class, -1 ignored), weights [N] of the computed type or absent.
-// - An entry is judged as a negative's: z = logit, but -logit in the column of the row's class. With p = sigmoid(z) it
-//   costs factor * h(z), h(z) = -p^gamma log(1 - p); factor = weight * (1 - alpha), in the class's column
-//   weight * alpha. The result is the sum over all entries.
-// - Gradient: factor * h'(z), with the opposite sign in the class's column; h'(z) = p^gamma (p - gamma (1 - p) log(1 - p)).
-// - A row that is ignored or whose weight is 0 is not read: it adds 0 and its gradient is 0. A label that is neither is
-//   an error on the CPU; on CUDA one below -1 counts as ignored and one above C as background.
+// - The loss of an entry is factor * h(z) with h(z) = -p^gamma log(1 - p), p = sigmoid(z). In the column of the row's
+//   class z = -logit and factor = weight * alpha; in the others z = logit and factor = weight * (1 - alpha). The result
+//   is the sum over all entries.
+// - The gradient is factor * h'(z), with the opposite sign in the column of the class, where
+//   h'(z) = p^gamma (p - gamma (1 - p) log(1 - p)).
+// - A row with label -1 or weight 0 is not read: it adds 0 and its gradient is 0. A label outside -1..C is an error on
+//   CPU; on CUDA a label below -1 counts as ignored and one above C as background.
 // - float16 and bfloat16 are computed in float32. There an entry is within 1e-6 of the exact one, relatively, for
 //   gamma = 2, and within (1 - gamma log p) * 3e-7 for others (CUDA: twice that), unless a factor of it underflows.
 //   Entries are added in float64; on CUDA those of one 16-byte pack are added in the computed type first.

@@ -1,5 +1,5 @@
-// The only door to torch: its stable ABI, at the version the build targets (TORCH_TARGET_VERSION), and what this
-// project adds to it.
+// All that the operators use of torch: its stable ABI, at the version that the build targets (TORCH_TARGET_VERSION), and
+// a few functions on top of it.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

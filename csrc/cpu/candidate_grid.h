@@ -1,14 +1,15 @@
-// The candidates of one class that are still to come, sorted by the cells of a grid over their centers. A kept box is
-// compared with those in the cells near it, a vector at a time, and its number is written where it suppresses one.
+// The remaining candidates of one class, sorted by the cells of a grid over their centers. A kept box is compared with
+// the candidates in the cells near it, 16 at a time. Where it suppresses one, its number is written as the owner.
 //
-// Why none is missed. Along an axis let the kept box a and a candidate b have the lengths u and v, and s in common.
-// An IoU > t in two dimensions implies s / (u + v - s) > t, because what is common of the other axis is at most either
-// box's length there. With s <= u, u + v - s < u / t. The sums x1 + x2, twice the centers, differ by at most
-// u + v - 2 s < (1 - t) (u + v - s) < u (1 / t - 1).
-// In floating point the rule of csrc/box_iou.h is some ulps off: t is taken 1/1000 lower. The sums are rounded: the
-// interval is wider by some ulps of them. The cell does not decrease with the sum, whatever the grid.
-// Where products underflow or overflow nothing bounds the error: a box with a side below 2^-50 or above 2^50 is
-// compared with all others. A box without a positive area overlaps nothing.
+// Proof that no suppressed candidate is missed. Take one axis. Let u be the length of the kept box, v the length of the
+// candidate and s the length of their overlap. IoU > t implies s / (u + v - s) > t, because the overlap along the other
+// axis is not longer than either box. As s <= u, u + v - s < u / t. The sums x1 + x2 (twice the centers) differ by at
+// most u + v - 2 s < (1 - t) (u + v - s) < u (1 / t - 1).
+// Rounding: the comparison of csrc/box_iou.h is off by some ulps, so t is lowered by 1/1000. The sums are rounded, so
+// the searched interval is widened by some ulps of the sum. The cell never decreases when the sum increases, so any
+// choice of cells is correct.
+// Where products underflow or overflow, the error has no bound: a box with a side below 2^-50 or above 2^50 is compared
+// with every other box. A box without a positive area overlaps nothing.
 #pragma once
 
 #include <cmath>
@@ -22,8 +23,8 @@ namespace mlc::cpu {
 
 constexpr int32_t kUnclaimed = std::numeric_limits<int32_t>::max();
 
-// owners[i] = min(owners[i], owner) for those of n boxes that `box` suppresses. Columns as first_overlap has them. By
-// whole lanes: a few boxes behind the n-th are compared as well.
+// owners[i] = min(owners[i], owner) for each of n boxes that `box` suppresses. The columns are those of first_overlap
+// (kept_boxes.h). Boxes are compared 16 at a time, so up to 15 after the n-th are compared too.
 template <typename T>
 MLC_SIMD_CLONES void claim_run(const T* columns, int64_t stride, int64_t n, Box<T> box, T area, T threshold,
                                int32_t owner, int32_t* owners) {
@@ -40,7 +41,7 @@ MLC_SIMD_CLONES void claim_run(const T* columns, int64_t stride, int64_t n, Box<
 template <typename T>
 class CandidateGrid {
  public:
-  // For the candidates first..last - 1 with the boxes that box_of(r) gives.
+  // Stores the candidates first..last - 1; box_of_candidate(r) returns the box of candidate r.
   template <typename BoxOf>
   void build(int64_t first, int64_t last, T threshold, const BoxOf& box_of_candidate) {
     const int64_t n = last - first;
@@ -118,8 +119,8 @@ class CandidateGrid {
     return ordinary(box.x2 - box.x1) && ordinary(box.y2 - box.y1);
   }
 
-  // About two candidates a cell between the extremes of a sample, which an outlier seldom is in. Long runs are what
-  // vectors are good for: rows are high, columns narrow.
+  // About two candidates a cell, between the extremes of a sample: a sample seldom contains an outlier. The cells of a
+  // row are stored one after another. Rows are high and columns narrow, so that vectors have long runs.
   template <typename BoxOf>
   void choose_cells(int64_t n, const BoxOf& box_of) {
     constexpr int samples = 64;

@@ -1,6 +1,6 @@
-// Kept boxes of one class. As long as a candidate is compared with few of them, they are listed (kept_boxes.h). After
-// that the candidates to come are sorted into a grid (candidate_grid.h), and a kept box claims those that it
-// suppresses; only boxes that have too many candidates near them are listed.
+// Kept boxes of one class. At first they are in a list (kept_boxes.h), with which each candidate is compared. When these
+// comparisons become many, the remaining candidates are sorted into a grid (candidate_grid.h). From then on a kept box
+// looks for the candidates that it suppresses and becomes their owner. A box with too many candidates near it is listed.
 #pragma once
 
 #include <algorithm>
@@ -18,10 +18,10 @@ class ClaimingBoxes {
     n_ = n, has_grid_ = false, compared_ = 0;
   }
 
-  // Whether candidate r is known to have a suppressor, not always the first.
+  // Whether candidate r has an owner. A listed box may suppress it too, and may come before that owner.
   bool claimed(int64_t r) const { return has_grid_ && grid_.owner(r) != kUnclaimed; }
 
-  // As KeptBoxes has it. Owners are 0, 1, 2, ...
+  // The same contract as KeptBoxes::suppressor_or_keep. Owners are 0, 1, 2, ...
   template <typename BoxOf>
   int64_t suppressor_or_keep(int64_t r, const BoxOf& box_of, T threshold, int64_t owner) {
     if (!has_grid_) return without_grid(r, box_of, threshold, owner);
@@ -31,8 +31,8 @@ class ClaimingBoxes {
   }
 
  private:
-  // A grid is made once kWindow candidates in a row were compared with kMany boxes each, which costs more than their
-  // share of a grid, and kLeft are to come.
+  // The grid is made when kWindow candidates in a row were compared with kMany boxes each on average and more than
+  // kLeft candidates remain: from there on a grid is cheaper than the comparisons.
   static constexpr int64_t kWindow = 128, kMany = 96, kLeft = 512;
 
   template <typename BoxOf>
@@ -46,7 +46,7 @@ class ClaimingBoxes {
     return by;
   }
 
-  // For the candidates behind r.
+  // Stores the candidates after r in the grid.
   template <typename BoxOf>
   void make_grid(int64_t r, const BoxOf& box_of, T threshold) {
     grid_.build(r + 1, n_, threshold, box_of);

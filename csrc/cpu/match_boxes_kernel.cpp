@@ -47,8 +47,8 @@ MLC_SIMD_CLONES Box<T> hull_of_columns(const T* x1, const T* y1, const T* x2, co
           *std::max_element(high_x, high_x + kLanes), *std::max_element(high_y, high_y + kLanes)};
 }
 
-// Raises best (and best_gt with it) by the IoUs with one gt; returns the largest of these IoUs. n: whole lanes. A gt's
-// index is above those before. __restrict: else the compiler compares the pointers in every round.
+// Updates best and best_gt with the IoUs of one gt; returns the largest of these IoUs. n is a multiple of kLanes. gts
+// come in ascending order of their index. Without __restrict the compiler compares the pointers in every iteration.
 template <typename T>
 MLC_SIMD_CLONES T raise_best(const T* x1, const T* y1, const T* x2, const T* y2, const T* area, int64_t n, Box<T> gt,
                              T gt_area, int32_t index, T* __restrict best, int32_t* __restrict best_gt) {
@@ -64,7 +64,7 @@ MLC_SIMD_CLONES T raise_best(const T* x1, const T* y1, const T* x2, const T* y2,
   return *std::max_element(highest, highest + kLanes);
 }
 
-// Writes the gt's index, which is above those before, where the IoU with it is `target`.
+// Sets forced to the gt's index where the IoU with it equals `target`. gts come in ascending order of their index.
 template <typename T>
 MLC_SIMD_CLONES void mark_forced(const T* x1, const T* y1, const T* x2, const T* y2, const T* area, int64_t n,
                                  Box<T> gt, T gt_area, T target, int32_t index, int32_t* __restrict forced) {

@@ -1,5 +1,5 @@
-// The IoU matrix: bound by its writes. A warp has 128 columns, four a lane in registers, and goes down its rows, which
-// wait in shared memory.
+// The IoU matrix; the time is that of writing it. A warp computes 128 columns, four in the registers of each lane, of
+// all its rows, whose boxes are in shared memory.
 #pragma once
 
 #include "block.cuh"
@@ -10,8 +10,8 @@ namespace mlc::cuda {
 
 constexpr int kBoxIouColumns = 4;  // of a lane
 
-// Warps of the grid: the `chunks` of 128 columns of the first `rows` rows (at most 32), those of the next, and so on:
-// what a block writes lies together.
+// A warp has `rows` rows (at most 32) of one of the `chunks` of 128 columns. Consecutive warps have consecutive chunks of
+// the same rows, so that a block writes to neighboring memory.
 template <typename T, int kThreads, typename scalar_t>
 __global__ void __launch_bounds__(kThreads)
     box_iou_kernel(const scalar_t* __restrict__ boxes1, const scalar_t* __restrict__ boxes2, int64_t n, int64_t m,

@@ -1,4 +1,4 @@
-// A division without the branches of a general one.
+// A division without branches, for operands in a checked range.
 #pragma once
 
 #include <cstdint>
@@ -19,17 +19,17 @@ struct DivideInRange {
   }
 };
 
-// The magnitudes of coordinates that are not 0, between bounds: bits of floats without the sign.
+// The smallest and the largest magnitude of the coordinates of some boxes, zeros left out, as bits of floats.
 class CoordinateRange {
  public:
   __device__ __forceinline__ void include(const Box<float>& box) {
     include(box.x1), include(box.y1), include(box.x2), include(box.y2);
   }
 
-  // Whether DivideInRange serves all IoUs of the warp's boxes. With coordinates of 0 or 2^e to 2^(f + 1): differences
-  // that are not 0 are at least 2^(e - 23), areas 2^(2 e - 46); unions are below 2^(2 f + 5), quotients above
-  // 2^(2 (e - f) - 51). Remainders are exact from intersections of 2^-102 on, quotients are normal from 2^-126 on.
-  // Infinities and NaNs are out of range.
+  // Whether DivideInRange is exact for all IoUs of the warp's boxes. If every coordinate is 0 or between 2^e and
+  // 2^(f + 1) in magnitude, a difference is 0 or at least 2^(e - 23), an area 0 or at least 2^(2 e - 46), a union is
+  // below 2^(2 f + 5) and a quotient is 0 or above 2^(2 (e - f) - 51). The remainders are exact for intersections of at
+  // least 2^-102; quotients are normal numbers from 2^-126 on. Returns false if a coordinate is infinite or NaN.
   __device__ __forceinline__ bool warp_divides_in_range() const {
     const int lowest = static_cast<int>(~warp_max(inverted_least_) >> 24);
     const int highest = static_cast<int>(warp_max(most_) >> 24);

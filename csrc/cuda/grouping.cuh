@@ -40,13 +40,13 @@ __device__ __forceinline__ bool in_group(int64_t id, int64_t num_segments) {
 struct Slice {
   int64_t begin, end;
 };
-// One of `parts` about equal slices of n.
+// Slice number `part` of n, which is cut into `parts` slices of about equal length.
 __device__ __forceinline__ Slice slice_of(int64_t n, int64_t part, int64_t parts) {
   return {n * part / parts, n * (part + 1) / parts};
 }
 __device__ __forceinline__ Slice slice_of_block(int64_t n) { return slice_of(n, blockIdx.x, gridDim.x); }
 
-// A thread's ids at first, first + kThreads, ..., all loads at once; -1 behind the end.
+// The ids of a thread at first, first + kThreads, ..., loaded together; -1 after the end.
 template <int kThreads, int kBatch>
 __device__ __forceinline__ void load_ids(const int64_t* ids, int64_t first, int64_t end, int64_t (&batch)[kBatch]) {
 #pragma unroll

@@ -1,8 +1,9 @@
 // Max-IoU matching in two passes over priors x gts, neither of which stores the matrix; the rule is csrc/match_boxes.h.
 //
-// A thread has one prior, and a warp works alone: its lanes look at 32 gts at a time, one each, and then all lanes judge
-// the few that meet the hull of the warp's priors. IoUs are not negative, so the bits of the largest one are the largest
-// bits: the best IoU of a gt is an integer maximum, the same in any order.
+// A thread has one prior, and a warp needs no other warp. It takes 32 gts at a time: each lane tests one of them against
+// the hull of the warp's priors, then all lanes compute their IoU with each of the few that overlap the hull. IoUs are
+// not negative, so they are ordered as the integers with the same bits: the best IoU of a gt is an integer maximum,
+// which does not depend on the order.
 #pragma once
 
 #include "../match_boxes.h"
@@ -37,7 +38,7 @@ __device__ __forceinline__ T iou_from_bits(iou_bits_t<T> bits) {
   return iou;
 }
 
-// Image b's gts: inside the K there are, whatever gt_offsets hold; offsets that do not rise leave none.
+// The gts of image b. Wrong offsets are limited to 0..K; a range that would be negative is empty.
 struct GtRange {
   int64_t begin;
   int count;

@@ -51,10 +51,11 @@ __device__ __forceinline__ OtsuResult<T> otsu_of_small_group(const GroupValues<s
   return warp_otsu<kWarpKeys, T>(values, bins, sorted);
 }
 
-// Of gathered groups, less than 2^31: group k from offsets[k] on, every `stride`-th value. blockIdx.y is the task. A
-// block has `groups` groups, not more than it has warps, nor than kSortingWarps: a block of the first half of the grid
-// takes the large ones, all together, one of the second half the small ones, each warp its own.
-// Small blocks hide latency by their number: 64 registers, 80 for doubles.
+// Thresholds of gathered groups (fewer than 2^31). Group k starts at offsets[k] and has every `stride`-th value;
+// blockIdx.y is the task. Each `groups` groups (at most the warps of a block and kSortingWarps) have two blocks: the one
+// in the first half of the grid computes the large groups, one after another with all threads; the one in the second
+// half computes the small groups, one in each warp.
+// At most 64 registers, 80 for doubles: many small blocks hide the latency.
 template <typename T, int kThreads, int kWarpKeys, int kCapacity, int kLevelBits, typename scalar_t>
 __global__ void __launch_bounds__(kThreads, kThreads > 256 ? 1 : 4 - sizeof(T) / 8)
     otsu_of_groups(const unsigned* __restrict__ offsets, int stride, unsigned num_segments, unsigned groups, int bins,

@@ -1,5 +1,6 @@
-// Sigmoid focal loss and its gradient: each thread takes 16 bytes of logits at a time, in a grid's stride. At 40 to 50
-// instructions an entry, arithmetic and memory are about balanced; for half types the forward pass is arithmetic.
+// Sigmoid focal loss and its gradient. Each thread takes packs of 16 bytes of logits, in a grid-stride loop. With 40 to 50
+// instructions an entry, float32 is about balanced between arithmetic and memory; the forward pass of half types is
+// limited by arithmetic.
 #pragma once
 
 #include <climits>
@@ -30,14 +31,14 @@ struct FocalInputs {
   __device__ __forceinline__ FocalRow<T> row(int64_t r) const {
     return focal_row(labels[r], weights ? weights[r] : T(1), negative, positive);
   }
-  // Beyond any column where the row has no class, or one that there is not.
+  // The column of the row's class; INT_MIN, which no column equals, if the row has no class or one above C.
   __device__ __forceinline__ int class_column(const FocalRow<T>& terms) const {
     return static_cast<uint64_t>(terms.hit) < static_cast<uint64_t>(columns) ? static_cast<int>(terms.hit) : INT_MIN;
   }
 };
 
-// use(i, limit, z, factor) for the packs of this thread: entries i to i + limit of all, where h is evaluated, and what
-// it is multiplied with (0 and 0 in a row that does not count). kWhole: a row is a whole number of packs.
+// Calls use(i, limit, z, factor) for each pack of this thread: entry i + j, j < limit, has the loss factor[j] * h(z[j]).
+// Both are 0 in a row that is not read. kWhole: every row consists of whole packs.
 template <bool kWhole, int kThreads, typename T, typename scalar_t, typename Use>
 __device__ __forceinline__ void for_packs(const FocalInputs<T, scalar_t>& in, const Use& use) {
   constexpr int size = kPackSize<scalar_t>;

@@ -9,12 +9,12 @@
 
 namespace mlc::cuda {
 
-// What a warp sorted, in shared memory: number lane * kKeys + i at [i][lane], and behind a lane's last its next lane's
-// first. There a loop can go through them, and any lane, as it cannot through registers.
+// The sorted values of a warp, in shared memory: value lane * kKeys + i at [i][lane]; at [kKeys][lane] the first value
+// of the next lane. Unlike registers, they can be indexed in a loop and read by every lane.
 template <int kKeys, typename T>
 using WarpKeys = T[kKeys + 1][kWarpSize];
 
-// Sorts 0 < n <= 32 * kKeys values, behind as many of -infinity as there is room for.
+// Sorts 0 < n <= 32 * kKeys values; the free places before them are filled with -infinity.
 template <int kKeys, typename T, typename scalar_t>
 __device__ __forceinline__ void sort_group(const GroupValues<scalar_t>& values, T (*sorted)[kWarpSize]) {
   const int lane = lane_index(), n = static_cast<int>(values.size);
@@ -31,7 +31,7 @@ __device__ __forceinline__ void sort_group(const GroupValues<scalar_t>& values, 
   sorted[kKeys][lane] = lane < kWarpSize - 1 ? next : keys[kKeys - 1];
 }
 
-// The same with as many keys a lane as are needed, up to kMaxKeys; returns how many.
+// sort_group with the smallest number of keys a lane that suffices, up to kMaxKeys; returns that number.
 template <int kMaxKeys, int kKeys = 1, typename T, typename scalar_t>
 __device__ __forceinline__ int sort_group_of_any_size(const GroupValues<scalar_t>& values, T (*sorted)[kWarpSize]) {
   if constexpr (kKeys < kMaxKeys) {
@@ -42,7 +42,7 @@ __device__ __forceinline__ int sort_group_of_any_size(const GroupValues<scalar_t
   return keys;
 }
 
-// By one whole warp: 0 < n <= 32 * kMaxKeys. `sorted` is not read by others, nor by a call before.
+// Called by a whole warp, for 0 < n <= 32 * kMaxKeys values. No other warp and no earlier call may still read `sorted`.
 template <int kMaxKeys, typename T, typename scalar_t>
 __device__ OtsuResult<T> warp_otsu(const GroupValues<scalar_t>& values, int bins, WarpKeys<kMaxKeys, T>& sorted) {
   const int keys = sort_group_of_any_size<kMaxKeys>(values, sorted);
@@ -51,9 +51,9 @@ __device__ OtsuResult<T> warp_otsu(const GroupValues<scalar_t>& values, int bins
   const T low = sorted[padding % keys][padding / keys], high = sorted[keys - 1][kWarpSize - 1];
   if (low == high) return {low + T(0), high};  // -0 becomes 0
   OtsuGrid grid(static_cast<double>(low), static_cast<double>(high), n, bins);
-  if (sizeof(T) < sizeof(double)) grid.prescale = 1.0;  // as it is for every range of floats: a case less for the loops
+  if (sizeof(T) < sizeof(double)) grid.prescale = 1.0;  // it is 1 for every range of floats; as a constant it simplifies the loops
 
-  const int first = lane * keys - padding;  // how many values are before this lane's; negative: that many are padding
+  const int first = lane * keys - padding;  // number of values in lower lanes; negative in a lane with padding
   const int begin = min_of(max_of(-first, 0), keys);
   int64_t sum = 0;
   for (int i = begin; i < keys; ++i) sum += grid(static_cast<double>(sorted[i][lane]));
@@ -61,8 +61,9 @@ __device__ OtsuResult<T> warp_otsu(const GroupValues<scalar_t>& values, int bins
   const int64_t total = __shfl_sync(kFullWarp, static_cast<long long>(up_to), kWarpSize - 1);
   const OtsuMean mean(total, n);
 
-  // Whether the best cut can be after one of this lane's values: the midpoint of the class means, which rises with the
-  // cut, would be between them. `twice` is twice the midpoint before the lane, less than all for the first.
+  // keep: the best cut can be at one of this lane's values. The midpoint of the class means increases with the cut; at
+  // the best cut it lies between the two values next to the cut. `twice` is twice the midpoint at the cut before this
+  // lane (-infinity for the first lane).
   const double twice = first > 0 ? ratio(before, first) + ratio(total - before, n - first) : -INFINITY;
   double twice_behind = __shfl_sync(kFullWarp, twice, lane + 1);
   if (lane == kWarpSize - 1) twice_behind = INFINITY;

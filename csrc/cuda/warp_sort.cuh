@@ -1,8 +1,8 @@
 // Sorting by one warp, in registers: no shared memory, no barrier.
 //
-// Bitonic, and normalized: two sorted runs are merged by comparing the first with the mirrored second, so that every
-// comparison puts the smaller key first. A lane's keys are compared among themselves in registers; with lanes as the
-// high part of a key's place only 15 steps are shuffles, whatever the number of keys.
+// A normalized bitonic sort: to merge two sorted runs, the first is compared with the second in reverse order, so every
+// comparison puts the smaller key first. Key i of a lane has the place lane * kKeys + i. Therefore most steps compare
+// keys of one lane, in registers; 15 steps exchange keys between lanes, whatever the number of keys.
 #pragma once
 
 #include <math.h>
@@ -11,7 +11,7 @@
 
 namespace mlc::cuda {
 
-// Floats have an instruction for each, which drops a NaN; compared doubles keep it.
+// For float each is one instruction, which returns the other operand if one is NaN.
 __device__ __forceinline__ float lower_of(float a, float b) { return fminf(a, b); }
 __device__ __forceinline__ float upper_of(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double lower_of(double a, double b) { return b < a ? b : a; }
