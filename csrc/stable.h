@@ -1,5 +1,5 @@
-// All that the operators use of torch: its stable ABI, at the version that the build targets (TORCH_TARGET_VERSION), and
-// a few functions on top of it.
+// All that the operators use of torch: its stable ABI, at the version that the build targets (TORCH_TARGET_VERSION),
+// and a few functions on top of it.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

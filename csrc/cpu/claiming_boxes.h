@@ -1,6 +1,7 @@
-// Kept boxes of one class. At first they are in a list (kept_boxes.h), with which each candidate is compared. When these
-// comparisons become many, the remaining candidates are sorted into a grid (candidate_grid.h). From then on a kept box
-// looks for the candidates that it suppresses and becomes their owner. A box with too many candidates near it is listed.
+// Kept boxes of one class. At first they are in a list (kept_boxes.h), with which each candidate is compared. When
+// these comparisons become many, the remaining candidates are sorted into a grid (candidate_grid.h). From then on a
+// kept box looks for the candidates that it suppresses and becomes their owner. A box with too many candidates near it
+// is listed.
 #pragma once
 
 #include <algorithm>

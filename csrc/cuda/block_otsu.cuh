@@ -1,8 +1,8 @@
 // The Otsu threshold of a group that is too large for a warp, by one block; the rule is csrc/otsu.h.
 //
 // The values are counted and summed by levels of q, as in csrc/cpu/otsu_threshold.h. The cuts between levels are
-// evaluated at once. A cut inside a level can be the best one only if the midpoint of the two class means falls into the
-// level. Runs of such levels, usually one to three, are collected and sorted. A level with too many values for that
+// evaluated at once. A cut inside a level can be the best one only if the midpoint of the two class means falls into
+// the level. Runs of such levels, usually one to three, are collected and sorted. A level with too many values for that
 // (heavy tails) is divided into finer levels, down to single values of q, which contain no cut. No group needs a full
 // sort in memory.
 #pragma once

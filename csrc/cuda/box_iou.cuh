@@ -10,8 +10,8 @@ namespace mlc::cuda {
 
 constexpr int kBoxIouColumns = 4;  // of a lane
 
-// A warp has `rows` rows (at most 32) of one of the `chunks` of 128 columns. Consecutive warps have consecutive chunks of
-// the same rows, so that a block writes to neighboring memory.
+// A warp has `rows` rows (at most 32) of one of the `chunks` of 128 columns. Consecutive warps have consecutive chunks
+// of the same rows, so that a block writes to neighboring memory.
 template <typename T, int kThreads, typename scalar_t>
 __global__ void __launch_bounds__(kThreads)
     box_iou_kernel(const scalar_t* __restrict__ boxes1, const scalar_t* __restrict__ boxes2, int64_t n, int64_t m,

@@ -1,9 +1,9 @@
 // Max-IoU matching in two passes over priors x gts, neither of which stores the matrix; the rule is csrc/match_boxes.h.
 //
-// A thread has one prior, and a warp needs no other warp. It takes 32 gts at a time: each lane tests one of them against
-// the hull of the warp's priors, then all lanes compute their IoU with each of the few that overlap the hull. IoUs are
-// not negative, so they are ordered as the integers with the same bits: the best IoU of a gt is an integer maximum,
-// which does not depend on the order.
+// A thread has one prior, and a warp needs no other warp. It takes 32 gts at a time: each lane tests one of them
+// against the hull of the warp's priors, then all lanes compute their IoU with each of the few that overlap the hull.
+// IoUs are not negative, so they are ordered as the integers with the same bits: the best IoU of a gt is an integer
+// maximum, which does not depend on the order.
 #pragma once
 
 #include "../match_boxes.h"

@@ -52,10 +52,10 @@ __device__ __forceinline__ OtsuResult<T> otsu_of_small_group(const GroupValues<s
 }
 
 // Thresholds of gathered groups (fewer than 2^31). Group k starts at offsets[k] and has every `stride`-th value;
-// blockIdx.y is the task. Each `groups` groups (at most the warps of a block and kSortingWarps) have two blocks: the one
-// in the first half of the grid computes the large groups, one after another with all threads; the one in the second
-// half computes the small groups, one in each warp.
-// At most 64 registers, 80 for doubles: many small blocks hide the latency.
+// blockIdx.y is the task. Each `groups` groups (at most the warps of a block and kSortingWarps) have two blocks: the
+// one in the first half of the grid computes the large groups, one after another with all threads; the one in the
+// second half computes the small groups, one in each warp. At most 64 registers, 80 for doubles: many small blocks hide
+// the latency.
 template <typename T, int kThreads, int kWarpKeys, int kCapacity, int kLevelBits, typename scalar_t>
 __global__ void __launch_bounds__(kThreads, kThreads > 256 ? 1 : 4 - sizeof(T) / 8)
     otsu_of_groups(const unsigned* __restrict__ offsets, int stride, unsigned num_segments, unsigned groups, int bins,

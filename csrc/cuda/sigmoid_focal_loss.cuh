@@ -1,5 +1,5 @@
-// Sigmoid focal loss and its gradient. Each thread takes packs of 16 bytes of logits, in a grid-stride loop. With 40 to 50
-// instructions an entry, float32 is about balanced between arithmetic and memory; the forward pass of half types is
+// Sigmoid focal loss and its gradient. Each thread takes packs of 16 bytes of logits, in a grid-stride loop. With 40 to
+// 50 instructions an entry, float32 is about balanced between arithmetic and memory; the forward pass of half types is
 // limited by arithmetic.
 #pragma once
 
@@ -37,8 +37,8 @@ struct FocalInputs {
   }
 };
 
-// Calls use(i, limit, z, factor) for each pack of this thread: entry i + j, j < limit, has the loss factor[j] * h(z[j]).
-// Both are 0 in a row that is not read. kWhole: every row consists of whole packs.
+// Calls use(i, limit, z, factor) for each pack of this thread: entry i + j, j < limit, has the loss factor[j] *
+// h(z[j]). Both are 0 in a row that is not read. kWhole: every row consists of whole packs.
 template <bool kWhole, int kThreads, typename T, typename scalar_t, typename Use>
 __device__ __forceinline__ void for_packs(const FocalInputs<T, scalar_t>& in, const Use& use) {
   constexpr int size = kPackSize<scalar_t>;

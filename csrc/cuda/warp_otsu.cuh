@@ -51,7 +51,8 @@ __device__ OtsuResult<T> warp_otsu(const GroupValues<scalar_t>& values, int bins
   const T low = sorted[padding % keys][padding / keys], high = sorted[keys - 1][kWarpSize - 1];
   if (low == high) return {low + T(0), high};  // -0 becomes 0
   OtsuGrid grid(static_cast<double>(low), static_cast<double>(high), n, bins);
-  if (sizeof(T) < sizeof(double)) grid.prescale = 1.0;  // it is 1 for every range of floats; as a constant it simplifies the loops
+  // it is 1 for every range of floats; as a constant it simplifies the loops
+  if (sizeof(T) < sizeof(double)) grid.prescale = 1.0;
 
   const int first = lane * keys - padding;  // number of values in lower lanes; negative in a lane with padding
   const int begin = min_of(max_of(-first, 0), keys);
