@@ -32,6 +32,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "mlc_ext"))
+import _build_flags  # noqa: E402  (shared with setup.py; without torch)
+
 PASSED, FAILED, CUT, NOT_RUN = "passed", "failed", "out of time", "not run"
 GROUPS = {
     "1": ("build", "tests", "graphs", "determinism", "sync", "benchmarks", "end_to_end"),
@@ -189,21 +192,20 @@ def end_group(process: subprocess.Popen) -> None:
 
 
 def path_of(program: str) -> str | None:
-    """On PATH, beside nvcc, or in CUDA's usual folder."""
-    beside = Path(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc").resolve().parent
-    return shutil.which(program) or shutil.which(program, path=f"{beside}:/usr/local/cuda/bin")
+    """On PATH, or in the CUDA toolkit that the build uses."""
+    home = _build_flags.cuda_home()
+    return shutil.which(program) or (shutil.which(program, path=os.path.join(home, "bin")) if home else None)
 
 
 def machine(device: str) -> dict[str, object]:
     """What builds and results depend on."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from _harness import Settings, facts
-    from torch.utils.cpp_extension import CUDA_HOME
 
     version = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
     found = {name: version.get(name) for name in ("torchvision", "setuptools", "pybind11", "pytest", "pycocotools")}
     found |= {name: path_of(name) for name in ("nvcc", "compute-sanitizer", "c++", "ninja", "make")}
-    found |= {"CUDA_HOME": os.environ.get("CUDA_HOME"), "cpp_extension.CUDA_HOME": CUDA_HOME}
+    found["CUDA_HOME"] = _build_flags.cuda_home()
     return facts(Settings(device)) | found
 
 
