@@ -99,7 +99,7 @@ def measure(case: Case, settings: Settings) -> dict[str, float]:
     contestants = {"mlc_ext": case.ours, **case.peers}
     if settings.device == "cuda":
         contestants[GRAPH], _held = captured(case.ours)
-    turn_seconds = 1e-2 if settings.device == "cuda" else 1e-3  # well above the clock's grain, or a synchronisation's
+    turn_seconds = 1e-2 if settings.device == "cuda" else 1e-3  # well above the clock's grain, or a synchronization's
 
     def turn(run: Callable[[], object], calls: int) -> float:
         run()  # caches and threads are the one's before: its first call says more of that one

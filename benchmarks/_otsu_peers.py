@@ -1,4 +1,4 @@
-"""What one writes without mlc_ext: Otsu's thresholds, vectorised in torch and group by group."""
+"""What one writes without mlc_ext: Otsu's thresholds, vectorized in torch and group by group."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def torch_otsu(values: Tensor, ids: Tensor, k: int) -> Tensor:
     before = torch.cat([prefix.new_zeros(1), prefix])[starts]
     position = torch.arange(n, device=v.device)
     below = position - starts[g] + 1
-    centred = prefix - before[g]
-    objective = centred.square() / (below * (sizes[g] - below)).clamp(min=1)
+    centered = prefix - before[g]
+    objective = centered.square() / (below * (sizes[g] - below)).clamp(min=1)
     same_next = torch.cat([(g[1:] == g[:-1]) & (v[1:] != v[:-1]), g.new_zeros(1, dtype=torch.bool)])
     objective = torch.where(same_next, objective, -1.0)
     best = objective.new_full((k,), -1.0).scatter_reduce(0, g, objective, "amax")
@@ -45,8 +45,8 @@ def torch_otsu_group(group: Tensor) -> Tensor:
     """One group's threshold, without asking the device for a value."""
     ordered = group.sort().values.double()
     below = torch.arange(1, len(ordered), device=group.device)
-    centred = (ordered - ordered.mean()).cumsum(0)[:-1]
-    objective = torch.where(ordered[1:] != ordered[:-1], centred**2 / (below * (len(ordered) - below)), -1.0)
+    centered = (ordered - ordered.mean()).cumsum(0)[:-1]
+    objective = torch.where(ordered[1:] != ordered[:-1], centered**2 / (below * (len(ordered) - below)), -1.0)
     return ordered[objective.argmax()].to(group.dtype)
 
 
@@ -60,8 +60,8 @@ def numpy_otsu_group(group: np.ndarray) -> float:
     if not len(ordered) or ordered[0] == ordered[-1]:
         return ordered[0] if len(ordered) else float("nan")
     below = np.arange(1, len(ordered))
-    centred = np.cumsum(ordered - ordered.mean())[:-1]
-    objective = np.where(ordered[1:] != ordered[:-1], centred**2 / (below * (len(ordered) - below)), -1)
+    centered = np.cumsum(ordered - ordered.mean())[:-1]
+    objective = np.where(ordered[1:] != ordered[:-1], centered**2 / (below * (len(ordered) - below)), -1)
     return ordered[objective.argmax()]
 
 
@@ -71,7 +71,7 @@ def numpy_otsu(values: np.ndarray, ids: np.ndarray, k: int) -> list[float]:
 
 def agree(ours: Tensor, theirs: Tensor) -> None:
     """Equal (NaN where a group is empty), but for the rare group in which rounding in a peer's sums prefers a
-    neighbouring cut."""
+    neighboring cut."""
     ours, theirs = ours.cpu(), theirs.cpu().to(ours.dtype)
     differ = ((ours != theirs) & ~(ours.isnan() & theirs.isnan())).sum().item()
     if differ > max(1, len(ours) / 100):

@@ -1,4 +1,4 @@
-"""mutual_labels (two thresholds a gt, labels, weights) against vectorised torch and numpy gt by gt."""
+"""mutual_labels (two thresholds a gt, labels, weights) against vectorized torch and numpy gt by gt."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def case(n: int, k: int, settings: Settings) -> Case:
     ious, _ = group_inputs(n, k, settings.device, seed=1)
     generator = torch.Generator().manual_seed(2)
     baseline = torch.randint(-1, 2, (n,), generator=generator).to(torch.int8).to(settings.device)
-    peers = {"torch, vectorised": lambda: torch_labels(scores, ious, ids, baseline, k)}
+    peers = {"torch, vectorized": lambda: torch_labels(scores, ious, ids, baseline, k)}
     if settings.device == "cpu":
         arrays = [t.numpy() for t in (scores, ious, ids, baseline)]
         peers["numpy, per gt"] = lambda: [torch.from_numpy(a) for a in numpy_labels(*arrays, k)]

@@ -60,8 +60,8 @@ def inputs(batch: int, n: int, classes: int | None, device: str):
     """Twenty detections around each object, of its class, scored apart."""
     generator = torch.Generator().manual_seed(0)
     objects = n // 20
-    centres = boxes(batch * objects, "cpu").view(batch, objects, 4).repeat(1, 20, 1)
-    xyxy = boxes(batch * n, "cpu", seed=1, jitter_of=centres.reshape(-1, 4)).view(batch, n, 4)
+    centers = boxes(batch * objects, "cpu").view(batch, objects, 4).repeat(1, 20, 1)
+    xyxy = boxes(batch * n, "cpu", seed=1, jitter_of=centers.reshape(-1, 4)).view(batch, n, 4)
     scores, quality = (torch.rand(batch, n, generator=generator) for _ in range(2))
     labels = None
     if classes is not None:

@@ -1,4 +1,4 @@
-"""segmented_otsu against vectorised torch, a numpy loop over groups, and scikit-image (with bins)."""
+"""segmented_otsu against vectorized torch, a numpy loop over groups, and scikit-image (with bins)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cases(settings: Settings) -> Iterator[Case]:
 
 
 def exact(values: torch.Tensor, ids: torch.Tensor, k: int, settings: Settings) -> Case:
-    peers = {"torch, vectorised": lambda: torch_otsu(values, ids, k)}
+    peers = {"torch, vectorized": lambda: torch_otsu(values, ids, k)}
     if settings.device == "cpu":
         arrays = values.numpy(), ids.numpy()
         peers["numpy, per group"] = lambda: torch.tensor(numpy_otsu(*arrays, k))
@@ -53,7 +53,7 @@ def _binned(values: torch.Tensor, ids: torch.Tensor, k: int) -> Case | None:
         return segmented_otsu(values, ids, k, bins=256)
 
     def check() -> None:
-        """Equal, but for the rare group in which scikit-image's float32 histogram prefers a neighbouring bin."""
+        """Equal, but for the rare group in which scikit-image's float32 histogram prefers a neighboring bin."""
         sizes = torch.tensor([float(group.max() - group.min()) for group in split(*arrays, k)]) / 256
         apart = (ours() - scikit_image()).abs() / sizes
         moved = (apart > 0.01).sum().item()

@@ -1,8 +1,8 @@
 """Whole detectors on a GPU: python benchmarks/end_to_end.py [--device cuda] [--json FILE] [--markdown FILE]
 
 FCOS and RetinaNet R50-FPN with random weights, images and boxes; the images are on the device already. A training step
-is the trainer's own (forward, criterion, backward, clipping, SGD): the baseline, with mutual labelling (+ML) and with
-the whole method (+MLC), mutual labelling on; torchvision's detectors beside them, as its own builders make them and
+is the trainer's own (forward, criterion, backward, clipping, SGD): the baseline, with mutual labeling (+ML) and with
+the whole method (+MLC), mutual labeling on; torchvision's detectors beside them, as its own builders make them and
 without clipping. Inference ends with the detections of every image; its classifiers say 0.5 to everything, so that NMS
 gets all the candidates it can.
 
@@ -155,7 +155,7 @@ class Measured:
 
 
 def configuration(name: str, setting: Setting):
-    """The preset with mutual labelling on; statistics and affine parameters of batch norm are constants, as in
+    """The preset with mutual labeling on; statistics and affine parameters of batch norm are constants, as in
     torchvision's."""
     config = bare(preset(name))
     for key, value in (("mlc.start_epoch", 0.0), ("model.backbone", setting.backbone), ("model.norm", "fixed"),

@@ -90,9 +90,9 @@ OTSU = "segmented Otsu + labels + weights"
 NMS = "rescored NMS"
 GOALS = [
     Goal(OTSU, bm_mutual_labels.case, (1_000_000, 2000), (2000, 5), graph=40 * MICROSECOND,
-         faster_than={"torch, vectorised": 10, "torch, per gt": 1000}),
+         faster_than={"torch, vectorized": 10, "torch, per gt": 1000}),
     Goal(OTSU, bm_mutual_labels.case, (10_000, 50), (500, 3), graph=12 * MICROSECOND,
-         faster_than={"torch, vectorised": 20}),
+         faster_than={"torch, vectorized": 20}),
     Goal("segmented Otsu", lambda n, k, s: bm_segmented_otsu.exact(*group_inputs(n, k, s.device), k, s),
          (1_000_000, 2000), (2000, 5)),
     Goal("match priors to gts", bm_match_boxes.case, ("anchors", 200_000, 100, 16), ("random", 500, 10, 2),

@@ -195,10 +195,10 @@ def draw(plt, operator: str, drawn: list[tuple[str, list[Curve]]], path: Path) -
         1, len(drawn), figsize=(4.6 * len(drawn), 4.2), squeeze=False, sharey=True, layout="constrained"
     )
     for ax, (axis, curves) in zip(axes[0], drawn, strict=True):
-        for colour, curve in enumerate(curves):
+        for color, curve in enumerate(curves):
             for contestant, style in ((OURS, "o-"), (curve.peer, "s--")):
                 label = f"{contestant}, {curve.name}"
-                ax.loglog(curve.sizes, curve.milliseconds[contestant], style, color=f"C{colour}", label=label, ms=4)
+                ax.loglog(curve.sizes, curve.milliseconds[contestant], style, color=f"C{color}", label=label, ms=4)
         ax.set_xlabel(axis)
         ax.grid(True, which="major", alpha=0.3)
         ax.tick_params(labelleft=True)

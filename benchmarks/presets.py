@@ -2,7 +2,7 @@
 
 Writes docs/presets.md. Parameters and multiply-adds (of backbone, pyramid and head) are counted for one image of
 800 x 1333 and 80 classes, without running anything. Steps are timed for the four methods of a detector in turns, so
-that a busy moment hits all alike; the minimum counts. What mutual labelling adds is far below the noise of a step, so
+that a busy moment hits all alike; the minimum counts. What mutual labeling adds is far below the noise of a step, so
 the criterion is timed alone too: forward from the head's outputs and backward to them.
 """
 
@@ -59,7 +59,7 @@ def step(model: DenseDetector, images: list[Tensor], targets: list[dict[str, Ten
 
 
 def overheads(prefix: str, *, short: int, size: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """{method: (step seconds, criterion seconds)} of a detector's four presets, mutual labelling on."""
+    """{method: (step seconds, criterion seconds)} of a detector's four presets, mutual labeling on."""
     images, targets = batch(*image_size(short), size)
     steps, criteria = {}, {}
     for suffix in METHODS:
@@ -119,9 +119,9 @@ def main() -> None:
         "## What the method's parts add to a training step",
         "",
         f"Batch {arguments.batch_size}, {height} x {width} pixels, {BOXES_PER_IMAGE} boxes an image, "
-        f"{THREADS} CPU threads, mutual labelling on. Minima of {arguments.rounds} turns; a step is forward, backward "
+        f"{THREADS} CPU threads, mutual labeling on. Minima of {arguments.rounds} turns; a step is forward, backward "
         "and SGD. The criterion is timed alone as well (from the head's outputs and back to them), since what mutual "
-        "labelling adds is smaller than a step's noise.",
+        "labeling adds is smaller than a step's noise.",
         "",
         *overhead_table(arguments),
         "",

@@ -1,6 +1,6 @@
 """Where a training step's time goes: python benchmarks/profile_step.py [--device cuda] [preset ...]
 
-Writes docs/profile.md: torch.profiler's account of a step of each preset, by parts and by operators, mutual labelling
+Writes docs/profile.md: torch.profiler's account of a step of each preset, by parts and by operators, mutual labeling
 on. Images and boxes are random and already in memory, so the data pipeline is not in it.
 """
 
@@ -42,7 +42,7 @@ def mark_parts(model: dense_detector.DenseDetector, stepper: Stepper) -> None:
     model.losses = marked("criterion", model.losses)
     model.assign = marked("criterion / assignment of the priors", model.assign)
     model.task_losses = marked("criterion / the detector's losses", model.task_losses)
-    stepper.optimizer.step = marked("optimiser", stepper.optimizer.step)
+    stepper.optimizer.step = marked("optimizer", stepper.optimizer.step)
 
 
 def profiled(name: str, arguments: argparse.Namespace) -> tuple[float, list[str]]:
@@ -104,7 +104,7 @@ def main() -> None:
         "",
         f"Made by `python benchmarks/profile_step.py`, with torch.profiler: {circumstances}.",
         "",
-        f"Batch {arguments.batch_size}, short side {arguments.short_side}, mutual labelling on, mean of "
+        f"Batch {arguments.batch_size}, short side {arguments.short_side}, mutual labeling on, mean of "
         f"{arguments.steps} steps; the data pipeline is not in it.",
     ]
     for name in arguments.presets or DEFAULT:

@@ -10,7 +10,7 @@
 //   at least min_forced_iou; of several such gts the last wins (as in MMDetection). Only with low_quality.
 // - labels: 1 (positive) if forced or iou >= high; else 0 (negative) if iou < low or iou = 0; else -1 (ignored).
 // - matched_gt: the gt it is forced to, else the gt of the largest IoU (the first of equals) if that is >= low and
-//   above 0, else -1. In other words: the candidates of mutual labelling.
+//   above 0, else -1. In other words: the candidates of mutual labeling.
 // - Crowd gts match nothing. A negative of which a crowd gt covers at least crowd_iof of the area is ignored.
 // - A gt with a NaN coordinate matches and covers nothing. The result of a prior with a NaN coordinate is unspecified;
 //   it does not change the results of other priors, unless that prior becomes the best one of a gt.

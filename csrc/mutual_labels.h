@@ -7,14 +7,14 @@
 //
 // Contract
 // - Candidate j of gt k: positive for classification iff I_j > Otsu(I^k), else negative (Eq. 4, 5); positive for
-//   localisation iff S_j > Otsu(S^k) (Eq. 6), else 0. The thresholds are segmented_otsu's (csrc/otsu.h).
-// - Weights (Eq. 7, 8): |I_j - tau|^alpha for classification and |S_j - tau|^alpha for localisation if the baseline
+//   localization iff S_j > Otsu(S^k) (Eq. 6), else 0. The thresholds are segmented_otsu's (csrc/otsu.h).
+// - Weights (Eq. 7, 8): |I_j - tau|^alpha for classification and |S_j - tau|^alpha for localization if the baseline
 //   ignored j, else 1. 0^0 = 1.
 // - A task whose values in a group cannot be split (all equal) would lose its object. Unless `literal`, such a task
 //   keeps the baseline's assignment for that gt: positive stays positive, ignored stays ignored.
-// - Priors in no group keep the baseline's classification label and are not positive for localisation; a baseline
+// - Priors in no group keep the baseline's classification label and are not positive for localization; a baseline
 //   positive in no group is an error on CPU.
-// - Whatever carries no loss has weight 0: the ignored for classification, all but positives for localisation.
+// - Whatever carries no loss has weight 0: the ignored for classification, all but positives for localization.
 #pragma once
 
 #include "host_device.h"
@@ -55,9 +55,9 @@ MLC_HOST_DEVICE LabelAndWeight<T> mutual_label(T value, T threshold, bool splitt
   return {value > threshold ? kPositive : kNegative, weight};
 }
 
-// Localisation has positives only: whatever else it was called, it carries no loss.
+// Localization has positives only: whatever else it was called, it carries no loss.
 template <typename T>
-MLC_HOST_DEVICE LabelAndWeight<T> localisation_only(LabelAndWeight<T> verdict) {
+MLC_HOST_DEVICE LabelAndWeight<T> localization_only(LabelAndWeight<T> verdict) {
   if (verdict.label == kPositive) return verdict;
   return {kNegative, T(0)};
 }

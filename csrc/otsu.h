@@ -13,8 +13,8 @@
 //   evaluates `otsu_objective` on these integers gives the same bits: sorted or by histogram, CPU or CUDA.
 //   Doubling q makes the mean of a symmetric group an integer, so that its two equal cuts tie exactly.
 // - With `bins`, q is the index of one of `bins` equal bins between min and max (numpy.histogram's rule) and the
-//   threshold is the centre of the lower class's last bin: scikit-image's threshold_otsu.
-// - NaN or infinite values: an error on CPU; on CUDA they are not looked for (no synchronisation), and the result of
+//   threshold is the center of the lower class's last bin: scikit-image's threshold_otsu.
+// - NaN or infinite values: an error on CPU; on CUDA they are not looked for (no synchronization), and the result of
 //   their group is unspecified.
 #pragma once
 
@@ -124,7 +124,7 @@ struct OtsuGrid {
   }
 };
 
-// Mean of a group's q as quotient and remainder, so that centred sums stay exact.
+// Mean of a group's q as quotient and remainder, so that centered sums stay exact.
 struct OtsuMean {
   int64_t quotient;
   double fraction;  // remainder / n, in [0, 1)
@@ -136,8 +136,8 @@ struct OtsuMean {
 // Between-class variance of a cut with `below` values below it and `above` above it, up to a constant factor.
 // sum = the sum of the q below minus below * mean.quotient.
 MLC_HOST_DEVICE double otsu_objective(double below, double above, int64_t sum, double fraction) {
-  double centred = static_cast<double>(sum) - below * fraction;
-  return centred * centred / (below * above);
+  double centered = static_cast<double>(sum) - below * fraction;
+  return centered * centered / (below * above);
 }
 
 // The same of the cut after the `below` smallest of n values. sum = the sum of their q.

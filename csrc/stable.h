@@ -20,7 +20,7 @@ namespace mlc {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// An uninitialised tensor of another shape and type on the device of `like`.
+// An uninitialized tensor of another shape and type on the device of `like`.
 inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), dtype);
 }

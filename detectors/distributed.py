@@ -2,7 +2,7 @@
 
 torchrun starts the processes and their rendezvous, on one machine or many. Every function here does the obvious thing
 in a single process, so no caller asks. Two kinds of exchange are kept apart: tensors on the device (gradients,
-normalisers, the flag of a bad step), which the host does not wait for, and host objects (metrics, states, votes), which
+normalizers, the flag of a bad step), which the host does not wait for, and host objects (metrics, states, votes), which
 travel over gloo.
 """
 
@@ -162,7 +162,7 @@ def parallel(model: nn.Module) -> nn.Module:
     """The model whose backward pass averages gradients over the ranks: itself, or DistributedDataParallel around it.
 
     Without ``device_ids``: images are moved by the trainer, and targets are checked on the CPU before they move.
-    Trained batch norms normalise with each rank's own statistics; rank 0's are kept.
+    Trained batch norms normalize with each rank's own statistics; rank 0's are kept.
     """
     return model if world_size() == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
 

@@ -24,7 +24,7 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
-from mlc_ext.detectors.reporting.charts import COLOURS, Chart, require_matplotlib
+from mlc_ext.detectors.reporting.charts import COLORS, Chart, require_matplotlib
 from mlc_ext.detectors.reporting.curves import loss_charts, metric_charts, precision_charts, recall_charts
 from mlc_ext.detectors.reporting.embedded_images import Pictures
 from mlc_ext.detectors.reporting.page import build_page
@@ -119,7 +119,7 @@ def make_report(
             chart
             for k, found in enumerate(findings)
             if found is not None
-            for chart in scatter_charts(found.divergence, k + 1, COLOURS[k % len(COLOURS)])
+            for chart in scatter_charts(found.divergence, k + 1, COLORS[k % len(COLORS)])
         ],
         "curves": [
             *precision_charts(runs, [each if isinstance(each, PrecisionCurves) else None for each in curves]),

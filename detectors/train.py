@@ -1,4 +1,4 @@
-"""Trains a detector with mutual labelling and IoU rescoring, evaluates it, and prints AP and the correlations.
+"""Trains a detector with mutual labeling and IoU rescoring, evaluates it, and prints AP and the correlations.
 
     python detectors/train.py                              the generated data set, minutes on two CPU cores
     python detectors/train.py --compare                    the same, the baseline and MLC side by side
@@ -49,7 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", metavar="DIR", help="COCO-format data set; default: one is generated")
     parser.add_argument("--compare", action="store_true", help="train the baseline too (same seed, same steps) and "
                         "print both")
-    parser.add_argument("--no-ml", action="store_true", help="without mutual labelling")
+    parser.add_argument("--no-ml", action="store_true", help="without mutual labeling")
     parser.add_argument("--no-iur", action="store_true", help="without IoU rescoring")
     parser.add_argument("--epochs", type=int, metavar="N", help="length; the schedule's fractions are kept")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images a step, over all processes; "

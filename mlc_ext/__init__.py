@@ -1,7 +1,7 @@
 """MLC: modulating localization and classification for harmonized object detection.
 
 Operators (C++/CUDA, `torch.ops.mlc_ext.*`) and the method built on them. See README.md for the few lines that put
-mutual labelling and IoU rescoring into a training loop.
+mutual labeling and IoU rescoring into a training loop.
 """
 
 from pathlib import Path as _Path

@@ -24,7 +24,7 @@ CXX_FLAGS = [
     "-std=c++17",
     "-ffp-contract=off",
     "-fno-math-errno",
-    "-fno-trapping-math",  # no value changes, but loops with conditions vectorise
+    "-fno-trapping-math",  # no value changes, but loops with conditions vectorize
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",

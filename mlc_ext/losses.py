@@ -1,10 +1,10 @@
-"""Losses of dense detectors and of the method, as sums: the caller divides by its :func:`normaliser`.
+"""Losses of dense detectors and of the method, as sums: the caller divides by its :func:`normalizer`.
 
 Rules that hold for every loss here:
 
 - Half inputs are computed and returned in float32; float64 stays float64.
 - ``weights`` (or a bool mask) are constants, one per prior. An entry of weight 0 adds nothing to the loss and
-  the gradient, whatever its values. Nothing is indexed by a mask: no host synchronisation.
+  the gradient, whatever its values. Nothing is indexed by a mask: no host synchronization.
 - No priors, or none selected: 0, still connected to the predictions, so that every parameter gets a gradient
   on every rank of a distributed run.
 - Shapes that disagree, options out of their range: ValueError; a wrong dtype: TypeError.
@@ -28,7 +28,7 @@ __all__ = [
     "iou_loss",
     "iou_rescoring_loss",
     "l1_loss",
-    "normaliser",
+    "normalizer",
     "prediction_alignment_loss",
     "reduce_mean",
     "sigmoid_focal_loss",
@@ -92,7 +92,7 @@ def centerness_target(ltrb: Tensor) -> Tensor:
         ltrb: [..., 4] distances to the left, top, right and bottom side of the gt box, in any one unit.
 
     Returns:
-        [...] in [0, 1], at least float32: 1 at the centre, 0 on a side and outside the box.
+        [...] in [0, 1], at least float32: 1 at the center, 0 on a side and outside the box.
 
     Source: Tian et al. 2019, Eq. 3.
     """
@@ -126,7 +126,7 @@ def iou_rescoring_loss(
         iou_logits: [N] logits of the predicted IoU.
         target_ious: [N] I_j in [0, 1], the IoU of the decoded box with its gt.
         weights: [N] weights or the mask of A+cls u A+loc, None for 1.
-        detach_target: whether I_j is a constant; otherwise the boxes are drawn towards the predicted IoU too.
+        detach_target: whether I_j is a constant; otherwise the boxes are drawn toward the predicted IoU too.
 
     Returns:
         Scalar sum.
@@ -158,7 +158,7 @@ def prediction_alignment_loss(scores: Tensor, ious: Tensor, weights: Tensor | No
 def reduce_mean(value: Tensor) -> Tensor:
     """The mean of a tensor over the ranks of torch.distributed, as a constant of at least float32.
 
-    Without an initialised process group the value itself. Every rank must call it; the host does not wait.
+    Without an initialized process group the value itself. Every rank must call it; the host does not wait.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"reduce_mean: value must be a tensor on the rank's device, got {value!r}")
@@ -178,7 +178,7 @@ def count_per_image(mask: Tensor, num_images: int) -> Tensor:
     return mask.view(num_images, -1).sum(1).clamp(min=1).sum()
 
 
-def normaliser(count: Tensor) -> Tensor:
+def normalizer(count: Tensor) -> Tensor:
     """What a rank's sum of losses is divided by: the count of positives averaged over ranks, of at least 1 in all.
 
     The mean of the ranks' losses then is the loss of one process with all their images, however few the positives.

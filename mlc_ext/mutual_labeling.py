@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._errors import choice
-from .losses import iou_rescoring_loss, normaliser, prediction_alignment_loss
+from .losses import iou_rescoring_loss, normalizer, prediction_alignment_loss
 from .ops import mutual_labels, paired_box_iou
 from .ops.mutual_labels import IGNORED, POSITIVE
 
@@ -26,11 +26,11 @@ class MLCConfig:
     """
 
     ml: bool = True
-    """Mutual labelling (Eq. 4-9)."""
+    """Mutual labeling (Eq. 4-9)."""
     iur: bool = True
     """IoU rescoring (Eq. 10, 11): train the IoU layer and rank by score x IoU."""
     start_epoch: float = 12
-    """Epochs of baseline training before mutual labelling is on (the paper: 12); a fraction falls inside an epoch."""
+    """Epochs of baseline training before mutual labeling is on (the paper: 12); a fraction falls inside an epoch."""
     alpha: float = 0.0
     """Exponent of the weights of originally ignored priors: FCOS- 0, RetinaNet 0.5, RPN 2."""
     gamma: float = 1.0
@@ -61,7 +61,7 @@ class MLCConfig:
         if self.bins is not None and not 2 <= self.bins <= 65536:
             raise ValueError(f"MLCConfig: bins must be in [2, 65536] or None, got {self.bins}")
         if self.bins is not None and self.tau == "midpoint":
-            raise ValueError("MLCConfig: tau='midpoint' is for exact thresholds; with bins it is the centre of a bin")
+            raise ValueError("MLCConfig: tau='midpoint' is for exact thresholds; with bins it is the center of a bin")
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Assignment:
     candidate_gt: Tensor
     """[N] int64: the gt whose candidate a prior is (J^k), -1 for none. Baseline positives are candidates of theirs."""
     originally_ignored: Tensor
-    """[N] bool: candidates that mutual labelling weighs by their margin (Eq. 7, 8)."""
+    """[N] bool: candidates that mutual labeling weighs by their margin (Eq. 7, 8)."""
 
     def positives_only(self) -> Assignment:
         """The baseline's positives as the only candidates: nothing that it ignored is leveraged."""
@@ -86,14 +86,14 @@ class Assignment:
 
 @dataclass
 class TaskTargets:
-    """Who trains which task, for N priors. Normalisers are counts of positives, never sums of weights."""
+    """Who trains which task, for N priors. Normalizers are counts of positives, never sums of weights."""
 
     cls_labels: Tensor
     """[N] int64: 0 background, 1..C the class, -1 ignored."""
     cls_weights: Tensor
     """[N] float32 weights of the classification loss; 0 where ignored."""
     loc_weights: Tensor
-    """[N] float32 weights of the localisation loss; 0 where not positive."""
+    """[N] float32 weights of the localization loss; 0 where not positive."""
     loc_positive: Tensor
     """[N] bool: A+loc."""
     iou_positive: Tensor
@@ -107,7 +107,7 @@ class TaskTargets:
     scores: Tensor
     """[N] float32 S_j of each candidate for the class of its gt, differentiable; 0 for the others."""
     thresholds: tuple[Tensor, Tensor] | None = field(default=None)
-    """(tau^cls [K], tau^loc [K]) where labelling was mutual."""
+    """(tau^cls [K], tau^loc [K]) where labeling was mutual."""
 
     @property
     def num_cls_positive(self) -> Tensor:
@@ -128,7 +128,7 @@ def task_targets(
     *,
     mutual: bool,
 ) -> TaskTargets:
-    """Targets of both tasks, the baseline's or the mutual ones. No host synchronisation.
+    """Targets of both tasks, the baseline's or the mutual ones. No host synchronization.
 
     Args:
         assignment: of the batch's N priors.
@@ -215,7 +215,7 @@ class _MidpointThresholds:
 def mlc_losses(
     targets: TaskTargets, iou_logits: Tensor | None, config: MLCConfig, *, rescoring: bool = True
 ) -> dict[str, Tensor]:
-    """What the method adds to the detector's own losses, weighted and normalised.
+    """What the method adds to the detector's own losses, weighted and normalized.
 
     Args:
         targets: of :func:`task_targets`.
@@ -235,8 +235,8 @@ def mlc_losses(
             iou_logits, targets.ious, targets.iou_positive, detach_target=config.detach_iou_target
         )
         gamma = config.gamma if rescoring else 0.0
-        losses["iou_rescoring"] = gamma * total / normaliser(targets.iou_positive.sum())
+        losses["iou_rescoring"] = gamma * total / normalizer(targets.iou_positive.sum())
     if config.alignment > 0:
         total = prediction_alignment_loss(targets.scores, targets.ious, targets.baseline_positive)
-        losses["prediction_alignment"] = config.alignment * total / normaliser(targets.baseline_positive.sum())
+        losses["prediction_alignment"] = config.alignment * total / normalizer(targets.baseline_positive.sum())
     return losses

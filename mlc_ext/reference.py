@@ -50,8 +50,8 @@ def otsu_threshold(values: Tensor, bins: int | None = None) -> Tensor:
     below = torch.arange(1, n)  # sizes of the lower class
     total = int(q.sum())
     mean, remainder = divmod(total, n)
-    centred = (q.cumsum(0)[:-1] - below * mean).double() - below.double() * (remainder / n)
-    objective = centred * centred / (below.double() * (n - below).double())
+    centered = (q.cumsum(0)[:-1] - below * mean).double() - below.double() * (remainder / n)
+    objective = centered * centered / (below.double() * (n - below).double())
     objective[q[:-1] == q[1:]] = -1.0  # no cut between equals
     best = int(torch.nonzero(objective == objective.max())[0])  # the first of equals
     if bins is None:
@@ -59,8 +59,8 @@ def otsu_threshold(values: Tensor, bins: int | None = None) -> Tensor:
     scale = _bin_scale(ordered[0].item(), ordered[-1].item())
     low, high = ordered[0].item() * scale, ordered[-1].item() * scale
     width, index = (high - low) / bins, int(q[best])
-    centre = (0.5 / scale) * ((low + index * width) + (low + (index + 1) * width))
-    return values.new_tensor(centre, dtype=values.dtype)
+    center = (0.5 / scale) * ((low + index * width) + (low + (index + 1) * width))
+    return values.new_tensor(center, dtype=values.dtype)
 
 
 def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bins: int | None = None) -> Tensor:

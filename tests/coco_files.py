@@ -13,7 +13,7 @@ from mlc_ext.detectors.data.coco import CocoDetection
 
 
 def write_coco(root: Path, annotations, *, images=None, categories=None, files=True) -> tuple[Path, Path]:
-    """A data set of 40 x 30 images; image k is filled with the grey level 10 k."""
+    """A data set of 40 x 30 images; image k is filled with the gray level 10 k."""
     if images is None:
         images = [{"id": k, "file_name": f"{k}.png", "width": 40, "height": 30} for k in (1, 2, 3)]
     if categories is None:

@@ -1,5 +1,5 @@
 """Every operator of fixed shapes, and the method's criterion, as functions of tensors: what the tests of CUDA graphs,
-host synchronisations and determinism, and the sanitizers' cases, share."""
+host synchronizations and determinism, and the sanitizers' cases, share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comparisons import random_boxes, rng, same_bits
 from torch import Tensor
 
 import mlc_ext
-from mlc_ext.losses import iou_loss, normaliser, sigmoid_focal_loss
+from mlc_ext.losses import iou_loss, normalizer, sigmoid_focal_loss
 from mlc_ext.mutual_labeling import Assignment, MLCConfig, mlc_losses, task_targets
 
 GROUPS, CLASSES = 40, 5
@@ -90,9 +90,9 @@ def criterion(config: MLCConfig, box_loss: str) -> Callable[..., list[Tensor]]:
         task = task_targets(assignment, logits, boxes, gts, gt_labels, config, mutual=True)
         losses = {
             "classification": sigmoid_focal_loss(logits, task.cls_labels, task.cls_weights)
-            / normaliser(task.num_cls_positive),
+            / normalizer(task.num_cls_positive),
             "bbox_regression": iou_loss(boxes, task.matched_boxes, task.loc_weights, kind=box_loss)
-            / normaliser(task.num_loc_positive),
+            / normalizer(task.num_loc_positive),
             **mlc_losses(task, iou_logits, config),
         }
         gradients = torch.autograd.grad(sum(losses.values()), leaves)

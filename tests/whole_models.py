@@ -16,7 +16,7 @@ DETECTORS = ("fcos", "fcos-", "retinanet", "rpn")
 class Pooling(nn.Module):
     """The least a backbone can be, and one that mirrors: the image averaged over the cells of each stride."""
 
-    normalisation = IMAGENET_RGB
+    normalization = IMAGENET_RGB
 
     def __init__(self, strides):
         super().__init__()

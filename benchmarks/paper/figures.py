@@ -14,8 +14,8 @@ from .bootstrap import IOUS
 from .rows import ROWS, STEMS, baseline
 from .tables import Found
 
-COLOURS = ("#000000", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
-"""Okabe and Ito's, which the colour-blind can tell apart."""
+COLORS = ("#000000", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+"""Okabe and Ito's, which the color-blind can tell apart."""
 NAMES = {"fcos-": "FCOS-", "retinanet": "RetinaNet", "rpn": "RPN"}
 
 
@@ -66,20 +66,20 @@ def _grid(plt, groups: Sequence[str], headings: Sequence[str]):
     return figure, axes
 
 
-def _curve(ax, found: Found, row: str, metric: str, label: str, colour: str, *, dashed: bool = False) -> None:
+def _curve(ax, found: Found, row: str, metric: str, label: str, color: str, *, dashed: bool = False) -> None:
     """The mean over seeds, and between which values they lie; a dashed one is not in the legend."""
     epochs, values = history(found, row, metric)
     if np.isnan(values).all():
         return
     values = values * (100 if metric.startswith("A") else 1)
     style = {"ls": "--"} if dashed else {"ls": "-", "label": label}
-    ax.plot(epochs, values.mean(axis=0), color=colour, marker="o", ms=3, **style)
+    ax.plot(epochs, values.mean(axis=0), color=color, marker="o", ms=3, **style)
     if len(values) > 1:
-        ax.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12, lw=0)
+        ax.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.12, lw=0)
 
 
 def _switch(ax, found: Found, row: str) -> None:
-    ax.axvline(found.parts[row][0].config.mlc.start_epoch, color="grey", lw=1, ls=":")
+    ax.axvline(found.parts[row][0].config.mlc.start_epoch, color="gray", lw=1, ls=":")
 
 
 def draw_epochs(plt, found: Found):
@@ -90,8 +90,8 @@ def draw_epochs(plt, found: Found):
     for k, (base, rows) in enumerate(groups.items()):
         main = "AR@100" if STEMS[ROWS[base].stem].detector == "rpn" else "AP"
         for j, metric in enumerate((main, "correlation", "correlation_pooled")):
-            for row, colour in zip(rows, COLOURS, strict=False):
-                _curve(axes[j][k], found, row, metric, ROWS[row].name, colour)
+            for row, color in zip(rows, COLORS, strict=False):
+                _curve(axes[j][k], found, row, metric, ROWS[row].name, color)
             _switch(axes[j][k], found, base)
         axes[0][k].legend(fontsize=7, framealpha=0.5)
     figure.suptitle("Course of training (dotted: the method is switched on; bands: range over seeds)", fontsize=10)
@@ -99,7 +99,7 @@ def draw_epochs(plt, found: Found):
 
 
 def draw_labels(plt, found: Found):
-    """What mutual labelling says of the predictions of the baseline (dashed) and of the row trained with it."""
+    """What mutual labeling says of the predictions of the baseline (dashed) and of the row trained with it."""
     groups = {base: [row for row in (base, f"{base}_ml") if row in rows] for base, rows in _trained(found).items()}
     groups = {base: rows for base, rows in groups.items() if _has_labels(found, base)}
     if not groups:
@@ -110,14 +110,14 @@ def draw_labels(plt, found: Found):
     for k, (base, rows) in enumerate(groups.items()):
         for row in rows:
             dashed = row == base
-            for task, colour in (("cls", COLOURS[1]), ("loc", COLOURS[2])):
-                _curve(axes[0][k], found, row, f"labels_flipped_{task}", task, colour, dashed=dashed)
-            _curve(axes[1][k], found, row, "labels_consensus", "shared / all positives", COLOURS[3], dashed=dashed)
-            shown = (("labels_iou_baseline", "baseline's positives", COLOURS[0]),
-                     ("labels_iou_gained_cls", "cls: made positive", COLOURS[5]),
-                     ("labels_iou_lost_cls", "cls: made negative", COLOURS[6]))  # fmt: skip
-            for metric, label, colour in shown:
-                _curve(axes[2][k], found, row, metric, label, colour, dashed=dashed)
+            for task, color in (("cls", COLORS[1]), ("loc", COLORS[2])):
+                _curve(axes[0][k], found, row, f"labels_flipped_{task}", task, color, dashed=dashed)
+            _curve(axes[1][k], found, row, "labels_consensus", "shared / all positives", COLORS[3], dashed=dashed)
+            shown = (("labels_iou_baseline", "baseline's positives", COLORS[0]),
+                     ("labels_iou_gained_cls", "cls: made positive", COLORS[5]),
+                     ("labels_iou_lost_cls", "cls: made negative", COLORS[6]))  # fmt: skip
+            for metric, label, color in shown:
+                _curve(axes[2][k], found, row, metric, label, color, dashed=dashed)
         for j in range(3):
             _switch(axes[j][k], found, base)
             axes[j][k].legend(fontsize=6.5, framealpha=0.5)
@@ -139,12 +139,12 @@ def draw_ap_by_iou(plt, found: Found):
         proposals = STEMS[ROWS[base].stem].detector == "rpn"
         curves = {row: _by_threshold(found, row, (lambda m: m.ar(100)) if proposals else (lambda m: m.ap()))
                   for row in rows}  # fmt: skip
-        for row, colour in zip(rows[1:], COLOURS[1:], strict=False):
+        for row, color in zip(rows[1:], COLORS[1:], strict=False):
             seeds = min(len(curves[row]), len(curves[base]))
             gains = 100 * (curves[row][:seeds] - curves[base][:seeds])
-            axes[0][k].plot(IOUS, gains.mean(axis=0), marker="o", ms=3, color=colour, label=ROWS[row].name)
+            axes[0][k].plot(IOUS, gains.mean(axis=0), marker="o", ms=3, color=color, label=ROWS[row].name)
             if seeds > 1:
-                axes[0][k].fill_between(IOUS, gains.min(axis=0), gains.max(axis=0), color=colour, alpha=0.12, lw=0)
+                axes[0][k].fill_between(IOUS, gains.min(axis=0), gains.max(axis=0), color=color, alpha=0.12, lw=0)
         axes[0][k].axhline(0, color="black", lw=0.8)
         axes[0][k].set_xlabel("IoU threshold")
         axes[0][k].legend(fontsize=7, framealpha=0.5)

@@ -14,7 +14,7 @@ class Stem:
     detector: str
     settings: Mapping[str, object]
     switch: int = 12
-    """Where the part ends and mutual labelling may begin: after so many of 19 epochs."""
+    """Where the part ends and mutual labeling may begin: after so many of 19 epochs."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 namespace mlc::cpu {
 namespace {
 
-// One row of the matrix: a against boxes held as coordinate arrays, which the compiler can vectorise.
+// One row of the matrix: a against boxes held as coordinate arrays, which the compiler can vectorize.
 template <typename T, typename scalar_t>
 MLC_SIMD_CLONES void iou_row(Box<T> a, const T* x1, const T* y1, const T* x2, const T* y2, const T* area, int64_t m,
                              scalar_t* out) {

@@ -11,7 +11,7 @@ namespace mlc::cpu {
 namespace {
 
 constexpr const char* kOp = "mutual_labels";
-constexpr int64_t kBlock = 512;  // priors labelled together
+constexpr int64_t kBlock = 512;  // priors labeled together
 
 // What belongs to both tasks: a prior's values, or what a gt's candidates are judged by.
 template <typename T>
@@ -43,9 +43,9 @@ auto label_block_of(double alpha) {
 }
 
 template <typename scalar_t>
-MLC_SIMD_CLONES void localisation_block(int64_t n, int8_t* __restrict labels, scalar_t* __restrict weights) {
+MLC_SIMD_CLONES void localization_block(int64_t n, int8_t* __restrict labels, scalar_t* __restrict weights) {
   for (int64_t i = 0; i < n; ++i) {
-    const LabelAndWeight<scalar_t> verdict = localisation_only(LabelAndWeight<scalar_t>{labels[i], weights[i]});
+    const LabelAndWeight<scalar_t> verdict = localization_only(LabelAndWeight<scalar_t>{labels[i], weights[i]});
     labels[i] = verdict.label;
     weights[i] = verdict.weight;
   }
@@ -150,7 +150,7 @@ Outputs mutual_labels(const Tensor& scores, const Tensor& ious, const Tensor& se
         const int8_t* before = baseline + first;
         label(v + first, iou_threshold, before, size, alpha, cls_label + first, cls_weight + first);
         label(s + first, score_threshold, before, size, alpha, loc_label + first, loc_weight + first);
-        localisation_block(size, loc_label + first, loc_weight + first);
+        localization_block(size, loc_label + first, loc_weight + first);
         if (has_bad_baseline(before, ids + first, size)) good_baseline = false;
       }
     });

@@ -1,4 +1,4 @@
-// The vectorised loops of OtsuThreshold (otsu_threshold.h) over one gathered group.
+// The vectorized loops of OtsuThreshold (otsu_threshold.h) over one gathered group.
 #pragma once
 
 #include <cstdint>

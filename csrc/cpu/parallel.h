@@ -9,7 +9,7 @@
 
 namespace mlc::cpu {
 
-// Uninitialised storage; vector would clear it.
+// Uninitialized storage; vector would clear it.
 template <typename T>
 std::unique_ptr<T[]> buffer(int64_t n) {
   return std::unique_ptr<T[]>(new T[static_cast<size_t>(n > 0 ? n : 1)]);

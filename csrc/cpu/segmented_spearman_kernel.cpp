@@ -12,7 +12,7 @@ constexpr const char* kOp = "segmented_spearman";
 template <typename T>
 class GroupRanks {
  public:
-  // Doubled centred ranks of n values; `valid` is false if one of them is NaN. The ranking is scratch space.
+  // Doubled centered ranks of n values; `valid` is false if one of them is NaN. The ranking is scratch space.
   void rank(const T* values, int64_t n, Ranking<T>& ranking) {
     ranks_.resize(static_cast<size_t>(n));
     ranking.clear();
@@ -25,8 +25,8 @@ class GroupRanks {
     ranking.sort();
     for (int64_t first = 0, last; first < n; first = last + 1) {
       for (last = first; last + 1 < n && ranking.same_value(last + 1, first);) ++last;
-      // descending order: the centred rank changes its sign, on both sides alike
-      for (int64_t r = first; r <= last; ++r) ranks_[ranking[r]] = doubled_centred_rank(first, last, n);
+      // descending order: the centered rank changes its sign, on both sides alike
+      for (int64_t r = first; r <= last; ++r) ranks_[ranking[r]] = doubled_centered_rank(first, last, n);
     }
   }
   bool valid() const { return valid_; }

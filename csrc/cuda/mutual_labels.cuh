@@ -28,7 +28,7 @@ __global__ void mutual_labels_kernel(const scalar_t* __restrict__ scores, const 
       const ValuePair<scalar_t> by = judged_by[k];
       const T by_score = static_cast<T>(by.of[0]), by_iou = static_cast<T>(by.of[1]);
       cls = mutual_label(iou, by_iou, by_iou == by_iou, assigned, alpha, false);
-      loc = localisation_only(mutual_label(score, by_score, by_score == by_score, assigned, alpha, false));
+      loc = localization_only(mutual_label(score, by_score, by_score == by_score, assigned, alpha, false));
     }
     out.cls_labels[i] = cls.label;
     out.loc_labels[i] = loc.label;

@@ -47,7 +47,7 @@ PaddedDetections nms_of_batch(const char* op, const NmsInputs& inputs, const Nms
   return out;
 }
 
-// How many detections the only image has: the one synchronisation of the single forms, for their results' length.
+// How many detections the only image has: the one synchronization of the single forms, for their results' length.
 inline int64_t count_of_one(const PaddedDetections& out) {
   const DeviceGuard guard(out.counts.get_device_index());
   const cudaStream_t stream = current_stream(out.counts);

@@ -59,7 +59,7 @@ __global__ void find_group_bounds(const Entry* __restrict__ column, unsigned n, 
   }
 }
 
-// The rank of the value at a place of a sorted column, of a group at [begin, end) of it. Descending: the centred rank
+// The rank of the value at a place of a sorted column, of a group at [begin, end) of it. Descending: the centered rank
 // changes its sign, on both sides alike.
 template <typename Entry>
 __device__ __forceinline__ int64_t rank_within(const Entry* column, unsigned place, unsigned begin, unsigned end) {
@@ -69,7 +69,7 @@ __device__ __forceinline__ int64_t rank_within(const Entry* column, unsigned pla
   const unsigned after =
       count_alike(end - place - 1, [&](unsigned i) { return column[place + 1 + i].value == value; });
   const int64_t mine = place - begin;
-  return doubled_centred_rank(mine - before, mine + after, end - begin);
+  return doubled_centered_rank(mine - before, mine + after, end - begin);
 }
 
 // ranks [N], by pair. Less than 2^31 pairs: ranks fit an int.
@@ -102,7 +102,7 @@ struct AtomicRankSums {
   AtomicSum xy, xx, yy;
 };
 
-// Adds every lane's sums to those of its group. Lanes of one group are neighbours: its last lane adds for all.
+// Adds every lane's sums to those of its group. Lanes of one group are neighbors: its last lane adds for all.
 __device__ __forceinline__ void add_to_groups(unsigned group, RankSums sums, AtomicRankSums* of_groups) {
 #pragma unroll
   for (int distance = 1; distance < kWarpSize; distance *= 2) {

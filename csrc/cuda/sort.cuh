@@ -1,4 +1,4 @@
-// Sorting rows of entries: tiles in shared memory, then merges of neighbouring runs. The launches depend on the row
+// Sorting rows of entries: tiles in shared memory, then merges of neighboring runs. The launches depend on the row
 // length alone, so a sort can be captured in a graph.
 //
 // An entry has operator<, a total order but for Entry::none(), which is behind all others. Rows have less than 2^31

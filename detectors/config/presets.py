@@ -2,7 +2,7 @@
 
 ``<detector>_r50`` and ``<detector>_r50_{ml,iur,mlc}`` for FCOS, FCOS- (``fcos_minus``), RetinaNet and RPN. MMDetection
 3.x by default; ``_v1`` names the 1.1 settings that the paper's baselines used: anchors with +1 widths, smooth L1,
-RetinaNet's warm-up from 1/3 and clipping, FCOS's normaliser of positives + images.
+RetinaNet's warm-up from 1/3 and clipping, FCOS's normalizer of positives + images.
 
 Two things are not MMDetection's: images without boxes are kept (``data.keep_empty``), and FCOS's backbone is in
 torchvision's style, for torchvision's weights (``model.style=caffe`` with Caffe's own).
@@ -45,7 +45,7 @@ FCOS_TRICKS = {
 
 
 def ml_start(epochs: int) -> float:
-    """The epoch after which mutual labelling is on: 12 of the paper's 19 and 24, else in proportion to one of them."""
+    """The epoch after which mutual labeling is on: 12 of the paper's 19 and 24, else in proportion to one of them."""
     return epochs * 12 / (24 if epochs >= 24 else 19)
 
 

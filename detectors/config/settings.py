@@ -37,7 +37,7 @@ class ModelConfig:
     box_loss: str = "iou"
     """FCOS: "iou" (-log IoU), "giou" or "linear_iou"."""
     center_sampling_radius: float | None = None
-    """FCOS: None, or the radius in strides around a gt's centre that its positives lie in."""
+    """FCOS: None, or the radius in strides around a gt's center that its positives lie in."""
     norm_on_bbox: bool = False
     """FCOS: regress in units of the stride, without the exponential."""
     centerness_on: str = "cls"
@@ -45,7 +45,7 @@ class ModelConfig:
     centerness_weights: bool | None = None
     """FCOS: whether the box loss is weighed by centerness; None: where it is predicted."""
     v1: bool = False
-    """MMDetection 1.1's: FCOS's normaliser and areas; RetinaNet's and RPN's anchors, coder and smooth L1."""
+    """MMDetection 1.1's: FCOS's normalizer and areas; RetinaNet's and RPN's anchors, coder and smooth L1."""
     smooth_l1_beta: float | None = None
     """RetinaNet, RPN: of the box loss; 0 is L1; None: 0, with v1 0.11 and 1/9."""
     nms: str = "rescored"
@@ -118,7 +118,7 @@ class DataConfig:
 class ScheduleConfig:
     epochs: int = 24
     batch_size: int = 16
-    """Images of an optimiser step, over all ranks and parts."""
+    """Images of an optimizer step, over all ranks and parts."""
     accumulate: int = 1
     """Parts that a rank's share of the batch is run in, one after another, to save memory. A step's loss is the mean
     of its parts', each divided by its own count of positives: that of the whole batch if those counts are equal."""

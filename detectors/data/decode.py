@@ -27,9 +27,9 @@ class ImageDecodeError(ValueError):
 
 
 def decode_image(data: bytes, size: tuple[int, int] | None = None) -> torch.Tensor:
-    """Decodes an encoded image of any mode (grey, palette, CMYK, 16-bit, with alpha) to uint8 [3, H, W], RGB.
+    """Decodes an encoded image of any mode (gray, palette, CMYK, 16-bit, with alpha) to uint8 [3, H, W], RGB.
 
-    16-bit greys keep their high byte; an alpha channel is dropped. `size` is the (height, width) that the
+    16-bit grays keep their high byte; an alpha channel is dropped. `size` is the (height, width) that the
     annotations speak of: the EXIF rotation is applied only where that makes the sizes agree, as it is the
     annotations' frame that the boxes live in. Without `size` the EXIF rotation is always applied, as a viewer
     does.

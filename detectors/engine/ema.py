@@ -31,7 +31,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the source's weights after a step. No host synchronisation."""
+        """Takes in the source's weights after a step. No host synchronization."""
         self.updates += 1
         rate = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(*map(list, zip(*self._averaged, strict=True)), rate)

@@ -26,7 +26,7 @@ class FiniteGuard:
     """Watches every step on the device and freezes the weights from the first bad one on.
 
     The host asks only where it waits for the device anyway: at log entries, checkpoints and the end. Until then
-    :meth:`observe` tells the optimiser to skip, so that the weights stay those that the bad step began with. The ranks
+    :meth:`observe` tells the optimizer to skip, so that the weights stay those that the bad step began with. The ranks
     have one answer.
 
     Args:
@@ -41,7 +41,7 @@ class FiniteGuard:
         """[] the iteration (0, 1, ...) of the first bad step, -1 for none."""
 
     def observe(self, iteration: int, loss: Tensor, norm: Tensor) -> Tensor:
-        """Takes in a step's loss and gradient norm -> [] float, 1 where the optimiser must skip it."""
+        """Takes in a step's loss and gradient norm -> [] float, 1 where the optimizer must skip it."""
         overflow = ~norm.isfinite()
         bad = ~loss.isfinite()
         bad = distributed.any_rank(bad if self.scaled else bad | overflow)

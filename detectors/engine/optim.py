@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule of a configuration."""
+"""Optimizer and learning-rate schedule of a configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One iteration of training: forward and backward passes, the optimiser's step, and the state they keep."""
+"""One iteration of training: forward and backward passes, the optimizer's step, and the state they keep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .optim import LearningRate, build_optimizer
 
 
 class Stepper:
-    """The optimiser and all that goes with a step. :meth:`connect` it before the first one.
+    """The optimizer and all that goes with a step. :meth:`connect` it before the first one.
 
     Args:
         model: on its device.

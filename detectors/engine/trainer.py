@@ -170,7 +170,7 @@ class Trainer:
                 f"{path} was trained on {state['num_classes']} classes, the data have {self.train_set.num_classes}"
             )
         if "optimizer" not in state:
-            raise ValueError(f"{path} holds no optimiser state to resume from")
+            raise ValueError(f"{path} holds no optimizer state to resume from")
         check_unchanged(path, state, self.config, allowed)
         for name, version in VERSIONS.items():
             if state[name] != version:

@@ -1,4 +1,4 @@
-"""Where mutual labelling and the baseline disagree, and where its two tasks agree: counted over some images."""
+"""Where mutual labeling and the baseline disagree, and where its two tasks agree: counted over some images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def label_statistics(
     """Labels both ways for the predictions the model makes in evaluation mode, whichever way it is being trained.
 
     Over all candidate priors (J^k of every gt), for each task t in cls, loc; ``gained`` are positives of mutual
-    labelling that the baseline does not have, ``lost`` those it has alone:
+    labeling that the baseline does not have, ``lost`` those it has alone:
 
     - ``labels_flipped_t``: gained + lost, as a share of the candidates;
     - ``labels_per_gt_t``, ``labels_per_gt_baseline``: positives a gt;

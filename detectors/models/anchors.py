@@ -50,7 +50,7 @@ def fcos_points(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> list[Tensor]:
-    """The centres ``((j + 0.5) * stride, (i + 0.5) * stride)`` of the cells of each level, in pixels.
+    """The centers ``((j + 0.5) * stride, (i + 0.5) * stride)`` of the cells of each level, in pixels.
 
     Args:
         feature_sizes: (H, W) of each level.
@@ -78,7 +78,7 @@ class AnchorGenerator:
             wide.
         scales: sizes in units of the stride.
         ratios: height / width, at constant area. The shapes run ratio by ratio, scale by scale in each.
-        v1: MMDetection 1.1's anchors: centred on (stride - 1) / 2 instead of the cell's corner, a box from x1
+        v1: MMDetection 1.1's anchors: centered on (stride - 1) / 2 instead of the cell's corner, a box from x1
             to x2 being ``x2 - x1 + 1`` wide, base anchors rounded to whole pixels.
     """
 
@@ -118,8 +118,8 @@ class AnchorGenerator:
         heights = (stride * h_ratios[:, None] * scales[None]).reshape(-1)
         sizes = torch.stack((widths, heights), dim=-1)
         if self.v1:
-            half, centre = 0.5 * (sizes - 1), 0.5 * (stride - 1)
-            return torch.cat((centre - half, centre + half), dim=-1).round()
+            half, center = 0.5 * (sizes - 1), 0.5 * (stride - 1)
+            return torch.cat((center - half, center + half), dim=-1).round()
         return torch.cat((-0.5 * sizes, 0.5 * sizes), dim=-1)
 
     def __call__(

@@ -1,4 +1,4 @@
-"""Which prior belongs to which gt: the baselines' own rules, handed to mutual labelling as an Assignment."""
+"""Which prior belongs to which gt: the baselines' own rules, handed to mutual labeling as an Assignment."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mlc_ext.mutual_labeling import Assignment
 class MaxIoUAssigner:
     """RetinaNet's and RPN's rule: the gt of the largest IoU, and for every gt its best anchors.
 
-    Candidates of mutual labelling: anchors whose best IoU is at least ``low`` and above 0, to that gt; forced ones to
-    theirs. Originally ignored: those below ``high`` that are not forced (METHOD, "Mutual labelling").
+    Candidates of mutual labeling: anchors whose best IoU is at least ``low`` and above 0, to that gt; forced ones to
+    theirs. Originally ignored: those below ``high`` that are not forced (METHOD, "Mutual labeling").
 
     Args:
         high, low, min_forced_iou, crowd_iof: thresholds of :func:`mlc_ext.match_boxes`.
@@ -73,14 +73,14 @@ GT_CHUNK = 64
 class FCOSAssigner:
     """FCOS (Tian et al., 2019): a point is positive for the smallest gt that contains it and fits its level.
 
-    Candidates of mutual labelling: every point of every level inside a gt box. A positive keeps its gt; another goes
-    to the smallest gt that contains it and counts as originally ignored (METHOD, "Mutual labelling"). Points in a crowd
+    Candidates of mutual labeling: every point of every level inside a gt box. A positive keeps its gt; another goes
+    to the smallest gt that contains it and counts as originally ignored (METHOD, "Mutual labeling"). Points in a crowd
     box that are in no other are ignored.
 
     Args:
         strides: pixels per cell of each level.
         regress_ranges: (low, high) of each level: a point fits if max(l, t, r, b) is in it, ends included.
-        center_sampling_radius: None, or the radius in strides of the square around a gt's centre that its positives
+        center_sampling_radius: None, or the radius in strides of the square around a gt's center that its positives
             must lie in (the later trick; 1.5). Candidates are not limited by it.
         v1: MMDetection 1.1's areas, by which the smallest gt is found: (width + 1) * (height + 1).
     """
@@ -150,16 +150,16 @@ class FCOSAssigner:
         return labels, candidate_gt, (candidate_gt >= 0) & ~positive
 
     def _inside_and_fits(self, points: Tensor, level: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """[P, G] bool: the point lies in the gt (strictly); it also satisfies the level's range and the centre rule."""
+        """[P, G] bool: the point lies in the gt (strictly); it also satisfies the level's range and the center rule."""
         ltrb = _distances(points, boxes)
         inside = ltrb.amin(-1) > 0
         longest = ltrb.amax(-1)
         fits = inside & (longest >= level[:, :1]) & (longest <= level[:, 1:2])
         if self.center_sampling_radius is not None:
-            centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+            center = (boxes[:, :2] + boxes[:, 2:]) / 2
             reach = (level[:, 2:] * self.center_sampling_radius)[:, None]
-            low = torch.maximum(centre - reach, boxes[:, :2])
-            high = torch.minimum(centre + reach, boxes[:, 2:])
+            low = torch.maximum(center - reach, boxes[:, :2])
+            high = torch.minimum(center + reach, boxes[:, 2:])
             p = points[:, None]
             fits &= torch.minimum(p - low, high - p).amin(-1) > 0
         return inside, fits

@@ -14,7 +14,7 @@ def batch_images(
     """Pads images [C, H_i, W_i] at the right and bottom to one batch [N, C, H, W] with H, W divisible by
     `divisor`.
 
-    Device and dtype are the images'. `pad_value`: one number, or one for every channel - the normalisation's
+    Device and dtype are the images'. `pad_value`: one number, or one for every channel - the normalization's
     mean, say, when padding comes before it; 0 is right after it. Returns the batch and the unpadded sizes
     (height, width).
     """

@@ -1,8 +1,8 @@
-"""Box coders: between boxes and what the localisation branch regresses.
+"""Box coders: between boxes and what the localization branch regresses.
 
 Boxes are xyxy in pixels. All functions broadcast over leading dimensions, are differentiable, compute in the
 wider of their arguments' types (half-precision predictions against float32 priors give float32 boxes) and
-never synchronise.
+never synchronize.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LTRBCoder:
 
 
 class DeltaXYWHCoder:
-    """R-CNN's coder (Girshick et al., 2014): centre shifts in units of the prior's size, and log size ratios.
+    """R-CNN's coder (Girshick et al., 2014): center shifts in units of the prior's size, and log size ratios.
 
     Args:
         means, stds: of dx, dy, dw, dh: the network sees ``(delta - mean) / std``.
@@ -86,7 +86,7 @@ class DeltaXYWHCoder:
         self.max_log_ratio = -math.log(wh_ratio_clip)
         self.extent = 1.0 if v1 else 0.0  # what is added to x2 - x1 to give a width
 
-    def _centre_and_size(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def _center_and_size(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return (boxes[..., :2] + boxes[..., 2:]) * 0.5, boxes[..., 2:] - boxes[..., :2] + self.extent
 
     def encode(self, priors: Tensor, boxes: Tensor) -> Tensor:
@@ -97,9 +97,9 @@ class DeltaXYWHCoder:
         """
         _check_last("DeltaXYWHCoder.encode", "priors", priors, 4)
         _check_last("DeltaXYWHCoder.encode", "boxes", boxes, 4)
-        prior_centre, prior_size = self._centre_and_size(priors)
-        centre, size = self._centre_and_size(boxes)
-        shift = (centre - prior_centre) / prior_size
+        prior_center, prior_size = self._center_and_size(priors)
+        center, size = self._center_and_size(boxes)
+        shift = (center - prior_center) / prior_size
         growth = torch.log(size.clamp(min=MIN_GT_SIZE) / prior_size)
         deltas = torch.cat((shift, growth), dim=-1).unbind(-1)
         # Scalars, not a tensor of means: that would be a host-to-device copy at every call.
@@ -116,12 +116,12 @@ class DeltaXYWHCoder:
         _check_last("DeltaXYWHCoder.decode", "deltas", deltas, 4)
         # Before the exponential, where half precision would lose digits.
         deltas = deltas.to(torch.promote_types(deltas.dtype, priors.dtype))
-        prior_centre, prior_size = self._centre_and_size(priors)
+        prior_center, prior_size = self._center_and_size(priors)
         dx, dy, dw, dh = (d * s + m for d, m, s in zip(deltas.unbind(-1), self.means, self.stds, strict=True))
         growth = torch.stack((dw, dh), dim=-1).clamp(-self.max_log_ratio, self.max_log_ratio)
-        centre = prior_centre + prior_size * torch.stack((dx, dy), dim=-1)
+        center = prior_center + prior_size * torch.stack((dx, dy), dim=-1)
         half = (prior_size * growth.exp() - self.extent) * 0.5
-        boxes = torch.cat((centre - half, centre + half), dim=-1)
+        boxes = torch.cat((center - half, center + half), dim=-1)
         if image_size is None:
             return boxes
         return clip_boxes(boxes, (image_size[0] - self.extent, image_size[1] - self.extent))

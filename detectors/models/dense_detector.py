@@ -16,7 +16,7 @@ from .postprocess import Postprocessor
 Target = dict[str, Tensor]
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """A batch's priors with what they train."""
 
     priors: Tensor
@@ -38,10 +38,10 @@ class DenseDetector(nn.Module):
     Targets are dicts of ``boxes`` [G, 4], ``labels`` [G] int64 in 1..C and, optionally, ``iscrowd`` [G] bool.
 
     Args:
-        backbone: gives feature maps, with ``out_channels``, ``strides`` and ``normalisation`` (see backbones.base).
+        backbone: gives feature maps, with ``out_channels``, ``strides`` and ``normalization`` (see backbones.base).
         fpn: the pyramid on top of it.
         head: the dense head.
-        mlc: the method's settings; mutual labelling starts when :meth:`set_epoch` reaches its ``start_epoch``.
+        mlc: the method's settings; mutual labeling starts when :meth:`set_epoch` reaches its ``start_epoch``.
         postprocessor: detections from outputs.
         size_divisor: images are padded to multiples of this.
     """
@@ -69,7 +69,7 @@ class DenseDetector(nn.Module):
 
     @property
     def mutual(self) -> bool:
-        """Whether mutual labelling decides now."""
+        """Whether mutual labeling decides now."""
         return self.mlc.ml and self.epoch >= self.mlc.start_epoch
 
     @property
@@ -78,7 +78,7 @@ class DenseDetector(nn.Module):
         return self.mlc.iur and self.epoch >= self.mlc.iur_start_epoch
 
     def set_epoch(self, epoch: float) -> None:
-        """Tells the model how many epochs it has been trained; mutual labelling starts at ``mlc.start_epoch``."""
+        """Tells the model how many epochs it has been trained; mutual labeling starts at ``mlc.start_epoch``."""
         self.epoch = epoch
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None):
@@ -94,9 +94,9 @@ class DenseDetector(nn.Module):
         self, images: Sequence[Tensor]
     ) -> tuple[dict[str, Tensor], list[tuple[int, int]], list[tuple[int, int]]]:
         """-> the head's outputs, (H, W) of each level, (H, W) of each image."""
-        # normalised before they are padded: the padding is then the data's mean, as in MMDetection
-        normalised = [self.backbone.normalisation(image) for image in images]
-        batch, image_sizes = batch_images(normalised, self.size_divisor)
+        # normalized before they are padded: the padding is then the data's mean, as in MMDetection
+        normalized = [self.backbone.normalization(image) for image in images]
+        batch, image_sizes = batch_images(normalized, self.size_divisor)
         features = self.fpn(self.backbone(batch))
         return self.head(features), [tuple(f.shape[-2:]) for f in features], image_sizes
 
@@ -130,10 +130,10 @@ class DenseDetector(nn.Module):
     ) -> dict[str, Tensor]:
         """The criterion: ``classification``, ``bbox_regression``, FCOS's ``bbox_ctrness``, and as switched on
         ``iou_rescoring`` and ``prediction_alignment``."""
-        labelled = self.label(outputs, feature_sizes, targets)
-        losses = self.task_losses(outputs, labelled.priors, labelled.boxes, labelled.task, len(targets))
+        labeled = self.label(outputs, feature_sizes, targets)
+        losses = self.task_losses(outputs, labeled.priors, labeled.boxes, labeled.task, len(targets))
         iou_logits = outputs["iou_logits"].flatten() if "iou_logits" in outputs else None
-        return losses | mlc_losses(labelled.task, iou_logits, self.mlc, rescoring=self.rescoring)
+        return losses | mlc_losses(labeled.task, iou_logits, self.mlc, rescoring=self.rescoring)
 
     def label(
         self,
@@ -142,7 +142,7 @@ class DenseDetector(nn.Module):
         targets: list[Target],
         *,
         mutual: bool | None = None,
-    ) -> Labelled:
+    ) -> Labeled:
         """Who trains what: mutually or the baseline's way, by default as is due (``self.mutual``). Targets are of
         :func:`prepare_targets`."""
         levels = self.priors(feature_sizes, outputs["bbox_regression"])
@@ -159,7 +159,7 @@ class DenseDetector(nn.Module):
             self.mlc,
             mutual=self.mutual if mutual is None else mutual,
         )
-        return Labelled(priors, boxes, assignment, task)
+        return Labeled(priors, boxes, assignment, task)
 
     def quality(self, outputs: dict[str, Tensor]) -> Tensor | None:
         """[N, HWA] what the class score is multiplied with at test, in [0, 1]: predicted IoU, once its layer is
@@ -214,7 +214,7 @@ def prepare_targets(
     """Checked targets on the device, crowd boxes apart: dicts of ``boxes``, ``labels``, ``crowd`` [C, 4].
 
     Raises ValueError or TypeError naming the image for what cannot be trained on. The values are looked at where that
-    costs no synchronisation, that is on the CPU, where a data loader leaves them.
+    costs no synchronization, that is on the CPU, where a data loader leaves them.
     """
     if len(targets) != num_images:
         raise ValueError(f"targets: {len(targets)} for {num_images} images")

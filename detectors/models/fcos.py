@@ -1,4 +1,4 @@
-"""FCOS, and FCOS- without centerness, with mutual labelling and IoU rescoring."""
+"""FCOS, and FCOS- without centerness, with mutual labeling and IoU rescoring."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlc_ext.losses import centerness_loss, centerness_target, iou_loss, normaliser, reduce_mean, sigmoid_focal_loss
+from mlc_ext.losses import centerness_loss, centerness_target, iou_loss, normalizer, reduce_mean, sigmoid_focal_loss
 from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets
 
 from .anchors import fcos_points
@@ -34,7 +34,7 @@ class FCOS(DenseDetector):
             count of positives. None: as ``centerness``.
         mlc: the method's settings.
         box_loss: "iou" (-log IoU), "giou" or "linear_iou".
-        fpn_channels, num_convs, norm: width of the pyramid, depth and normalisation of the towers.
+        fpn_channels, num_convs, norm: width of the pyramid, depth and normalization of the towers.
         center_sampling_radius, norm_on_bbox, centerness_on: the later tricks (see FCOSAssigner, FCOSHead).
         v1: MMDetection 1.1's: the classification loss is divided by positives + images, areas have +1 widths.
         postprocessor: defaults to score 0.05, 1000 a level, NMS 0.5, 100 an image.
@@ -103,14 +103,14 @@ class FCOS(DenseDetector):
     ) -> dict[str, Tensor]:
         cls_loss = sigmoid_focal_loss(outputs["cls_logits"].flatten(0, 1), task.cls_labels, task.cls_weights)
         num_positive = task.num_cls_positive + num_images if self.v1 else task.num_cls_positive
-        losses = {"classification": cls_loss / normaliser(num_positive)}
+        losses = {"classification": cls_loss / normalizer(num_positive)}
         return losses | self._box_losses(outputs, priors, boxes, task, num_images)
 
     def _box_losses(
         self, outputs: dict[str, Tensor], points: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
-        """The localisation loss over A+loc, and that of centerness."""
-        num_positive = normaliser(task.num_loc_positive)
+        """The localization loss over A+loc, and that of centerness."""
+        num_positive = normalizer(task.num_loc_positive)
         losses = {}
         if self.centerness or self.centerness_weights:
             ltrb = self.coder.encode(points.repeat(num_images, 1), task.matched_boxes)

@@ -11,7 +11,7 @@ EXTRAS = ("on_c5", "on_p5", "pool", None)
 
 
 class FPN(nn.Module):
-    """1x1 laterals, a nearest-neighbour top-down path, 3x3 outputs, and ``num_extra`` coarser levels.
+    """1x1 laterals, a nearest-neighbor top-down path, 3x3 outputs, and ``num_extra`` coarser levels.
 
     Args:
         in_channels: channels of the backbone's maps, the finest first (``backbone.out_channels``).

@@ -52,7 +52,7 @@ class DenseHead(nn.Module):
 
     def _add_output(self, key: str, tower: str, in_channels: int, width: int, kernel_size: int = 3) -> None:
         """A layer, named as its output, of ``width`` values per anchor."""
-        # Without PyTorch's own initialisation, whose draws would give heads with and without a last layer (the IoU)
+        # Without PyTorch's own initialization, whose draws would give heads with and without a last layer (the IoU)
         # other weights everywhere: a comparison of both starts from the same ones.
         layer = nn.utils.skip_init(
             nn.Conv2d, in_channels, self.num_anchors * width, kernel_size, padding=kernel_size // 2
@@ -102,7 +102,7 @@ class FCOSHead(DenseHead):
         num_classes: real classes.
         num_convs: 3x3 convolutions in each tower.
         norm: "gn" (32 groups, the convolutions then have no bias) or None.
-        centerness, iou: whether to predict centerness, and the IoU (on the localisation tower).
+        centerness, iou: whether to predict centerness, and the IoU (on the localization tower).
         centerness_on: the tower that feeds centerness: "cls" (the paper) or "reg" (a later trick).
         prior_prob: the score every location starts at.
         norm_on_bbox: l, t, r, b = relu(scale_l * x) * stride instead of the exponential.
@@ -159,14 +159,14 @@ class FCOSHead(DenseHead):
 
 
 class RetinaNetHead(DenseHead):
-    """RetinaNet (Lin et al., 2017): two towers without normalisation, A anchors per location.
+    """RetinaNet (Lin et al., 2017): two towers without normalization, A anchors per location.
 
     Args:
         in_channels: channels of every level.
         num_anchors: anchors per location (A).
         num_classes: real classes.
         num_convs: 3x3 convolutions in each tower.
-        iou: whether to predict the IoU of each anchor's box (on the localisation tower).
+        iou: whether to predict the IoU of each anchor's box (on the localization tower).
         prior_prob: the score every anchor starts at.
     """
 

@@ -15,7 +15,7 @@ from .coders import clip_boxes
 
 @dataclass(frozen=True)
 class Postprocessor:
-    """Fixed shapes throughout, so no host synchronisation until the results are cut to their counts.
+    """Fixed shapes throughout, so no host synchronization until the results are cut to their counts.
 
     Args:
         score_threshold: on the raw class score, strictly above.

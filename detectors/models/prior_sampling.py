@@ -1,4 +1,4 @@
-"""Random sampling of priors per image, without a host synchronisation."""
+"""Random sampling of priors per image, without a host synchronization."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""RetinaNet with mutual labelling and IoU rescoring."""
+"""RetinaNet with mutual labeling and IoU rescoring."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from mlc_ext.losses import count_per_image, normaliser, sigmoid_focal_loss
+from mlc_ext.losses import count_per_image, normalizer, sigmoid_focal_loss
 from mlc_ext.mutual_labeling import MLCConfig, TaskTargets
 
 from .anchor_detector import AnchorDetector
@@ -73,6 +73,6 @@ class RetinaNet(AnchorDetector):
         cls_loss = sigmoid_focal_loss(outputs["cls_logits"].flatten(0, 1), task.cls_labels, task.cls_weights)
         box_loss = self.box_loss(outputs, priors, task, task.loc_weights, num_images)
         return {
-            "classification": cls_loss / normaliser(count_per_image(task.cls_labels > 0, num_images)),
-            "bbox_regression": box_loss / normaliser(count_per_image(task.loc_positive, num_images)),
+            "classification": cls_loss / normalizer(count_per_image(task.cls_labels > 0, num_images)),
+            "bbox_regression": box_loss / normalizer(count_per_image(task.loc_positive, num_images)),
         }

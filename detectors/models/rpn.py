@@ -1,10 +1,10 @@
-"""The region proposal network with mutual labelling and IoU rescoring."""
+"""The region proposal network with mutual labeling and IoU rescoring."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from mlc_ext.losses import binary_cross_entropy_loss, count_per_image, normaliser
+from mlc_ext.losses import binary_cross_entropy_loss, count_per_image, normalizer
 from mlc_ext.mutual_labeling import MLCConfig, TaskTargets
 
 from .anchor_detector import AnchorDetector
@@ -25,8 +25,8 @@ PROPOSALS = Postprocessor(
 class RPN(AnchorDetector):
     """RPN (Ren et al., 2015) on P2-P6; its detections are class-agnostic proposals (label 1).
 
-    With mutual labelling all candidates are labelled first; the classification sample is then drawn from A+cls and the
-    negatives, the localisation sample apart from A+loc; one normaliser serves both (METHOD, "RPN sampling").
+    With mutual labeling all candidates are labeled first; the classification sample is then drawn from A+cls and the
+    negatives, the localization sample apart from A+loc; one normalizer serves both (METHOD, "RPN sampling").
 
     Args:
         backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module that
@@ -83,7 +83,7 @@ class RPN(AnchorDetector):
         """``classification`` is the objectness."""
         for_cls, for_loc = self._sample(task, num_images)
         positive = task.cls_labels > 0
-        num_sampled = normaliser(
+        num_sampled = normalizer(
             count_per_image(for_cls & positive, num_images) + count_per_image(for_cls & ~positive, num_images)
         )
         objectness = outputs["cls_logits"].flatten().float()

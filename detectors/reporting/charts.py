@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which the colour-blind tell apart."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which the color-blind tell apart."""
 
 STYLES = ("-", "--", ":", "-.")
-"""Of lines; the next one where the colours are used up."""
+"""Of lines; the next one where the colors are used up."""
 
 _MAX_NAME = 40
 
@@ -45,8 +45,8 @@ def require_matplotlib() -> None:
 
 
 def line_style(run: int) -> dict[str, str]:
-    """Colour and dashes of run number `run`, the same in all charts."""
-    return {"color": COLOURS[run % len(COLOURS)], "linestyle": STYLES[run // len(COLOURS) % len(STYLES)]}
+    """Color and dashes of run number `run`, the same in all charts."""
+    return {"color": COLORS[run % len(COLORS)], "linestyle": STYLES[run // len(COLORS) % len(STYLES)]}
 
 
 def legend_name(name: str) -> str:
@@ -84,7 +84,7 @@ def drawing(file: str, text: str, charts: list[Chart], *, height: float = 2.6) -
 
 
 def thinned(x: Sequence[float], y: Sequence[float], most: int = 200) -> tuple[list[float], list[float]]:
-    """A curve of many points as the means of up to ``most`` runs of neighbours."""
+    """A curve of many points as the means of up to ``most`` runs of neighbors."""
     if len(x) <= most:
         return list(x), list(y)
     edges = [len(x) * k // most for k in range(most + 1)]

@@ -108,11 +108,11 @@ def _curve(points) -> tuple[list[float], list[float]]:
 
 
 def _mark_events(axes, runs: Sequence[Run]) -> None:
-    """Lines where mutual labelling starts and where the learning rate falls, those of several runs once."""
+    """Lines where mutual labeling starts and where the learning rate falls, those of several runs once."""
     starts = sorted({run.mutual_start for run in runs} - {None})
     drops = sorted({epoch for run in runs for epoch in run.rate_drops})
     for epochs, name, style in (
-        (starts, "mutual labelling starts", {"color": "black", "linestyle": (0, (5, 2))}),
+        (starts, "mutual labeling starts", {"color": "black", "linestyle": (0, (5, 2))}),
         (drops, "learning rate / 10", {"color": "#777777", "linestyle": (0, (1, 1.5))}),
     ):
         for k, epoch in enumerate(epochs):

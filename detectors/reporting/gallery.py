@@ -87,7 +87,7 @@ def crop(case: Case, dataset: CocoDetection) -> str | None:
         return None
     boxes = torch.tensor([box for box in (case.detection, case.target) if box is not None])
     boxes[:, 2:] += boxes[:, :2]
-    colours = [colour for box, colour in ((case.detection, DETECTION), (case.target, OBJECT)) if box is not None]
+    colors = [color for box, color in ((case.detection, DETECTION), (case.target, OBJECT)) if box is not None]
     height, width = image.shape[1:]
     x1, y1, x2, y2 = (*boxes[:, :2].amin(0).tolist(), *boxes[:, 2:].amax(0).tolist())
     margin = 0.25 * max(x2 - x1, y2 - y1, 32)
@@ -96,7 +96,7 @@ def crop(case: Case, dataset: CocoDetection) -> str | None:
     part = image[:, top : max(bottom, top + 1), left : max(right, left + 1)]
     if 0 in part.shape:
         return None
-    return jpeg_uri(draw_boxes(part, boxes - torch.tensor([left, top, left, top]), colours, weight=5), _LONGEST)
+    return jpeg_uri(draw_boxes(part, boxes - torch.tensor([left, top, left, top]), colors, weight=5), _LONGEST)
 
 
 def _clearest(cases: Iterable[Case], count: int, key) -> list[Case]:

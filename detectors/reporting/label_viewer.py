@@ -76,8 +76,8 @@ def _object(baseline: View, mutual: View, k: int, own: Tensor) -> dict[str, Any]
     score_max = float(scores.max()) if len(scores) else 1.0
     return {
         "box": [round(value, 1) for value in mutual.boxes[k].tolist()],
-        "x": [_short(value) for value in mutual.centres[own, 0].tolist()],
-        "y": [_short(value) for value in mutual.centres[own, 1].tolist()],
+        "x": [_short(value) for value in mutual.centers[own, 0].tolist()],
+        "y": [_short(value) for value in mutual.centers[own, 1].tolist()],
         "labels": {way: _labels(view, own) for way, view in (("baseline", baseline), ("mutual", mutual))},
         "tau": {"iou": _or_none(iou_tau), "score": _or_none(score_tau)},
         "hist": {

@@ -83,7 +83,7 @@ def _runs(runs: Sequence[Run], findings: Sequence[Findings | None]) -> str:
         facts = []
         if run.config is not None:
             mlc = run.config.mlc
-            parts = [name for name, on in (("mutual labelling", mlc.ml), ("IoU rescoring", mlc.iur)) if on]
+            parts = [name for name, on in (("mutual labeling", mlc.ml), ("IoU rescoring", mlc.iur)) if on]
             facts.append(f"{run.config.model.detector}, {' and '.join(parts) or 'without the method'}")
         facts.append(f"metrics: {run.source}" if run.source else "no metrics")
         if found is not None:
@@ -194,9 +194,9 @@ def _labels(known: Sequence[tuple[Run, Findings]], pictures: Pictures) -> str:
     told = (
         "What the checkpoint would train with, from its predictions in evaluation mode. Every candidate prior of the "
         'chosen object: <span class="dot pos"></span> positive, <span class="dot neg"></span> negative, '
-        '<span class="dot ign"></span> ignored; of anchors at one place a positive one is on top. Mutual labelling: a '
+        '<span class="dot ign"></span> ignored; of anchors at one place a positive one is on top. Mutual labeling: a '
         "candidate is positive for classification if its <em>IoU</em> is above Otsu's threshold of the IoUs, for "
-        "localisation if its <em>score</em> is above that of the scores. Of each image up to "
+        "localization if its <em>score</em> is above that of the scores. Of each image up to "
         f"{MAX_OBJECTS} objects are here, the largest, and of a run up to {MAX_CANDIDATES} candidates."
     )
     return (
@@ -220,7 +220,7 @@ def _objects(images: Sequence[dict[str, Any]]) -> str:
             rows.append([text(each["name"]), text(image["name"]), str(len(each["x"])), counts[0], tau[0], counts[1],
                          tau[1]])  # fmt: skip
     head = ["object", "image", "candidates", "positive for classification, baseline &rarr; mutual", "Otsu of the IoUs",
-            "for localisation", "Otsu of the scores"]  # fmt: skip
+            "for localization", "Otsu of the scores"]  # fmt: skip
     return _table(head, rows)
 
 

@@ -6,7 +6,7 @@
   const data = JSON.parse(source.textContent);
   const root = document.getElementById("viewer");
   const state = { run: 0, image: 0, object: 0, whole: false };
-  const TASKS = { cls: "classification", loc: "localisation" };
+  const TASKS = { cls: "classification", loc: "localization" };
   const DECIDES = { cls: ["iou", "IoU"], loc: ["score", "score"] };
   const SIGNS = [["-", "var(--neg)"], [".", "var(--ign)"], ["+", "var(--pos)"]]; // positives on top
 
@@ -61,10 +61,10 @@
       svg.append(element("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, fill: "transparent", stroke: "#fff",
         "stroke-width": unit * (own ? 0.01 : 0.004), onclick: () => { state.object = k; draw(); } }));
     });
-    for (const [sign, colour] of SIGNS) {
+    for (const [sign, color] of SIGNS) {
       let path = "";
       for (let j = 0; j < labels.length; j++) if (labels[j] === sign) path += `M${object.x[j]} ${object.y[j]}h.01`;
-      if (path) svg.append(element("path", { d: path, stroke: colour, "stroke-width": unit * 0.025, "stroke-linecap": "round",
+      if (path) svg.append(element("path", { d: path, stroke: color, "stroke-width": unit * 0.025, "stroke-linecap": "round",
         fill: "none", "pointer-events": "none", "data-sign": sign }));
     }
     return element("figure", {}, svg, element("figcaption", {}, caption));
@@ -77,9 +77,9 @@
     const svg = element("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `histogram of the candidates' ${name}` });
     counts.forEach((n, k) => {
       const low = (k / counts.length) * end, high = ((k + 1) / counts.length) * end, tall = (n / most) * (H - B - T);
-      const colour = tau !== null && !object.fell_back[task] && (low + high) / 2 > tau ? "var(--pos)" : "var(--neg)";
+      const color = tau !== null && !object.fell_back[task] && (low + high) / 2 > tau ? "var(--pos)" : "var(--neg)";
       if (n) svg.append(element("rect", { x: place(low) + 0.5, y: H - B - tall, width: place(high) - place(low) - 1, height: tall,
-        fill: colour }));
+        fill: color }));
     });
     svg.append(element("line", { x1: L, x2: W - 8, y1: H - B, y2: H - B, stroke: "var(--ink)" }));
     const write = (x, y, text, anchor) => svg.append(element("text", { x, y, "text-anchor": anchor }, text));

@@ -55,7 +55,7 @@ class Run:
 
     @property
     def mutual_start(self) -> float | None:
-        """The epoch that mutual labelling starts at; None: it does not in this run."""
+        """The epoch that mutual labeling starts at; None: it does not in this run."""
         if self.config is not None:
             mlc = self.config.mlc
             return mlc.start_epoch if mlc.ml and mlc.start_epoch < self.config.schedule.epochs else None

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 POSITIVE, NEGATIVE = (255, 140, 0), (30, 90, 255)
 """Orange and blue: the paper's Fig. 2."""
@@ -21,22 +21,22 @@ READABLE = 640
 _LONGEST_NAME = 40
 
 
-def class_colour(label: int) -> Colour:
-    """The colour of class `label` (from 1), always the same; neighbours are far apart in hue."""
+def class_color(label: int) -> Color:
+    """The color of class `label` (from 1), always the same; neighbors are far apart in hue."""
     hue = (label * 0.618034) % 1.0  # the golden ratio never comes back to a hue
     r, g, b = colorsys.hsv_to_rgb(hue, (0.95, 0.65)[label // 7 % 2], (1.0, 0.8)[label // 3 % 2])
     return int(255 * r), int(255 * g), int(255 * b)
 
 
 def draw_boxes(
-    image: Tensor, boxes: Tensor, colours: Sequence[Colour], texts: Sequence[str] | None = None, *, weight: float = 2
+    image: Tensor, boxes: Tensor, colors: Sequence[Color], texts: Sequence[str] | None = None, *, weight: float = 2
 ) -> Image.Image:
     """`image` with boxes and a tag at each; small images are enlarged by a whole factor.
 
     Args:
         image: uint8 [3, H, W] RGB.
         boxes: [n, 4] xyxy pixels, the most important first: it is drawn on top. Boxes that are not finite are left out.
-        colours, texts: of each box.
+        colors, texts: of each box.
         weight: pixels of a line in a picture of READABLE pixels.
     """
     picture, zoom = _enlarged(image)
@@ -49,9 +49,9 @@ def draw_boxes(
             continue
         limit = (picture.width - 1, picture.height - 1) * 2
         x1, y1, x2, y2 = (min(max(float(v) * zoom, 0.0), float(m)) for v, m in zip(rows[k], limit, strict=True))
-        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colours[k], width=width)
+        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colors[k], width=width)
         if texts is not None:
-            _tag(draw, (x1, y1), texts[k], colours[k], font, picture.size)
+            _tag(draw, (x1, y1), texts[k], colors[k], font, picture.size)
     return picture
 
 
@@ -63,14 +63,14 @@ def draw_detections(
     shown = [f"{score:.2f}" for score in scores]
     if names is not None:
         shown = [f"{names[label - 1]} {score}" for label, score in zip(labels, shown, strict=True)]
-    return draw_boxes(image, detections["boxes"], [class_colour(label) for label in labels], shown)
+    return draw_boxes(image, detections["boxes"], [class_color(label) for label in labels], shown)
 
 
-def draw_priors(image: Tensor, centres: Tensor, positive: Tensor, boxes: Tensor | None = None) -> Image.Image:
-    """`image` (uint8 [3, H, W]) darkened, with a dot at every prior's centre: orange positives over blue negatives.
+def draw_priors(image: Tensor, centers: Tensor, positive: Tensor, boxes: Tensor | None = None) -> Image.Image:
+    """`image` (uint8 [3, H, W]) darkened, with a dot at every prior's center: orange positives over blue negatives.
 
     Args:
-        centres: [n, 2] (x, y) pixels; of priors at one place, one positive decides.
+        centers: [n, 2] (x, y) pixels; of priors at one place, one positive decides.
         positive: [n] bool.
         boxes: [G, 4] objects, drawn in white.
     """
@@ -82,10 +82,10 @@ def draw_priors(image: Tensor, centres: Tensor, positive: Tensor, boxes: Tensor 
         for x1, y1, x2, y2 in (boxes.detach().cpu().float() * zoom).tolist():
             draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=(255, 255, 255), width=max(1, round(unit)))
     radius = max(1.5, 2.5 * unit)
-    points, chosen = (centres.detach().cpu().float() * zoom), positive.detach().cpu()
-    for mask, colour in ((~chosen, NEGATIVE), (chosen, POSITIVE)):
+    points, chosen = (centers.detach().cpu().float() * zoom), positive.detach().cpu()
+    for mask, color in ((~chosen, NEGATIVE), (chosen, POSITIVE)):
         for x, y in points[mask].unique(dim=0).tolist():
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
     return picture
 
 
@@ -114,8 +114,8 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def _tag(draw, corner: tuple[float, float], text: str, colour: Colour, font, size: tuple[int, int]) -> None:
-    """The text on its class's colour: above the box if there is room, else inside, and never outside the picture."""
+def _tag(draw, corner: tuple[float, float], text: str, color: Color, font, size: tuple[int, int]) -> None:
+    """The text on its class's color: above the box if there is room, else inside, and never outside the picture."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     text = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 6] + "\u2026" + text[-5:]  # the score stays
     try:
@@ -127,6 +127,6 @@ def _tag(draw, corner: tuple[float, float], text: str, colour: Colour, font, siz
     x = max(0.0, min(corner[0], size[0] - width - 2 * pad))
     y = corner[1] - height - 2 * pad
     y = max(0.0, min(corner[1] if y < 0 else y, size[1] - height - 2 * pad))
-    draw.rectangle((x, y, x + width + 2 * pad, y + height + 2 * pad), fill=colour)
-    dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 140
+    draw.rectangle((x, y, x + width + 2 * pad, y + height + 2 * pad), fill=color)
+    dark = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] < 140
     draw.text((x + pad - left, y + pad - top), text, fill=(255, 255, 255) if dark else (0, 0, 0), font=font)

@@ -27,7 +27,7 @@ class View:
     labels: Tensor
     """[G] their classes, from 1."""
     detections: dict[str, Tensor]
-    centres: Tensor
+    centers: Tensor
     """[n, 2] (x, y) of the candidate priors, those of any object."""
     gt: Tensor
     """[n] the object, of these G, that each is a candidate of."""
@@ -39,21 +39,21 @@ class View:
     """[n] bool: candidates that are positives for classification. Ignored ones are in neither mask."""
     cls_negative: Tensor
     loc_positive: Tensor
-    """[n] bool: candidates that are positives for localisation; the others are negatives."""
+    """[n] bool: candidates that are positives for localization; the others are negatives."""
     thresholds: tuple[Tensor, Tensor] | None
-    """([G] of scores, [G] of IoUs) where labelling was mutual; NaN without candidates."""
+    """([G] of scores, [G] of IoUs) where labeling was mutual; NaN without candidates."""
 
     def picture(self, names: Sequence[str] | None) -> Image.Image:
-        """Detections, classification labels and localisation labels, side by side."""
+        """Detections, classification labels and localization labels, side by side."""
         best = {key: value[:SHOWN_DETECTIONS] for key, value in self.detections.items()}
         used = self.cls_positive | self.cls_negative
         return side_by_side(
             [
                 draw_detections(self.image, best, names),
-                draw_priors(self.image, self.centres[used], self.cls_positive[used], self.boxes),
-                draw_priors(self.image, self.centres, self.loc_positive, self.boxes),
+                draw_priors(self.image, self.centers[used], self.cls_positive[used], self.boxes),
+                draw_priors(self.image, self.centers, self.loc_positive, self.boxes),
             ],
-            ["detections", "classification", "localisation"],
+            ["detections", "classification", "localization"],
         )
 
 
@@ -62,7 +62,7 @@ def look(
     model: DenseDetector, images: Sequence[Tensor], targets: Sequence[Target], *, mutual: bool | None = None
 ) -> list[View]:
     """The model's detections and its labels of both tasks on uint8 images, in evaluation mode (batch norm's fixed
-    statistics): labelled the baseline's way or mutually, by default as it trains now. RPN's sample is drawn from these
+    statistics): labeled the baseline's way or mutually, by default as it trains now. RPN's sample is drawn from these
     labels.
     """
     was_training = model.training
@@ -77,7 +77,7 @@ def look(
         model.train(was_training)
     if model.mlc.candidates == "positives":
         assignment = assignment.positives_only()
-    centres = priors if priors.shape[1] == 2 else (priors[:, :2] + priors[:, 2:]) / 2
+    centers = priors if priors.shape[1] == 2 else (priors[:, :2] + priors[:, 2:]) / 2
     views, first = [], 0
     for k, image in enumerate(images):
         mine = slice(k * len(priors), (k + 1) * len(priors))
@@ -90,7 +90,7 @@ def look(
                 boxes=objects[k]["boxes"],
                 labels=objects[k]["labels"],
                 detections=detections[k],
-                centres=centres[candidate],
+                centers=centers[candidate],
                 gt=assignment.candidate_gt[mine][candidate] - first,
                 ious=task.ious[mine][candidate],
                 scores=task.scores[mine][candidate],

@@ -38,7 +38,7 @@ def match_boxes(
 
     A prior is positive if its best IoU is at least ``high`` or if a gt has no better prior (``low_quality``), negative
     if its best IoU is below ``low``, ignored between. ``matched_gt`` keeps the gt of the ignored too: they are
-    candidates of mutual labelling.
+    candidates of mutual labeling.
 
     Args:
         priors: [A, 4] floating point xyxy, the same in every image.

@@ -14,18 +14,18 @@ POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
 class MutualLabels(NamedTuple):
-    """What mutual labelling decides for N priors and K gts."""
+    """What mutual labeling decides for N priors and K gts."""
 
     cls_labels: Tensor
     """[N] int8: 1 positive, 0 negative, -1 ignored for classification (A+cls, A-cls and A-)."""
     loc_labels: Tensor
-    """[N] int8: 1 positive for localisation (A+loc), else 0."""
+    """[N] int8: 1 positive for localization (A+loc), else 0."""
     cls_weights: Tensor
     """[N] W^cls of Eq. 7; 0 where ignored."""
     loc_weights: Tensor
     """[N] W^loc of Eq. 8; 0 where not positive."""
     score_thresholds: Tensor
-    """[K] tau^cls = Otsu(S^k), which decides localisation."""
+    """[K] tau^cls = Otsu(S^k), which decides localization."""
     iou_thresholds: Tensor
     """[K] tau^loc = Otsu(I^k), which decides classification."""
 
@@ -41,7 +41,7 @@ def mutual_labels(
     degenerate: str = "baseline",
     bins: int | None = None,
 ) -> MutualLabels:
-    """Labels and weights of both tasks: a good box makes a classification positive, a good score a localisation
+    """Labels and weights of both tasks: a good box makes a classification positive, a good score a localization
     positive.
 
     Args:

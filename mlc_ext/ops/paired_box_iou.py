@@ -15,7 +15,7 @@ def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tens
     Args:
         boxes1: [N, 4] floating point xyxy. Half types are computed in float32.
         boxes2: [N, 4] xyxy of the same dtype and device.
-        kind: "iou", in [0, 1], or "giou" (generalised IoU, Rezatofighi et al. 2019), in [-1, 1].
+        kind: "iou", in [0, 1], or "giou" (generalized IoU, Rezatofighi et al. 2019), in [-1, 1].
 
     Returns:
         [N] of the inputs' dtype. An empty union gives 0. Where two coordinates tie, the gradient is split in halves

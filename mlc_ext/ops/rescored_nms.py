@@ -43,7 +43,7 @@ def rescored_nms(
 
     Returns:
         [n] int64 indices of the kept boxes, best first; equal products keep the lower index first. On CUDA this
-        length costs one synchronisation; :func:`batched_rescored_nms` has none.
+        length costs one synchronization; :func:`batched_rescored_nms` has none.
 
     Raises:
         TypeError: a dtype is wrong. ValueError: shapes or devices disagree, threshold out of range, NaN (CPU only).

@@ -29,7 +29,7 @@ def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bi
 
     Raises:
         TypeError: a dtype is wrong. ValueError: shapes disagree, an id is out of range, or (CPU only; on CUDA no
-        synchronisation is spent on it) a value is NaN or infinite.
+        synchronization is spent on it) a value is NaN or infinite.
 
     Source: Otsu 1979; paper Eq. 4 and 6.
     """

@@ -103,7 +103,7 @@ def test_iou_nms_at_test():
     torch.manual_seed(0)
     with torch.no_grad():
         model.head.cls_logits.bias.fill_(0.0)
-    images = [torch.rand(3, 96, 160)]  # P7 of one cell has nothing to normalise
+    images = [torch.rand(3, 96, 160)]  # P7 of one cell has nothing to normalize
     rescored = model(images)[0]["scores"]
     model.postprocessor = dataclasses.replace(model.postprocessor, nms="iou")
     found = model(images)[0]["scores"]

@@ -53,16 +53,16 @@ void test_mutual_labels() {
   using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
   auto label = op<Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, c10::SymInt,
                          double, bool, std::optional<int64_t>)>("mlc_ext::mutual_labels");
-  // The first two priors localise well, the last two classify well; prior 1 was ignored: its weights are margins.
+  // The first two priors localize well, the last two classify well; prior 1 was ignored: its weights are margins.
   auto scores = floats({.25f, .25f, .75f, .75f}), ious = floats({.75f, .75f, .25f, .25f});
   auto [cls, loc, cls_weight, loc_weight, score_tau, iou_tau] =
       label.call(scores, ious, ints({0, 0, 0, 0}), bytes({1, -1, 1, 0}), 1, 1.0, false, std::nullopt);
   expect_equal(score_tau, floats({.25f}), "mutual_labels: score threshold");
   expect_equal(iou_tau, floats({.25f}), "mutual_labels: IoU threshold");
   expect_equal(cls, bytes({1, 1, 0, 0}), "mutual_labels: IoUs label the classification");
-  expect_equal(loc, bytes({0, 0, 1, 1}), "mutual_labels: scores label the localisation");
+  expect_equal(loc, bytes({0, 0, 1, 1}), "mutual_labels: scores label the localization");
   expect_equal(cls_weight, floats({1.f, .5f, 1.f, 1.f}), "mutual_labels: the ignored weigh |I - tau|");
-  expect_equal(loc_weight, floats({0.f, 0.f, 1.f, 1.f}), "mutual_labels: only positives are localised");
+  expect_equal(loc_weight, floats({0.f, 0.f, 1.f, 1.f}), "mutual_labels: only positives are localized");
 }
 
 void test_ious() {

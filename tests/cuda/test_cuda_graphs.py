@@ -1,4 +1,4 @@
-"""Operators and criterion in a CUDA graph: a synchronisation, or a launch that depends on the data, would fail it."""
+"""Operators and criterion in a CUDA graph: a synchronization, or a launch that depends on the data, would fail it."""
 
 import pytest
 import torch

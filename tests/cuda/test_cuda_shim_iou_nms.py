@@ -50,12 +50,12 @@ def test_short_and_long_runs(library, dtype, classes, n):  # noqa: F811
     assert n < 63 or classes == 60 or 0 < int(expected.counts.min()) < n
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_limits(library, labelled):  # noqa: F811
+@pytest.mark.parametrize("labeled", [True, False])
+def test_limits(library, labeled):  # noqa: F811
     boxes, scores, quality, labels = nms_case(3, 200, generator(1), classes=3)
     scores[1] = -INF  # an image of padding
     scores[2, 5:] = -INF
-    given = boxes, scores, quality, labels if labelled else None
+    given = boxes, scores, quality, labels if labeled else None
     for top_k, limit in ((None, None), (0, None), (1, 1), (70, 40), (199, 1), (200, 40), (500, 500)):
         check(library, *given, 0.5, score_threshold=0.3, top_k=top_k, limit=limit)
 
@@ -69,8 +69,8 @@ def test_a_top_k_goes_by_score_and_ties_to_the_lower_index(library):  # noqa: F8
     assert 0 < expected.keep.max() < 40
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_a_box_joins_the_first_kept_box_that_overlaps_it(library, labelled):  # noqa: F811
+@pytest.mark.parametrize("labeled", [True, False])
+def test_a_box_joins_the_first_kept_box_that_overlaps_it(library, labeled):  # noqa: F811
     """Every second box of a row is kept; each one between overlaps two kept ones and belongs to the better ranked."""
     n = 201
     x = torch.arange(n, dtype=torch.float32) * 5
@@ -80,7 +80,7 @@ def test_a_box_joins_the_first_kept_box_that_overlaps_it(library, labelled):  # 
     places = torch.randperm(n, generator=generator(4))
     quality = (quality + places / 1000)[None].contiguous()  # the kept ranked at random
     scores = torch.where(even, 0.1, 0.2 + torch.arange(n) / 1000)[None].contiguous()
-    labels = torch.zeros(1, n, dtype=torch.int64) if labelled else None
+    labels = torch.zeros(1, n, dtype=torch.int64) if labeled else None
     expected = check(library, boxes, scores, quality, labels, 0.2)
     assert expected.counts.item() == 101 and (expected.keep[0, :101] % 2 == 0).all()
     q, s = quality[0], scores[0]

@@ -24,7 +24,7 @@ every_program = pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRA
 def check_no_wait(run) -> None:
     """`run` is queued while the GPU is busy and comes back before it is idle; torch's own watch raises besides.
 
-    The watch knows of torch's synchronisations alone, the busy GPU of all.
+    The watch knows of torch's synchronizations alone, the busy GPU of all.
     """
     run()  # memory is allocated, modules are loaded
     torch.cuda.synchronize()

@@ -263,7 +263,7 @@ def test_transforms_are_applied(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
+    ("mode", "color", "expected"),
     [
         ("L", 100, 100),
         ("LA", (100, 7), 100),
@@ -277,8 +277,8 @@ def test_transforms_are_applied(tmp_path):
         ("F", 100.0, 100),
     ],
 )
-def test_decode_modes(mode, colour, expected):
-    image = Image.new(mode, (4, 3), colour)
+def test_decode_modes(mode, color, expected):
+    image = Image.new(mode, (4, 3), color)
     if mode == "P":
         image.putpalette([9, 9, 9] + [0] * 765)
         image.info["transparency"] = b"\x00\xff"

@@ -161,7 +161,7 @@ def test_mix_of_scenes(scenes):
 
 
 def test_the_class_is_far_from_the_middle(scenes):
-    """The divergence: the badge is a small part of the box, and off its centre."""
+    """The divergence: the badge is a small part of the box, and off its center."""
     offsets, shares = [], []
     for thing in (t for s in scenes for t in s.objects if not t.iscrowd):
         box, badge = np.array(thing.box), np.array(thing.badge_box)
@@ -183,7 +183,7 @@ def test_the_badge_is_all_that_the_class_changes(seed):
     inside = np.asarray(sprites[0].badge) > 0
     for sprite, mask in zip(sprites[1:], masks[1:], strict=True):
         assert np.array_equal(mask, masks[0])
-        changed = (np.asarray(sprite.colour) != np.asarray(sprites[0].colour)).any(axis=2)
+        changed = (np.asarray(sprite.color) != np.asarray(sprites[0].color)).any(axis=2)
         assert changed.any() and not (changed & ~inside).any()
     assert 0.02 < inside.sum() / (masks[0] > 0).sum() < 0.45
 

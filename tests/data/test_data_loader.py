@@ -18,7 +18,7 @@ from mlc_ext.detectors.models.batching import batch_images
 
 
 class Toy(Dataset):
-    """Item k: an image of the grey level k and a box; portrait where k % 3 == 0. Flips half of them."""
+    """Item k: an image of the gray level k and a box; portrait where k % 3 == 0. Flips half of them."""
 
     def __init__(self, count: int):
         self.count = count

@@ -153,7 +153,7 @@ def test_other_errors_are_no_death_of_a_worker():
     assert death_of_worker(RuntimeError("CUDA out of memory")) is None
 
 
-SIGNALLED = """
+SIGNALED = """
 import os, signal, subprocess, time
 import torch
 from mlc_ext.detectors.data.loader import build_loader
@@ -192,7 +192,7 @@ assert process.exitcode == 128 + signal.SIGTERM, process.exitcode
 def test_workers_leave_signals_to_the_main_process_which_can_end_them():
     """In a process of its own: other tests leave threads behind, which signals may reach instead."""
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", SIGNALLED], cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", SIGNALED], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

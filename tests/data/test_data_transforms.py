@@ -91,7 +91,7 @@ def test_boxes_follow_the_pixels(short):
 def test_shrinking_is_antialiased():
     checks = ((torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255).to(torch.uint8).expand(3, 64, 64)
     image, _ = Resize(16, 16)(checks, make_target([]))
-    assert (image.int() - 127).abs().max() <= 12  # all grey: every pixel counts
+    assert (image.int() - 127).abs().max() <= 12  # all gray: every pixel counts
 
 
 def test_inputs_are_not_changed():

@@ -101,18 +101,18 @@ def test_two_processes_are_one_with_the_same_batch(runs, name, data):
 def one_vote(rank: int, port: int) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     # a signal on rank 1 during step 3 of 5 stops both after step 4; in the last step both at once
-    for signalled, last, stops_at in ((3, 5, 4), (5, 5, 5), (None, 5, None)):
+    for signaled, last, stops_at in ((3, 5, 4), (5, 5, 5), (None, 5, None)):
         with Interruption() as interruption:
             interruption.deferring, stopped = True, None
             for step in range(1, last + 1):
-                if rank == 1 and step == signalled:
+                if rank == 1 and step == signaled:
                     os.kill(os.getpid(), signal.SIGTERM)
                 try:
                     interruption.check(last=step == last)
                 except KeyboardInterrupt:
                     stopped = step
                     break
-            assert stopped == stops_at, (rank, signalled, stopped)
+            assert stopped == stops_at, (rank, signaled, stopped)
     with pytest.raises(distributed.SetupError, match="rank 1: no such device"):
         with distributed.together():
             if rank == 1:
@@ -178,7 +178,7 @@ def one_accumulated(rank: int, config, port: int) -> None:
 
 
 def test_parts_and_ranks(folder):
-    """Two ranks with two parts: the first parts of both make one normaliser, and the second ones."""
+    """Two ranks with two parts: the first parts of both make one normalizer, and the second ones."""
     settings = {"data__data": str(folder / "full"), "schedule__accumulate": 2, "run__compile": "eager"}
     config = config_of("retinanet_r50_mlc", folder / "parts", **settings)
     mp.spawn(one_accumulated, args=(config, free_port()), nprocs=2)

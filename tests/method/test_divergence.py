@@ -22,7 +22,7 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def quantised(n, count, g, dtype=torch.float64):
+def quantized(n, count, g, dtype=torch.float64):
     return torch.randint(0, count, (n,), generator=g).to(dtype) / count
 
 
@@ -38,7 +38,7 @@ def scipy_rho(x, y):
 @given(seeds, st.integers(0, 60), st.integers(1, 8), levels, levels)
 def test_segmented_spearman_is_scipys(seed, n, num_segments, x_levels, y_levels):
     g = rng(seed)
-    x, y = quantised(n, x_levels, g), quantised(n, y_levels, g, torch.float32)
+    x, y = quantized(n, x_levels, g), quantized(n, y_levels, g, torch.float32)
     ids = torch.randint(-1, num_segments, (n,), generator=g)
     rho, count = segmented_spearman(x, y, ids, num_segments)
     assert rho.dtype == torch.float64 and count.dtype == torch.int64
@@ -51,19 +51,19 @@ def test_segmented_spearman_is_scipys(seed, n, num_segments, x_levels, y_levels)
 
 @pytest.mark.parametrize("x_levels", [5, 1000, 10**9])
 def test_large_group_is_scipys(x_levels):
-    x = quantised(300_000, x_levels, rng())
-    y = x + quantised(300_000, 10**6, rng(1))
+    x = quantized(300_000, x_levels, rng())
+    y = x + quantized(300_000, 10**6, rng(1))
     assert 0.5 < spearman(x, y) < 0.95
     assert spearman(x, y) == pytest.approx(scipy_rho(x, y), abs=1e-12)
 
 
 def test_ranks_only():
-    x = quantised(200, 10**6, rng(2))
-    ties = quantised(200, 4, rng(3))
+    x = quantized(200, 10**6, rng(2))
+    ties = quantized(200, 4, rng(3))
     for order in (x, ties):
         assert spearman(order, order) == spearman(order, (order * 5 - 3) ** 3) == 1
         assert spearman(order, -order) == spearman(-order.exp(), order) == -1
-    y = quantised(200, 30, rng(4))
+    y = quantized(200, 30, rng(4))
     assert spearman(x, y) == spearman(y, x) == -spearman(-x, y)
     # Exact sums: not a bit depends on the order of the pairs.
     shuffle = torch.randperm(200, generator=rng(5))
@@ -121,7 +121,7 @@ def random_image(g, predictions=(0, 150), gts=(0, 6), num_classes=3):
         "labels": torch.randint(1, num_classes + 1, (k,), generator=g),
         "iscrowd": torch.randint(0, 4, (k,), generator=g) == 0,
     }
-    scores = quantised(p * num_classes, 50, g, torch.float32).view(p, num_classes) ** 2
+    scores = quantized(p * num_classes, 50, g, torch.float32).view(p, num_classes) ** 2
     quality = torch.rand(p, 1, generator=g)
     return {"boxes": boxes, "scores": scores * quality, "raw_scores": scores}, targets
 

@@ -304,12 +304,12 @@ def test_descent_moves_boxes_onto_their_targets():
     target, start = torch.tensor([[10.0, 10.0, 20.0, 20.0]]), torch.tensor([[0.0, 0.0, 8.0, 8.0]])
     for kind, reaches in (("giou", True), ("iou", False), ("linear_iou", False)):
         box = start.clone().requires_grad_()
-        optimiser = torch.optim.SGD([box], lr=20.0)
+        optimizer = torch.optim.SGD([box], lr=20.0)
         for step in range(300):
-            optimiser.param_groups[0]["lr"] = 20.0 * (1 - step / 300)
-            optimiser.zero_grad()
+            optimizer.param_groups[0]["lr"] = 20.0 * (1 - step / 300)
+            optimizer.zero_grad()
             losses.iou_loss(box, target, kind=kind).backward()
-            optimiser.step()
+            optimizer.step()
         assert (paired_box_iou(box, target).item() > 0.8) == reaches
 
 
@@ -336,7 +336,7 @@ def test_centerness_target():
 
 
 def test_golden_fcos_losses():
-    """Raw outputs and recorded targets -> the three recorded losses, with MMDetection's normalisers."""
+    """Raw outputs and recorded targets -> the three recorded losses, with MMDetection's normalizers."""
 
     def flat(name, levels, case, channels):
         maps = [case[f"{name}_{i}"] for i in range(levels)]
@@ -353,7 +353,7 @@ def test_golden_fcos_losses():
         points = torch.cat([case[f"points_{i}"].repeat(images, 1) for i in range(levels)])
         boxes, targets = (torch.cat((points - d[:, :2], points + d[:, 2:]), 1) for d in (reg, ltrb))
         centerness = losses.centerness_target(ltrb) * positive
-        count = losses.normaliser(positive.sum())
+        count = losses.normalizer(positive.sum())
         assert count > 1
         loss_cls = losses.sigmoid_focal_loss(cls, labels) / count
         loss_box = losses.iou_loss(boxes, targets, centerness) / centerness.sum()
@@ -362,9 +362,9 @@ def test_golden_fcos_losses():
             torch.testing.assert_close(got, case[f"loss_{name}"].to(got).reshape(()), rtol=1e-5, atol=0)
 
 
-def test_normaliser_of_one_process():
-    assert losses.normaliser(torch.tensor(0)).item() == 1
-    count = losses.normaliser(torch.tensor([True, True, True]).sum())
+def test_normalizer_of_one_process():
+    assert losses.normalizer(torch.tensor(0)).item() == 1
+    count = losses.normalizer(torch.tensor([True, True, True]).sum())
     assert count.item() == 3 and count.dtype == torch.float32
     value = torch.tensor(0.25, requires_grad=True)
     assert losses.reduce_mean(value).item() == 0.25 and not losses.reduce_mean(value).requires_grad
@@ -375,13 +375,13 @@ def test_normaliser_of_one_process():
 def _one_rank(rank, port, results):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     count = torch.tensor(5.0 * rank)  # one rank without a positive
-    results[rank, 0] = losses.normaliser(count)
-    results[rank, 1] = losses.normaliser(torch.tensor(0))
+    results[rank, 0] = losses.normalizer(count)
+    results[rank, 1] = losses.normalizer(torch.tensor(0))
     results[rank, 2] = count
     dist.destroy_process_group()
 
 
-def test_normaliser_is_averaged_over_ranks():
+def test_normalizer_is_averaged_over_ranks():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -19,7 +19,7 @@ OFF = MLCConfig(ml=False, iur=False)
 class TinyBackbone(nn.Module):
     """A stand-in with a backbone's attributes: a convolution a level."""
 
-    normalisation = IMAGENET_RGB
+    normalization = IMAGENET_RGB
 
     def __init__(self, strides):
         super().__init__()
@@ -166,7 +166,7 @@ def test_negatives_fill_what_positives_leave():
     assert not (drawn_positive & ~positive).any() and not (drawn_negative & positive).any()
 
 
-def test_rpn_normaliser_counts_one_at_least_of_each():
+def test_rpn_normalizer_counts_one_at_least_of_each():
     """An image without an object has 256 negatives; MMDetection divides by 257."""
     model = build("rpn", OFF)
     images = [torch.rand(3, 64, 64)]

@@ -36,7 +36,7 @@ def test_golden_anchors(head):
     [(AnchorGenerator.retinanet(), 9, 4), (AnchorGenerator.rpn(), 3, 8)],
 )
 def test_shapes_follow_the_definition(generator, per_location, base):
-    """Area (scale * stride)^2, height / width = ratio, centred on the cell's corner, ratio-major."""
+    """Area (scale * stride)^2, height / width = ratio, centered on the cell's corner, ratio-major."""
     assert generator.num_anchors == per_location
     scales = [base * 2 ** (i / 3) for i in range(per_location // 3)]
     for stride, anchors in zip(generator.strides, generator([(3, 4)] * 5), strict=True):
@@ -56,7 +56,7 @@ def test_the_example_of_mmdetections_documentation():
     corners = [[0, 0], [16, 0], [0, 16], [16, 16]]
     anchors = AnchorGenerator((16,), (9 / 16,), (1.0,))([(2, 2)])[0]
     assert anchors.tolist() == [[x - 4.5, y - 4.5, x + 4.5, y + 4.5] for x, y in corners]
-    # The documentation centres v1's anchors on 0.5 * (9 - 1) there, base size 9; here the base is the stride.
+    # The documentation centers v1's anchors on 0.5 * (9 - 1) there, base size 9; here the base is the stride.
     legacy = AnchorGenerator((9,), (1.0,), (1.0,), v1=True)([(1, 1)])[0]
     assert legacy.tolist() == [[0, 0, 8, 8]]
 

@@ -35,8 +35,8 @@ def inside(x, y, box):
     return box[0] < x < box[2] and box[1] < y < box[3]
 
 
-def near_centre(x, y, box, reach):
-    """Strictly inside the square around the centre, cut to the box."""
+def near_center(x, y, box, reach):
+    """Strictly inside the square around the center, cut to the box."""
     cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     return inside(x, y, box) and abs(x - cx) < reach and abs(y - cy) < reach
 
@@ -55,7 +55,7 @@ def assign_slowly(points, targets, ranges=RANGES, strides=STRIDES, radius=None):
                     area = (box[2] - box[0]) * (box[3] - box[1])
                     containing.append((area, k))
                     longest = max(x - box[0], y - box[1], box[2] - x, box[3] - y)
-                    if low <= longest <= high and (radius is None or near_centre(x, y, box, radius * stride)):
+                    if low <= longest <= high and (radius is None or near_center(x, y, box, radius * stride)):
                         fitting.append((area, k))
                 chosen = min(fitting or containing, default=None)
                 candidates.append(-1 if chosen is None else chosen[1] + offset)

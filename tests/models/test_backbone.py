@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlc_ext.detectors.models.backbones.base import CAFFE_BGR, IMAGENET_RGB, Normalisation, load_backbone_weights
+from mlc_ext.detectors.models.backbones.base import CAFFE_BGR, IMAGENET_RGB, Normalization, load_backbone_weights
 from mlc_ext.detectors.models.backbones.build import build_backbone
 from mlc_ext.detectors.models.backbones.resnet import ResNet, conv_norm
 
@@ -236,7 +236,7 @@ def test_files_that_are_no_weights(tmp_path):
         load_backbone_weights(backbone, tmp_path / "list.pth")
 
 
-def test_normalisation_by_definition():
+def test_normalization_by_definition():
     images = torch.rand(2, 3, 4, 5)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)
@@ -246,16 +246,16 @@ def test_normalisation_by_definition():
     torch.testing.assert_close(CAFFE_BGR(pixels.byte()), bgr, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(CAFFE_BGR(pixels[0] / 255), bgr[0], rtol=1e-5, atol=1e-4)
     assert IMAGENET_RGB(images.half()).dtype == torch.float16
-    assert build_backbone("resnet50", style="caffe").normalisation is CAFFE_BGR
-    assert build_backbone("resnet18").normalisation is IMAGENET_RGB
+    assert build_backbone("resnet50", style="caffe").normalization is CAFFE_BGR
+    assert build_backbone("resnet18").normalization is IMAGENET_RGB
 
 
-def test_normalisation_first_used_in_inference_mode_can_be_trained_on():
-    normalisation = Normalisation((0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
+def test_normalization_first_used_in_inference_mode_can_be_trained_on():
+    normalization = Normalization((0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
     with torch.inference_mode():
-        normalisation(torch.rand(3, 2, 2))
+        normalization(torch.rand(3, 2, 2))
     images = torch.rand(3, 2, 2, requires_grad=True)
-    normalisation(images).sum().backward()
+    normalization(images).sum().backward()
     assert images.grad[:, 0, 0].tolist() == [1, 0.5, 0.25]
 
 
@@ -294,7 +294,7 @@ def test_timm_interface(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "timm", fake)
     backbone = build_backbone(f"timm:{name}", out_indices=(0, 1, 2, 3))
     assert (backbone.out_channels, backbone.strides, fake.options) == ([2, 3, 5, 6], [4, 8, 16, 32], {})
-    assert backbone.normalisation == Normalisation((0.5,) * 3, (0.25,) * 3)
+    assert backbone.normalization == Normalization((0.5,) * 3, (0.25,) * 3)
     shapes = [f.shape for f in backbone(torch.rand(1, 3, 64, 32))]
     assert shapes == [(1, c, 64 // s, 32 // s) for c, s in zip((2, 3, 5, 6), (4, 8, 16, 32), strict=True)]
     build_backbone(f"timm:{name}", weights="imagenet")
@@ -343,15 +343,15 @@ def test_errors(options, error, message, monkeypatch):
         build_backbone(**options)
 
 
-def test_normalisation_errors():
+def test_normalization_errors():
     with pytest.raises(ValueError, match=r"\[..., 3, H, W\], got \(1, 4, 4\)"):
         IMAGENET_RGB(torch.rand(1, 4, 4))
     with pytest.raises(TypeError, match="got torch.int64"):
         IMAGENET_RGB(torch.zeros(3, 4, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match="order must be 'rgb' or 'bgr', got 'gbr'"):
-        Normalisation((0.0,) * 3, (1.0,) * 3, order="gbr")
+        Normalization((0.0,) * 3, (1.0,) * 3, order="gbr")
     with pytest.raises(ValueError, match="3 positive stds"):
-        Normalisation((0.0,) * 3, (1.0, 0.0, 1.0))
+        Normalization((0.0,) * 3, (1.0, 0.0, 1.0))
 
 
 def test_conv_norm_in_eval_mode_equals_the_two_layers():

@@ -47,7 +47,7 @@ def test_round_trips(seed, n):
 
 @pytest.mark.parametrize("v1", [False, True])
 def test_deltas_against_the_definition(v1):
-    """Scalar arithmetic per box: centres, sizes (+1 in v1), means and stds."""
+    """Scalar arithmetic per box: centers, sizes (+1 in v1), means and stds."""
     g = torch.Generator().manual_seed(0)
     priors, boxes = random_boxes(20, g), random_boxes(20, g)
     means, stds = (0.05, -0.05, 0.1, 0.0), (0.1, 0.1, 0.2, 0.2)

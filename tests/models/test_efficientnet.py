@@ -57,14 +57,14 @@ def test_last_feature_leads_to_the_packages_own(pretrained):
     pretrained.eval()
     images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        images = pretrained.normalisation(images)
+        images = pretrained.normalization(images)
         head = network._swish(network._bn1(network._conv_head(pretrained(images)[-1])))
         torch.testing.assert_close(head, network.extract_features(images), rtol=1e-4, atol=1e-4)
 
 
-def test_normalisation_is_127_128(pretrained):
-    grey = torch.full((1, 3, 2, 2), 191, dtype=torch.uint8)
-    assert torch.allclose(pretrained.normalisation(grey), torch.full((1, 3, 2, 2), 0.5))
+def test_normalization_is_127_128(pretrained):
+    gray = torch.full((1, 3, 2, 2), 191, dtype=torch.uint8)
+    assert torch.allclose(pretrained.normalization(gray), torch.full((1, 3, 2, 2), 0.5))
 
 
 def test_defaults_with_weights_freeze_stem_and_stage_1(pretrained):

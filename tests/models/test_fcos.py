@@ -15,7 +15,7 @@ BASELINE = MLCConfig(ml=False, iur=False)
 class Pooling(nn.Module):
     """The least a backbone can be: the image averaged over cells of 8, 16 and 32 pixels."""
 
-    out_channels, strides, normalisation = (3, 3, 3), (8, 16, 32), IMAGENET_RGB
+    out_channels, strides, normalization = (3, 3, 3), (8, 16, 32), IMAGENET_RGB
 
     def forward(self, images):
         return [nn.functional.avg_pool2d(images, stride) for stride in self.strides]
@@ -268,7 +268,7 @@ def test_images_of_any_size_in_one_batch():
         assert (found["boxes"] <= torch.tensor([width, height] * 2)).all() and (found["boxes"] >= 0).all()
 
 
-def test_mutual_labelling_starts_at_its_epoch():
+def test_mutual_labeling_starts_at_its_epoch():
     def losses_at(epoch, ml=True):
         model = make_model(mlc=MLCConfig(ml=ml, start_epoch=2.5))
         model.set_epoch(epoch)

@@ -13,7 +13,7 @@ def maps(sizes=((17, 23), (9, 12), (5, 6)), channels=CHANNELS, seed=0):
 
 
 def nearest(x, size):
-    """Nearest-neighbour resizing by its index rule: floor(i * old / new)."""
+    """Nearest-neighbor resizing by its index rule: floor(i * old / new)."""
     rows = torch.arange(size[0]) * x.shape[2] // size[0]
     columns = torch.arange(size[1]) * x.shape[3] // size[1]
     return x[:, :, rows][:, :, :, columns]

@@ -17,9 +17,9 @@ def random_outputs(seed, num_classes=3, batch=2, levels=LEVELS):
     g = torch.Generator().manual_seed(seed)
     n = sum(levels)
     logits = torch.randn(batch, n, num_classes, generator=g) * 2 - 1.5
-    centre = torch.rand(batch, n, 2, generator=g) * 130 - 5
+    center = torch.rand(batch, n, 2, generator=g) * 130 - 5
     half = 5 + torch.rand(batch, n, 2, generator=g) * 25
-    return logits, torch.cat((centre - half, centre + half), dim=-1), torch.rand(batch, n, generator=g)
+    return logits, torch.cat((center - half, center + half), dim=-1), torch.rand(batch, n, generator=g)
 
 
 def detect_slowly(logits, boxes, quality, levels, sizes, score=0.05, top_k=1000, iou=0.5, limit=100,

@@ -18,7 +18,7 @@ SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_two_hundred_steps_in_bfloat16(detector):
-    """Mutual labelling from the hundredth step; in turn ordinary images, half of them empty, all, and all but none."""
+    """Mutual labeling from the hundredth step; in turn ordinary images, half of them empty, all, and all but none."""
     model = build(detector, mlc=MLCConfig(alpha=ALPHA[detector], start_epoch=100, alignment=0.1))
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -38,7 +38,7 @@ def test_two_hundred_steps_in_bfloat16(detector):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_the_loss_falls(detector, method):
-    """Forty steps on one batch; boxes and scores that both improve leave mutual labelling its positives."""
+    """Forty steps on one batch; boxes and scores that both improve leave mutual labeling its positives."""
     mlc = MLCConfig(**METHODS[method], alpha=ALPHA[detector], start_epoch=0)
     model = build(detector, mlc=mlc)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -155,7 +155,7 @@ def test_learns_eight_images_by_heart(detector, method, tmp_path):
     assert trainer.model.mutual == METHODS[method]["ml"] and len(trainer.val_set) == 8
     before = [entry["bbox_regression"] for entry in steps if not entry["mutual"]]
     if detector == "rpn" and METHODS[method]["ml"]:
-        # over the same normaliser, mutual labelling has more boxes to train: what came before is no measure of it
+        # over the same normalizer, mutual labeling has more boxes to train: what came before is no measure of it
         after = [entry["bbox_regression"] for entry in steps if entry["mutual"]]
         assert before[-1] < 0.5 * before[0] and after[-1] < after[0], (before, after)
     else:

@@ -235,7 +235,7 @@ ARGUMENTS = [
     (spearman, {"k": 2.5}, TypeError, ["num_segments", "float"]),
 ]
 
-# What takes a look at the data: on CPU only, where that costs no synchronisation.
+# What takes a look at the data: on CPU only, where that costs no synchronization.
 VALUES = [
     (otsu, {"ids": put(IDS, 1, 2)}, ["segment_ids[1]", "is 2", "[-1, 2)"]),
     (otsu, {"ids": put(IDS, 2, -2)}, ["segment_ids[2]", "is -2"]),

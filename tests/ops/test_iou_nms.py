@@ -51,13 +51,13 @@ def algorithm_1(boxes, scores, quality, threshold):
     seed=seeds,
     n=st.integers(0, 40),
     coarse=st.booleans(),
-    labelled=st.booleans(),
+    labeled=st.booleans(),
     threshold=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
 )
-def test_equals_reference(device, seed, n, coarse, labelled, threshold, dtype):
+def test_equals_reference(device, seed, n, coarse, labeled, threshold, dtype):
     boxes, scores, quality, labels = scene(seed, n, coarse=coarse, dtype=dtype)
-    labels = labels if labelled else None
+    labels = labels if labeled else None
     keep, found = nms(device, boxes, scores, quality, labels, threshold)
     expected_keep, expected = reference.iou_nms(boxes, scores, quality, labels, threshold)
     assert torch.equal(keep, expected_keep)
@@ -145,15 +145,15 @@ def test_many_boxes(device):
     assert torch.equal(keep, expected_keep) and torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(("labelled", "top_k"), [(False, None), (True, 150)])
-def test_many_boxes_in_batches(device, labelled, top_k):
+@pytest.mark.parametrize(("labeled", "top_k"), [(False, None), (True, 150)])
+def test_many_boxes_in_batches(device, labeled, top_k):
     """Rows of more than a tile of the CUDA sorts, on each side of a top k."""
     images = [scene(seed, 4200, coarse=False) for seed in range(2)]
     *columns, labels = (torch.stack(column) for column in zip(*images, strict=True))
     limits = {"score_threshold": 0.9, "pre_nms_top_k": top_k, "max_detections": 60}
-    result = batched(device, *columns, labels if labelled else None, 0.3, **limits)
+    result = batched(device, *columns, labels if labeled else None, 0.3, **limits)
     for b, image in enumerate(images):
-        keep, scores = reference.iou_nms(*image[:3], image[3] if labelled else None, 0.3, **limits)
+        keep, scores = reference.iou_nms(*image[:3], image[3] if labeled else None, 0.3, **limits)
         count = len(keep)
         assert result.counts[b] == count > 9
         assert torch.equal(result.keep[b, :count], keep) and torch.equal(result.scores[b, :count], scores)

@@ -15,9 +15,9 @@ RPN = {"high": 0.7, "low": 0.3, "min_forced_iou": 0.3}
 
 
 def boxes(n: int, generator: torch.Generator, size: float = 64.0, rounded: bool = False) -> torch.Tensor:
-    centre = torch.rand(n, 2, generator=generator) * size
+    center = torch.rand(n, 2, generator=generator) * size
     half = torch.rand(n, 2, generator=generator) * size / 4
-    made = torch.cat((centre - half, centre + half), 1)
+    made = torch.cat((center - half, center + half), 1)
     return made.round() if rounded else made  # whole pixels: ties are common
 
 
@@ -158,7 +158,7 @@ def test_scaling_by_a_power_of_two_changes_nothing(device, scene, exponent):
 
 @pytest.mark.parametrize("side", range(4))
 def test_a_nan_prior_changes_no_other(device, side):
-    """Wherever it stands among its neighbours, whose hull it must not hide."""
+    """Wherever it stands among its neighbors, whose hull it must not hide."""
     generator = rng(4)
     priors, gts = boxes(600, generator), boxes(20, generator)
     rule = {**RETINANET, "low_quality": False}  # a NaN prior may be a gt's best

@@ -91,7 +91,7 @@ def test_worked_example(device):
     """One gt of five candidates and one prior of no gt, by hand.
 
     IoUs .1 .2 .8 .9 .2: the best cut is below .8, so tau = .2; positive for classification are 2 and 3.
-    Scores .1 .7 .1 .9 .8: the best cut is below .7, so tau = .1; positive for localisation are 1, 3 and 4.
+    Scores .1 .7 .1 .9 .8: the best cut is below .7, so tau = .1; positive for localization are 1, 3 and 4.
     """
     ious = torch.tensor([0.1, 0.2, 0.8, 0.9, 0.2, 0.9], dtype=torch.float64)
     scores = torch.tensor([0.1, 0.7, 0.1, 0.9, 0.8, 0.9], dtype=torch.float64)
@@ -183,7 +183,7 @@ def test_many_priors(device, seed, options):
 @pytest.mark.parametrize("n", [255, 256, 257, 511, 512, 513, 1025])
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_sizes_around_a_block(device, n, alpha):
-    """Priors are labelled in blocks, values counted in blocks; with gts that cannot be split and priors of none."""
+    """Priors are labeled in blocks, values counted in blocks; with gts that cannot be split and priors of none."""
     g = rng(n)
     ids = torch.randint(-1, 3, (n,), generator=g)
     baseline = torch.randint(-1, 2, (n,), generator=g).where(ids >= 0, 0).to(torch.int8)

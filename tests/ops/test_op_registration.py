@@ -194,7 +194,7 @@ class Postprocess(torch.nn.Module):
         return kept.keep, kept.scores, kept.counts, box_iou(best[0], boxes[0])
 
 
-class Labelling(torch.nn.Module):
+class Labeling(torch.nn.Module):
     def forward(self, scores, ious, ids, baseline):
         labels = mutual_labels(scores, ious, ids, baseline, 3, alpha=0.5)
         return labels.cls_labels, labels.loc_weights, segmented_otsu(ious, ids, 3)
@@ -202,8 +202,8 @@ class Labelling(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("module", "make"),
-    [(Postprocess(), nms_inputs), (Labelling(), group_inputs)],
-    ids=["postprocess", "labelling"],
+    [(Postprocess(), nms_inputs), (Labeling(), group_inputs)],
+    ids=["postprocess", "labeling"],
 )
 def test_export(device, module, make):
     size = torch.export.Dim("n", min=6, max=4096)

@@ -132,7 +132,7 @@ def test_tied_sides_share_the_gradient(device):
 @pytest.mark.parametrize("kind", ["iou", "giou"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [15, 16, 17, 63, 64, 65, 128, 200])
-def test_a_pair_does_not_see_its_neighbours(device, kind, dtype, n):
+def test_a_pair_does_not_see_its_neighbors(device, kind, dtype, n):
     """Pairs are judged in blocks: the same bits as one by one, forward and backward. Half of them share sides."""
     a = random_boxes(n, rng(n))
     b = torch.where(torch.arange(4) % 2 == 0, a, a + 4 * torch.randn(n, 4, generator=rng(n + 1), dtype=torch.float64))

@@ -199,12 +199,12 @@ def test_bins_are_scikit_image(device, seed, bins, n):
     ours, theirs = one_group(device, values, bins=bins), float(threshold_otsu(values.numpy(), nbins=bins))
     if ours != theirs:
         counts, edges = np.histogram(values.numpy(), bins)
-        centres = (edges[1:] + edges[:-1]) / 2
+        centers = (edges[1:] + edges[:-1]) / 2
 
         def variance(tau):
-            low = centres <= tau + 1e-12
+            low = centers <= tau + 1e-12
             n0, n1 = counts[low].sum(), counts[~low].sum()
-            means = (counts * centres)[low].sum() / n0 - (counts * centres)[~low].sum() / n1
+            means = (counts * centers)[low].sum() / n0 - (counts * centers)[~low].sum() / n1
             return n0 * n1 * means**2
 
         assert variance(ours) == pytest.approx(variance(theirs), rel=1e-6)
@@ -235,7 +235,7 @@ def test_merging_batches(device, first, second, dtype):
 
 
 @given(segments(), seeds)
-def test_relabelling_groups(device, case, seed):
+def test_relabeling_groups(device, case, seed):
     values, ids, k = case
     values, ids = as_tensors(values, ids)
     names = torch.randperm(k, generator=rng(seed))

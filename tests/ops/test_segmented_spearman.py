@@ -97,7 +97,7 @@ def test_large_and_many_groups_are_exact(device, segments):
     sizes = ids.bincount(minlength=segments)
     begin = sizes.cumsum(0) - sizes
 
-    def ranks(values):  # [n] doubled centred ranks
+    def ranks(values):  # [n] doubled centered ranks
         key = ids * 16_384 + values.long()
         _, inverse, counts = key.unique(return_inverse=True, return_counts=True)
         first = (counts.cumsum(0) - counts)[inverse] - begin[ids]

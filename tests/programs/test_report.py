@@ -200,12 +200,12 @@ def test_labels_are_the_models(runs, preset, tmp_path):
             (k,) = [k for k, box in enumerate(boxes.tolist()) if np.allclose(box, each["box"], atol=0.06)]
             own = mutual.assignment.candidate_gt == k
             places = mutual.priors[own]
-            centres = places if places.shape[1] == 2 else (places[:, :2] + places[:, 2:]) / 2
-            assert np.allclose(centres, np.array([each["x"], each["y"]]).T, atol=0.06)
-            for way, labelled in (("baseline", baseline), ("mutual", mutual)):
-                cls = labelled.task.cls_labels[own]
+            centers = places if places.shape[1] == 2 else (places[:, :2] + places[:, 2:]) / 2
+            assert np.allclose(centers, np.array([each["x"], each["y"]]).T, atol=0.06)
+            for way, labeled in (("baseline", baseline), ("mutual", mutual)):
+                cls = labeled.task.cls_labels[own]
                 assert each["labels"][way]["cls"] == "".join("+" if v > 0 else "-" if v == 0 else "." for v in cls)
-                loc = labelled.task.loc_positive[own]
+                loc = labeled.task.loc_positive[own]
                 assert each["labels"][way]["loc"] == "".join("+" if v else "-" for v in loc)
             tau_score, tau_iou = (float(tau[k]) for tau in mutual.task.thresholds)
             assert (each["tau"]["score"], each["tau"]["iou"]) == (tau_score, tau_iou)

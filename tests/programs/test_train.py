@@ -79,7 +79,7 @@ def as_printed(metrics):
 
 @pytest.fixture(scope="module")
 def compared(folder):
-    """--compare for an epoch, mutual labelling on after half of it: what most tests look at."""
+    """--compare for an epoch, mutual labeling on after half of it: what most tests look at."""
     arguments = ("--compare", "--quiet", "--epochs", "1", "--out", "compared")
     code, out, error = finish(start(folder, "train.py", *arguments, **{"mlc.start_epoch": 0.5, "run.log_every": 1}))
     assert code == 0, error
@@ -198,7 +198,7 @@ def program(folder, monkeypatch, capsys):
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(folder, compared, program):
-    """Ctrl-C in the middle of an epoch; mutual labelling begins after the resumption."""
+    """Ctrl-C in the middle of an epoch; mutual labeling begins after the resumption."""
     settings = {"run.log_every": 1, "run.correlation": "false", "mlc.start_epoch": 1.25}
     arguments = ("--quiet", "--epochs", "2")
     log = folder / "stopped" / "log.txt"
@@ -228,7 +228,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder, compared, program)
 
 
 def at_iteration(monkeypatch, iteration, act):
-    """Calls ``act`` within a step of the trainer, after the optimiser and before the count."""
+    """Calls ``act`` within a step of the trainer, after the optimizer and before the count."""
     step = Trainer.step
 
     def wrapped(self, images, targets):
@@ -337,7 +337,7 @@ def test_resuming_with_another_model_or_other_data_is_refused(folder, compared, 
     state = load_checkpoint(folder / "compared" / "MLC" / "checkpoint.pt")
     save_checkpoint(folder / "weights.pt", {k: v for k, v in state.items() if k != "optimizer"})
     code, _, error = program("--resume", "weights.pt")
-    assert code == 2 and "weights.pt holds no optimiser state to resume from" in error
+    assert code == 2 and "weights.pt holds no optimizer state to resume from" in error
     save_checkpoint(folder / "other.pt", {**state, "num_classes": 80})
     code, _, error = program("--resume", "other.pt")
     assert code == 2 and "other.pt was trained on 80 classes, the data have 3" in error

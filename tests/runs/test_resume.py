@@ -17,7 +17,7 @@ from mlc_ext.detectors.config.overrides import from_dict, override
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, load_newest, save_checkpoint, set_aside, tidy
 
-# random draws (RPN's sampling), batch-norm statistics, averages, parts, and mutual labelling from within an epoch on
+# random draws (RPN's sampling), batch-norm statistics, averages, parts, and mutual labeling from within an epoch on
 EVERYTHING = {
     "model__norm": "bn",
     "schedule__ema": 0.9,
@@ -214,7 +214,7 @@ def test_an_allowed_change(finished, capsys):
 
 
 def test_an_allowed_change_of_the_rate_is_followed(finished, capsys):
-    """The optimiser's own record of it must not come back with its momenta."""
+    """The optimizer's own record of it must not come back with its momenta."""
     out = finished.parent / "faster"
     allowed = ("--allow-change", "schedule.epochs", "--allow-change", "schedule.lr")
     arguments = ("--out", out, "--resume", finished / "checkpoint.pt", *allowed)

@@ -73,13 +73,13 @@ def test_the_labels_shown_are_those_that_train(name, mutual, monkeypatch):
         labels = task.cls_labels.view(2, -1)[k][candidates[k]]
         assert torch.equal(view.cls_positive, labels > 0) and torch.equal(view.cls_negative, labels == 0)
         assert torch.equal(view.loc_positive, task.loc_positive.view(2, -1)[k][candidates[k]])
-        assert len(view.centres) == candidates[k].sum() and view.image is images[k]
+        assert len(view.centers) == candidates[k].sum() and view.image is images[k]
     assert views[0].cls_positive.any() and views[0].loc_positive.any()
     # a baseline's anchors are candidates because they are positive, or ignored
     assert views[0].cls_negative.any() == (mutual or name.startswith("fcos"))
-    assert views[0].boxes.tolist() == targets[0]["boxes"][:2].tolist() and len(views[1].centres) == 0
+    assert views[0].boxes.tolist() == targets[0]["boxes"][:2].tolist() and len(views[1].centers) == 0
     if name.startswith("fcos"):  # every candidate lies in an object
-        x, y = views[0].centres.unbind(1)
+        x, y = views[0].centers.unbind(1)
         inside = [(x > b[0]) & (x < b[2]) & (y > b[1]) & (y < b[3]) for b in views[0].boxes]
         assert torch.stack(inside).any(0).all()
 
@@ -106,7 +106,7 @@ def test_the_picture_holds_both_labels():
     picture = np.asarray(look(model, images, targets)[0].picture(["a", "b", "c"]))
     assert picture.shape[1] == 3 * 640 + 8
     for part in (picture[:, 644:1284], picture[:, 1288:]):
-        assert all((part == colour).all(-1).sum() > 50 for colour in (POSITIVE, NEGATIVE))
+        assert all((part == color).all(-1).sum() > 50 for color in (POSITIVE, NEGATIVE))
     assert not (picture[:, :640] == POSITIVE).all(-1).any()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-BADGE_COLOURS = {
+BADGE_COLORS = {
     "red": (222, 32, 38),
     "blue": (36, 84, 232),
     "yellow": (250, 216, 28),
@@ -24,37 +24,37 @@ BADGE_COLOURS = {
     "violet": (120, 40, 200),
 }
 BADGE_PATTERNS = ("spot", "cross", "bars", "ring", "wedge")
-MAX_CLASSES = len(BADGE_COLOURS) * len(BADGE_PATTERNS)
+MAX_CLASSES = len(BADGE_COLORS) * len(BADGE_PATTERNS)
 
 
 def class_badge(class_index: int) -> tuple[str, str]:
-    """Colour and pattern names of class `class_index` (from 0). The first eight classes differ in colour and
-    neighbours differ in pattern too; all `MAX_CLASSES` pairs are distinct."""
+    """Color and pattern names of class `class_index` (from 0). The first eight classes differ in color and
+    neighbors differ in pattern too; all `MAX_CLASSES` pairs are distinct."""
     if not 0 <= class_index < MAX_CLASSES:
         raise ValueError(f"class_index must be in 0..{MAX_CLASSES - 1}, got {class_index}")
-    colours = list(BADGE_COLOURS)
-    pattern = (class_index + class_index // len(colours)) % len(BADGE_PATTERNS)
-    return colours[class_index % len(colours)], BADGE_PATTERNS[pattern]
+    colors = list(BADGE_COLORS)
+    pattern = (class_index + class_index // len(colors)) % len(BADGE_PATTERNS)
+    return colors[class_index % len(colors)], BADGE_PATTERNS[pattern]
 
 
 @dataclass
 class Sprite:
-    """An animal on its own small canvas: colours, its mask and its badge's mask, all [h, w] at the drawing
+    """An animal on its own small canvas: colors, its mask and its badge's mask, all [h, w] at the drawing
     resolution."""
 
-    colour: Image.Image
+    color: Image.Image
     mask: Image.Image
     badge: Image.Image
 
 
-def muted_colour(rng: np.random.Generator) -> tuple[int, int, int]:
-    """A natural colour: any hue, little saturation, so that no body looks like a badge."""
+def muted_color(rng: np.random.Generator) -> tuple[int, int, int]:
+    """A natural color: any hue, little saturation, so that no body looks like a badge."""
     r, g, b = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.0, 0.28), rng.uniform(0.2, 0.9))
     return int(255 * r), int(255 * g), int(255 * b)
 
 
-def _shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
-    return tuple(int(min(255, max(0, c * factor))) for c in colour)  # type: ignore[return-value]
+def _shade(color: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
+    return tuple(int(min(255, max(0, c * factor))) for c in color)  # type: ignore[return-value]
 
 
 def _ellipse(cx: float, cy: float, rx: float, ry: float, points: int = 40) -> np.ndarray:
@@ -74,42 +74,42 @@ def _ribbon(path: np.ndarray, widths: np.ndarray) -> np.ndarray:
 def _draw_badge(
     draw: ImageDraw.ImageDraw,
     to_canvas: Callable[[np.ndarray], list[tuple[float, float]]],
-    centre: tuple[float, float],
+    center: tuple[float, float],
     radius: float,
     pattern: str,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
     ink: tuple[int, int, int],
 ) -> None:
-    cx, cy = centre
+    cx, cy = center
 
     def fill(outline: np.ndarray, paint: tuple[int, int, int]) -> None:
         draw.polygon(to_canvas(outline), fill=paint)
 
-    fill(_ellipse(cx, cy, radius, radius), colour)
+    fill(_ellipse(cx, cy, radius, radius), color)
     r = radius
     if pattern == "spot":
         fill(_ellipse(cx, cy, 0.38 * r, 0.38 * r), ink)
     elif pattern == "ring":
         fill(_ellipse(cx, cy, 0.72 * r, 0.72 * r), ink)
-        fill(_ellipse(cx, cy, 0.48 * r, 0.48 * r), colour)
+        fill(_ellipse(cx, cy, 0.48 * r, 0.48 * r), color)
     elif pattern == "wedge":
         fill(np.array([[cx + 0.6 * r, cy], [cx - 0.4 * r, cy + 0.5 * r], [cx - 0.4 * r, cy - 0.5 * r]]), ink)
     else:  # a cross is two bars at right angles, bars are two side by side
         cross, pair = [(0, 0, 0.7, 0.15), (0, 0, 0.15, 0.7)], [(-0.35, 0, 0.13, 0.7), (0.35, 0, 0.13, 0.7)]
         bars = cross if pattern == "cross" else pair
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-        for dx, dy, hx, hy in bars:  # centre and half sides, in radii
-            fill(np.array(centre) + r * (np.array([dx, dy]) + corners * (hx, hy)), ink)
+        for dx, dy, hx, hy in bars:  # center and half sides, in radii
+            fill(np.array(center) + r * (np.array([dx, dy]) + corners * (hx, hy)), ink)
 
 
 def draw_animal(rng: np.random.Generator, length: float, badge: tuple[str, str] | None) -> Sprite:
-    """An animal `length` drawing pixels long from tail to head, at a random pose. `badge` (colour and pattern
+    """An animal `length` drawing pixels long from tail to head, at a random pose. `badge` (color and pattern
     names) is all that the class decides; None leaves the head plain. The same generator state gives the same
     animal for every badge."""
     angle, side = rng.uniform(0, 2 * math.pi), rng.choice([-1.0, 1.0])
-    body_colour = muted_colour(rng)
-    coat = _shade(body_colour, rng.choice([0.6, 0.75, 1.3]))
-    limb_colour = _shade(body_colour, rng.uniform(0.55, 0.85))
+    body_color = muted_color(rng)
+    coat = _shade(body_color, rng.choice([0.6, 0.75, 1.3]))
+    limb_color = _shade(body_color, rng.uniform(0.55, 0.85))
     head_r, body_rx, body_ry = rng.uniform(0.15, 0.18), rng.uniform(0.17, 0.21), rng.uniform(0.12, 0.17)
     bend, tail_end = rng.uniform(0.0, 0.22), rng.uniform(0.0, 0.25)
     head = (0.5 - head_r, side * bend)
@@ -127,7 +127,7 @@ def draw_animal(rng: np.random.Generator, length: float, badge: tuple[str, str] 
     along = np.linspace(0, 1, 16)
     rear = body_x - 0.7 * body_rx
     tail = np.stack([rear + (-0.5 - rear) * along, -side * tail_end * along**2], axis=1)
-    parts.append((_ribbon(tail, 0.055 - 0.035 * along), limb_colour))
+    parts.append((_ribbon(tail, 0.055 - 0.035 * along), limb_color))
     if rng.uniform() < 0.6:  # a fan at the tip
         parts.append((_ellipse(-0.45, tail[-1, 1], 0.055, rng.uniform(0.05, 0.11)), coat))
     for hip in body_x + np.linspace(-0.6, 0.6, rng.integers(1, 3)) * body_rx:
@@ -135,33 +135,33 @@ def draw_animal(rng: np.random.Generator, length: float, badge: tuple[str, str] 
         for way in (-1.0, 1.0):
             sweep = rng.uniform(-0.16, 0.08)
             limb = np.stack([hip + sweep * along, way * spread * along], axis=1)
-            parts.append((_ribbon(limb, 0.04 - 0.014 * along), limb_colour))
+            parts.append((_ribbon(limb, 0.04 - 0.014 * along), limb_color))
     neck = np.array([[body_x, 0.0], head])
-    parts.append((_ribbon(neck, np.array([0.075, 0.075])), body_colour))
-    parts.append((_ellipse(body_x, 0.0, body_rx, body_ry), body_colour))
+    parts.append((_ribbon(neck, np.array([0.075, 0.075])), body_color))
+    parts.append((_ellipse(body_x, 0.0, body_rx, body_ry), body_color))
     for spot_x in rng.uniform(-0.6, 0.6, rng.integers(0, 5)) * body_rx:
         parts.append(
             (_ellipse(body_x + spot_x, rng.uniform(-0.5, 0.5) * body_ry, 0.03, 0.45 * body_ry, 16), coat)
         )
-    parts.append((_ellipse(*head, head_r, head_r), _shade(body_colour, 0.45)))
+    parts.append((_ellipse(*head, head_r, head_r), _shade(body_color, 0.45)))
     badge_r, light, ink_is_dark = 0.88 * head_r, rng.uniform(0.85, 1.1), rng.uniform() < 0.5
 
     sprite = Sprite(*(Image.new(mode, (side_px, side_px)) for mode in ("RGB", "L", "L")))
-    painter, masker = ImageDraw.Draw(sprite.colour), ImageDraw.Draw(sprite.mask)
+    painter, masker = ImageDraw.Draw(sprite.color), ImageDraw.Draw(sprite.mask)
     for outline, paint in parts:
         corners = to_canvas(outline)
         painter.polygon(corners, fill=paint)
         masker.polygon(corners, fill=255)
     ImageDraw.Draw(sprite.badge).polygon(to_canvas(_ellipse(*head, badge_r, badge_r)), fill=255)
     if badge is not None:
-        colour, pattern = badge
+        color, pattern = badge
         ink = (18, 18, 22) if ink_is_dark else (245, 245, 240)
-        _draw_badge(painter, to_canvas, head, badge_r, pattern, _shade(BADGE_COLOURS[colour], light), ink)
+        _draw_badge(painter, to_canvas, head, badge_r, pattern, _shade(BADGE_COLORS[color], light), ink)
     return sprite
 
 
 def draw_clutter(rng: np.random.Generator, size: float) -> tuple[Image.Image, Image.Image]:
-    """A leaf, a stone or a stick, `size` drawing pixels long: colours and mask."""
+    """A leaf, a stone or a stick, `size` drawing pixels long: colors and mask."""
     side_px, kind = int(size) + 2, rng.integers(3)
     mask = Image.new("L", (side_px, side_px))
     angle = rng.uniform(0, 2 * math.pi)
@@ -179,4 +179,4 @@ def draw_clutter(rng: np.random.Generator, size: float) -> tuple[Image.Image, Im
             np.stack([along, rng.uniform(-0.6, 0.6) * along**2], axis=1), np.full(12, rng.uniform(0.02, 0.06))
         )
     ImageDraw.Draw(mask).polygon([tuple(p) for p in outline @ turn * size + side_px / 2], fill=255)
-    return Image.new("RGB", mask.size, muted_colour(rng)), mask
+    return Image.new("RGB", mask.size, muted_color(rng)), mask

@@ -1,9 +1,9 @@
 """Draws the scenes of the generated data set: one seeded random generator in, one image and its boxes out.
 
 The scenes stage the divergence of the paper's Fig. 1 on purpose. Every object is the same kind of animal - an
-elongated body with a tail, limbs and a head - and its class shows *only* in the coloured badge on the head.
+elongated body with a tail, limbs and a head - and its class shows *only* in the colored badge on the head.
 The box belongs to the whole animal, so the place that tells the class (the head, near one end) is far from
-the place that tells the box (the middle). Everything else - colours, proportions, pose, coat, light, clutter
+the place that tells the box (the middle). Everything else - colors, proportions, pose, coat, light, clutter
 - is drawn independently of the class. An animal without a badge is clutter, so the body alone is no evidence
 of an object.
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from .animals import Sprite, class_badge, draw_animal, draw_clutter, muted_colour
+from .animals import Sprite, class_badge, draw_animal, draw_clutter, muted_color
 
 SUPERSAMPLE = 4
 MIN_VISIBLE = 0.6  # of an animal's area, or it is not placed; nothing placed later may hide more
@@ -102,11 +102,11 @@ class _Canvas:
         self._badge[window][inside] = -1
         self._badge[window][badge_inside] = len(self._whole)
         self._seen, self._whole = seen, whole
-        self.image.paste(sprite.colour, corner, sprite.mask)
+        self.image.paste(sprite.color, corner, sprite.mask)
         shift = np.array([window[1].start, window[0].start] * 2)
         return _bounds(inside) + shift, _bounds(badge_inside) + shift
 
-    def cover(self, colour: Image.Image, mask: Image.Image, corner: tuple[int, int]) -> bool:
+    def cover(self, color: Image.Image, mask: Image.Image, corner: tuple[int, int]) -> bool:
         """Puts something that is not an object on top, unless it would hide an object too far."""
         if (found := self._window(np.asarray(mask) > 0, corner)) is None:
             return False
@@ -117,7 +117,7 @@ class _Canvas:
         self._owner[window][inside] = -1
         self._badge[window][inside] = -1
         self._seen = seen
-        self.image.paste(colour, corner, mask)
+        self.image.paste(color, corner, mask)
         return True
 
     def visible(self) -> np.ndarray:
@@ -131,7 +131,7 @@ def _bounds(mask: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: int) -> Image.Image:
-    """Noise of several scales in two random muted colours, [size, size] RGB."""
+    """Noise of several scales in two random muted colors, [size, size] RGB."""
 
     def noise(cells: int) -> np.ndarray:
         grain = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32) * cells**-0.45)
@@ -139,7 +139,7 @@ def _background(rng: np.random.Generator, size: int) -> Image.Image:
 
     texture = sum(noise(cells) for cells in (3, 6, 12, 24, 48))
     tint = 0.25 * np.stack([noise(3) + noise(9) for _ in range(3)], axis=-1)
-    low, high = (np.array(muted_colour(rng), dtype=np.float32) for _ in range(2))
+    low, high = (np.array(muted_color(rng), dtype=np.float32) for _ in range(2))
     blend = 1 / (1 + np.exp(-rng.uniform(1.0, 3.5) * texture))[..., None]
     picture = low + 0.7 * (high - low) * blend + 20 * tint
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
@@ -154,13 +154,13 @@ def _try_animal(
     canvas: _Canvas,
     length: float,
     class_index: int,
-    centres: tuple[tuple[float, float], tuple[float, float]],
+    centers: tuple[tuple[float, float], tuple[float, float]],
 ) -> list[_Placed]:
     """Draws one animal and looks for a place for it, ten times: a list of that one, or an empty one. The
-    length and the range of centres (x, then y) are in drawing pixels."""
+    length and the range of centers (x, then y) are in drawing pixels."""
     sprite = draw_animal(rng, length, class_badge(class_index))
     for _ in range(10):
-        x, y = (rng.uniform(low, high) for low, high in centres)
+        x, y = (rng.uniform(low, high) for low, high in centers)
         corner = (int(x - sprite.mask.width / 2), int(y - sprite.mask.height / 2))
         if (placed := canvas.place(sprite, corner)) is not None:
             return [(class_index, *placed)]
@@ -182,14 +182,14 @@ def draw_scene(rng: np.random.Generator, size: int, num_classes: int) -> Scene:
         return int(x), int(y)
 
     def add_clutter(smallest: float) -> None:
-        colour, mask = draw_clutter(rng, rng.uniform(smallest, 0.4) * full)
-        canvas.cover(colour, mask, anywhere(mask.width))
+        color, mask = draw_clutter(rng, rng.uniform(smallest, 0.4) * full)
+        canvas.cover(color, mask, anywhere(mask.width))
 
     for _ in range(rng.integers(2, 7)):
         add_clutter(0.06)
     if rng.uniform() < 0.25:
         plain = draw_animal(rng, length(), None)
-        canvas.cover(plain.colour, plain.mask, anywhere(plain.mask.width))
+        canvas.cover(plain.color, plain.mask, anywhere(plain.mask.width))
 
     count = 0 if rng.uniform() < 0.06 else int(rng.integers(1, 5))
     found: list[_Placed] = []

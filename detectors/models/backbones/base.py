@@ -1,7 +1,7 @@
-"""What all backbones share: image normalisation, stages, freezing, and the loading of weight files.
+"""What all backbones share: image normalization, stages, freezing, and the loading of weight files.
 
-Every backbone maps normalised images ``[N, 3, H, W]`` to a list of feature maps of growing stride and carries
-``out_channels``, ``strides`` and ``normalisation`` (what its weights expect of an image).
+Every backbone maps normalized images ``[N, 3, H, W]`` to a list of feature maps of growing stride and carries
+``out_channels``, ``strides`` and ``normalization`` (what its weights expect of an image).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STAGE_STRIDES = (4, 8, 16, 32)  # C2, C3, C4, C5
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalization:
     """How a set of weights wants its images: ``(image * scale - mean) / std``, channels in ``order``.
 
     ``mean`` and ``std`` are listed in ``order`` ("rgb" or "bgr") and are in units of ``image * scale``,
@@ -36,20 +36,20 @@ class Normalisation:
 
     def __post_init__(self) -> None:
         if self.order not in ("rgb", "bgr"):
-            raise ValueError(f"Normalisation: order must be 'rgb' or 'bgr', got {self.order!r}")
+            raise ValueError(f"Normalization: order must be 'rgb' or 'bgr', got {self.order!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(
-                f"Normalisation: needs 3 means and 3 positive stds, got {self.mean} and {self.std}"
+                f"Normalization: needs 3 means and 3 positive stds, got {self.mean} and {self.std}"
             )
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise RGB ``images`` ``[..., 3, H, W]``: float in 0..1, or uint8 in 0..255 (gives float32)."""
+        """Normalize RGB ``images`` ``[..., 3, H, W]``: float in 0..1, or uint8 in 0..255 (gives float32)."""
         if images.dim() < 3 or images.shape[-3] != 3:
-            raise ValueError(f"Normalisation: images must be [..., 3, H, W], got {tuple(images.shape)}")
+            raise ValueError(f"Normalization: images must be [..., 3, H, W], got {tuple(images.shape)}")
         if images.dtype == torch.uint8:
             images = images.float() / 255
         elif not images.is_floating_point():
-            raise TypeError(f"Normalisation: images must be floating point or uint8, got {images.dtype}")
+            raise TypeError(f"Normalization: images must be floating point or uint8, got {images.dtype}")
         if self.order == "bgr":
             images = images.flip(-3)
         factor, offset = _factor_and_offset(self, device=images.device, dtype=images.dtype)
@@ -57,16 +57,16 @@ class Normalisation:
 
 
 @cached_tensors(maxsize=16)
-def _factor_and_offset(n: Normalisation, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _factor_and_offset(n: Normalization, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(x * scale - mean) / std as x * factor - offset, each ``[3, 1, 1]``."""
     mean = torch.tensor(n.mean, dtype=torch.float64).view(3, 1, 1)
     std = torch.tensor(n.std, dtype=torch.float64).view(3, 1, 1)
     return (n.scale / std).to(device, dtype), (mean / std).to(device, dtype)
 
 
-IMAGENET_RGB = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET_RGB = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
-CAFFE_BGR = Normalisation(mean=(102.9801, 115.9465, 122.7717), std=(1.0, 1.0, 1.0), order="bgr", scale=255.0)
+CAFFE_BGR = Normalization(mean=(102.9801, 115.9465, 122.7717), std=(1.0, 1.0, 1.0), order="bgr", scale=255.0)
 
 
 class Backbone(nn.Module):
@@ -81,7 +81,7 @@ class Backbone(nn.Module):
     classifier_prefixes: tuple[str, ...] = ("fc.",)
     out_channels: list[int]
     strides: list[int]
-    normalisation: Normalisation
+    normalization: Normalization
 
     def stages(self) -> list[list[nn.Module]]:
         """The modules of each stage, the stem first."""

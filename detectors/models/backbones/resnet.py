@@ -150,7 +150,7 @@ class ResNet(Backbone):
 
         self.out_channels = [stage_channels[i] for i in self.out_indices]
         self.strides = [STAGE_STRIDES[i] for i in self.out_indices]
-        self.normalisation = CAFFE_BGR if style == "caffe" else IMAGENET_RGB
+        self.normalization = CAFFE_BGR if style == "caffe" else IMAGENET_RGB
         self._reset_parameters(zero_init_residual)
         self._configure(norm, frozen_stages)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from .base import STAGE_STRIDES, Backbone, Normalisation, check_out_indices, existing_file
+from .base import STAGE_STRIDES, Backbone, Normalization, check_out_indices, existing_file
 
 
 class TimmBackbone(Backbone):
@@ -43,7 +43,7 @@ class TimmBackbone(Backbone):
         # The Swin family gives [N, H, W, C].
         self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
         config = self.body.pretrained_cfg
-        self.normalisation = Normalisation(tuple(config["mean"]), tuple(config["std"]))
+        self.normalization = Normalization(tuple(config["mean"]), tuple(config["std"]))
         self._configure(norm, 0)
 
     def stages(self) -> list[list[nn.Module]]:
