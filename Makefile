@@ -24,10 +24,11 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CMAKE := $(or $(shell command -v cmake),$(VENV)/bin/cmake)
 SOURCES := setup.py pyproject.toml mlc_ext/_build_flags.py mlc_ext/_version.py \
   $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find csrc tests tools benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # Workers share the cores: one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
-.PHONY: help venv build demo test test-slow lint bench growth cuda-compile oldest-compile compat gpu-check cmake wheel develop sanitize clean distclean
+.PHONY: help venv build demo test test-slow lint format bench growth cuda-compile oldest-compile compat gpu-check cmake wheel develop sanitize clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +46,15 @@ test: build  ## the fast tests (TEST_ARGS=...)
 test-slow: build  ## the slow tests
 	$(PYTEST) -n $(JOBS) -m slow $(TEST_ARGS)
 
-lint: build  ## ruff
+lint: build  ## ruff, clang-format
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: build  ## format Python and C++ as lint wants it
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CXX_FILES)
 
 bench: build  ## operators against their peers (BENCH_ARGS=...)
 	@mkdir -p benchmarks/results

@@ -29,6 +29,7 @@ def case(batch: int, n: int, classes: int | None, settings: Settings, limit: int
     tensors = inputs(batch, n, classes, settings.device)
     options = {"score_threshold": SCORE, "max_detections": limit}
     name = f"{batch} x {n:,}, " + ("class-agnostic" if classes is None else f"{classes} classes")
+
     def check() -> None:
         first = [None if t is None else t[:1, :CHECKED] for t in tensors]
         ours = batched_iou_nms(*first, IOU, **options)

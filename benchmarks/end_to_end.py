@@ -158,9 +158,16 @@ def configuration(name: str, setting: Setting):
     """The preset with mutual labeling on; statistics and affine parameters of batch norm are constants, as in
     torchvision's."""
     config = bare(preset(name))
-    for key, value in (("mlc.start_epoch", 0.0), ("model.backbone", setting.backbone), ("model.norm", "fixed"),
-                       ("model.frozen_stages", FROZEN_STAGES), ("schedule.precision", setting.precision),
-                       ("run.channels_last", True), ("schedule.warmup_iterations", 0), ("schedule.lr", 1e-6)):
+    for key, value in (
+        ("mlc.start_epoch", 0.0),
+        ("model.backbone", setting.backbone),
+        ("model.norm", "fixed"),
+        ("model.frozen_stages", FROZEN_STAGES),
+        ("schedule.precision", setting.precision),
+        ("run.channels_last", True),
+        ("schedule.warmup_iterations", 0),
+        ("schedule.lr", 1e-6),
+    ):
         config = override(config, key, value)
     return config
 

@@ -41,4 +41,6 @@ at::Tensor greedy_nms(const at::Tensor& boxes, const at::Tensor& scores, double 
 
 }  // namespace
 
-TORCH_LIBRARY(mlc_benchmarks, m) { m.def("greedy_nms(Tensor boxes, Tensor scores, float threshold) -> Tensor", greedy_nms); }
+TORCH_LIBRARY(mlc_benchmarks, m) {
+  m.def("greedy_nms(Tensor boxes, Tensor scores, float threshold) -> Tensor", greedy_nms);
+}

@@ -33,23 +33,41 @@ from paper.tables import as_markdown, as_text, collect, finish, replace_marked  
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="DIR", help="COCO-format data set; default: the generated one")
-    parser.add_argument("--tables", default="1,2,3,4", metavar="N,N", help="of 1, 2, 3, 4 and ablations (default "
-                        "1,2,3,4)")
+    parser.add_argument(
+        "--tables", default="1,2,3,4", metavar="N,N", help="of 1, 2, 3, 4 and ablations (default 1,2,3,4)"
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (default 3)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N")
-    parser.add_argument("--scale", choices=SCALES, default="small", help="small: efficientnet_lite0, 160 px, 5 epochs; "
-                        "gpu: 320 px, 19 epochs, bfloat16, compiled; full: R50-FPN, 800 x 1333, 19 epochs")
+    parser.add_argument(
+        "--scale",
+        choices=SCALES,
+        default="small",
+        help="small: efficientnet_lite0, 160 px, 5 epochs; "
+        "gpu: 320 px, 19 epochs, bfloat16, compiled; full: R50-FPN, 800 x 1333, 19 epochs",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, repeatable")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/tables/SCALE")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time; default: a CPU core each, 3 on a GPU, 1 "
-                        "with --scale full")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at a time; default: a CPU core each, 3 on a GPU, 1 with --scale full",
+    )
     parser.add_argument("--minutes", type=float, metavar="N", help="stop in time; the same command goes on")
     parser.add_argument("--show", action="store_true", help="train nothing, print what is there")
     parser.add_argument("--resamples", type=int, default=300, metavar="N", help="of the bootstrap; 0: no intervals")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too, between its lines "
-                        "<!-- tables --> and <!-- /tables --> where it has them")
-    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the course over the epochs, the labels that "
-                        "flip and AP by IoU threshold there; needs matplotlib")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write the tables there too, between its lines <!-- tables --> and <!-- /tables --> where it has them",
+    )
+    parser.add_argument(
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="draw the course over the epochs, the labels that flip and AP by IoU threshold there; needs matplotlib",
+    )
     options = parser.parse_args(arguments)
     names = options.tables.split(",")
     if unknown := [name for name in names if name not in TABLES]:

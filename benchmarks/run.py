@@ -15,9 +15,7 @@ OPERATORS = sorted(path.stem.removeprefix("bm_") for path in Path(__file__).pare
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the operators against their peers.")
-    parser.add_argument(
-        "operators", nargs="*", metavar="operator", help=f"of {', '.join(OPERATORS)}; default: all"
-    )
+    parser.add_argument("operators", nargs="*", metavar="operator", help=f"of {', '.join(OPERATORS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="small cases, little time each")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there")

@@ -18,12 +18,12 @@ template <typename... Args>
   throw std::runtime_error(message.str());
 }
 
-#define MLC_CHECK_VALUE(cond, op, ...)            \
-  do {                                            \
+#define MLC_CHECK_VALUE(cond, op, ...)                     \
+  do {                                                     \
     if (!(cond)) mlc::fail("ValueError", op, __VA_ARGS__); \
   } while (0)
-#define MLC_CHECK_TYPE(cond, op, ...)             \
-  do {                                            \
+#define MLC_CHECK_TYPE(cond, op, ...)                     \
+  do {                                                    \
     if (!(cond)) mlc::fail("TypeError", op, __VA_ARGS__); \
   } while (0)
 
@@ -196,8 +196,8 @@ inline void check_sigmoid_focal_loss(const char* op, const Tensor& logits, const
   MLC_CHECK_VALUE(logits.dim() == 2, op, "logits must have shape [N, C], got ", shape_of(logits));
   MLC_CHECK_VALUE(logits.size(1) < (int64_t{1} << 30), op, "at most 2^30 - 1 classes, got ", logits.size(1));
   check_dtype(op, "labels", labels, ScalarType::Long);
-  MLC_CHECK_VALUE(labels.dim() == 1 && labels.size(0) == logits.size(0), op, "labels must have shape [",
-                  logits.size(0), "], got ", shape_of(labels));
+  MLC_CHECK_VALUE(labels.dim() == 1 && labels.size(0) == logits.size(0), op, "labels must have shape [", logits.size(0),
+                  "], got ", shape_of(labels));
   check_same_device(op, "labels", labels, "logits", logits);
   check_row_weights(op, weights, logits.size(0), "logits", logits);
   MLC_CHECK_VALUE(alpha >= 0 && alpha <= 1, op, "alpha must be in [0, 1], got ", alpha);
@@ -229,8 +229,7 @@ inline void check_rescored_nms(const char* op, const Tensor& boxes, const Tensor
     check_dtype(op, "labels", *labels, ScalarType::Long);
     check_like(op, "labels", *labels, "scores", scores, false);
   }
-  MLC_CHECK_VALUE(iou_threshold >= 0 && iou_threshold <= 1, op, "iou_threshold must be in [0, 1], got ",
-                  iou_threshold);
+  MLC_CHECK_VALUE(iou_threshold >= 0 && iou_threshold <= 1, op, "iou_threshold must be in [0, 1], got ", iou_threshold);
 }
 
 }  // namespace mlc

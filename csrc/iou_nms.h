@@ -1,4 +1,5 @@
-// iou_nms, batched_iou_nms: IoU-guided NMS (IoU-Net, Jiang et al. 2018, Algorithm 1), the paper's comparison in Table 2.
+// iou_nms, batched_iou_nms: IoU-guided NMS (IoU-Net, Jiang et al. 2018, Algorithm 1), the paper's comparison in
+// Table 2.
 //
 //   boxes [B, N, 4]   scores, quality [B, N]   labels [B, N] int64 or none (= one class)
 //   -> keep [B, M] int64, scores [B, M], counts [B], as csrc/rescored_nms.h

@@ -14,10 +14,8 @@ STABLE_TORCH_LIBRARY(mlc_ext, m) {
       "paired_box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2, bool generalized, bool first, bool second) "
       "-> (Tensor, Tensor)");
   m.def("iou_loss(Tensor boxes, Tensor targets, Tensor? weights, int kind, float eps) -> Tensor");
-  m.def(
-      "iou_loss_backward(Tensor grad, Tensor boxes, Tensor targets, Tensor? weights, int kind, float eps) -> Tensor");
-  m.def(
-      "sigmoid_focal_loss(Tensor logits, Tensor labels, Tensor? weights, float alpha, float gamma) -> Tensor");
+  m.def("iou_loss_backward(Tensor grad, Tensor boxes, Tensor targets, Tensor? weights, int kind, float eps) -> Tensor");
+  m.def("sigmoid_focal_loss(Tensor logits, Tensor labels, Tensor? weights, float alpha, float gamma) -> Tensor");
   m.def(
       "sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor labels, Tensor? weights, float alpha, "
       "float gamma) -> Tensor");
@@ -30,8 +28,7 @@ STABLE_TORCH_LIBRARY(mlc_ext, m) {
       "batched_iou_nms(Tensor boxes, Tensor scores, Tensor quality, Tensor? labels, float iou_threshold, "
       "float score_threshold, SymInt pre_nms_top_k, SymInt max_detections) -> (Tensor keep, Tensor scores, "
       "Tensor counts)");
-  m.def(
-      "segmented_spearman(Tensor x, Tensor y, Tensor segment_ids, SymInt num_segments) -> (Tensor rho, Tensor n)");
+  m.def("segmented_spearman(Tensor x, Tensor y, Tensor segment_ids, SymInt num_segments) -> (Tensor rho, Tensor n)");
   m.def("rescored_nms(Tensor boxes, Tensor scores, Tensor? quality, Tensor? labels, float iou_threshold) -> Tensor");
   m.def(
       "batched_rescored_nms(Tensor boxes, Tensor scores, Tensor? quality, Tensor? labels, float iou_threshold, "

@@ -30,8 +30,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="images at a time; default: the run's")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write the detections in COCO's results format")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting that is not the "
-                        "run's, repeatable: model.nms=iou, model.nms_threshold=0.6, data.eval_short_side=640")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting that is not the "
+        "run's, repeatable: model.nms=iou, model.nms_threshold=0.6, data.eval_short_side=640",
+    )
     return parser.parse_args(arguments)
 
 

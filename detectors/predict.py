@@ -187,8 +187,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="what to predict on")
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
     parser.add_argument("--recursive", action="store_true", help="folders within folders too")
-    parser.add_argument("--score-threshold", type=float, metavar="S", help="keep what scores above; default: 0.3, of "
-                        "proposals 0.5; what the detector itself drops (below 0.05) does not come back")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="keep what scores above; default: 0.3, of "
+        "proposals 0.5; what the detector itself drops (below 0.05) does not come back",
+    )
     parser.add_argument("--json", action="store_true", help="write predictions.json only, draw nothing")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

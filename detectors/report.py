@@ -38,14 +38,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; the others are compared "
-                        "with the first")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; the others are compared with the first"
+    )
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
     parser.add_argument("--data", metavar="DIR", help="COCO-format folder to measure on; default: each run's own")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time; default: the run's")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
-    parser.add_argument("--images", type=int, default=6, metavar="N", help="crops of each kind, and images with "
-                        "labels; default: 6")
+    parser.add_argument(
+        "--images", type=int, default=6, metavar="N", help="crops of each kind, and images with labels; default: 6"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(arguments)
 

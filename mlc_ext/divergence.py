@@ -208,9 +208,7 @@ def _check_predictions(boxes: Tensor, scores: Tensor, raw_scores: Tensor) -> Non
     if scores.dim() != 2 or len(scores) != len(boxes):
         raise ValueError(f"Divergence: scores must have shape [{len(boxes)}, C], got {list(scores.shape)}")
     if raw_scores.shape != scores.shape:
-        raise ValueError(
-            f"Divergence: raw_scores must have shape {list(scores.shape)}, got {list(raw_scores.shape)}"
-        )
+        raise ValueError(f"Divergence: raw_scores must have shape {list(scores.shape)}, got {list(raw_scores.shape)}")
     for name, x in (("predicted boxes", boxes), ("scores", scores), ("raw_scores", raw_scores)):
         wrong = x[~x.isfinite()]
         if wrong.numel() > 0:

@@ -226,9 +226,7 @@ def _check_pair(op: str, name: str, x: Tensor, target_name: str, target: Tensor)
     _check_shape(op, target_name, target, x.shape)
 
 
-def _check_vectors(
-    op: str, name: str, x: Tensor, target_name: str, target: Tensor, weights: Tensor | None
-) -> None:
+def _check_vectors(op: str, name: str, x: Tensor, target_name: str, target: Tensor, weights: Tensor | None) -> None:
     """Broadcasting [N, 1] against [N] would sum N^2 terms in silence."""
     if x.dim() != 1:
         raise ValueError(f"{op}: {name} must have shape [N], got {list(x.shape)}")

@@ -157,7 +157,7 @@ def sigmoid_focal_loss(
     rows = torch.nonzero(labels[counted] > 0).flatten()
     target[rows, labels[counted][rows] - 1] = True
     z = torch.where(target, -logits, logits)
-    losses = -z.sigmoid() ** gamma * torch.nn.functional.logsigmoid(-z)
+    losses = -(z.sigmoid() ** gamma) * torch.nn.functional.logsigmoid(-z)
     losses = losses * torch.where(target, alpha, 1 - alpha)
     return _weighted_rows(losses.sum(1), None if weights is None else weights[counted])
 

@@ -36,6 +36,4 @@ def on(device: str, *tensors: Tensor | None) -> list[Tensor | None]:
 def random_boxes(n: int, generator: torch.Generator, *, extent: float = 100, size: float = 30) -> Tensor:
     """[n, 4] float64 proper boxes."""
     corner = torch.rand(n, 2, generator=generator, dtype=torch.float64) * extent
-    return torch.cat(
-        [corner, corner + 1 + torch.rand(n, 2, generator=generator, dtype=torch.float64) * size], 1
-    )
+    return torch.cat([corner, corner + 1 + torch.rand(n, 2, generator=generator, dtype=torch.float64) * size], 1)

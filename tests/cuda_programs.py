@@ -123,9 +123,7 @@ def _programs():
             lambda *t, d=degenerate: mlc_ext.mutual_labels(*t, GROUPS, alpha=0.5, degenerate=d),
             size=60_000,
         )
-    yield Program(
-        "segmented_spearman", values, lambda x, y, ids, _: mlc_ext.segmented_spearman(x, y, ids, GROUPS)
-    )
+    yield Program("segmented_spearman", values, lambda x, y, ids, _: mlc_ext.segmented_spearman(x, y, ids, GROUPS))
     yield Program("match_boxes", matching, lambda *t: mlc_ext.match_boxes(*t[:3], high=0.5, low=0.4))
     yield Program(
         "match_boxes crowd", matching, lambda p, g, o, c: mlc_ext.match_boxes(p, g, o, high=0.7, low=0.3, crowd=c)

@@ -69,8 +69,14 @@ def losses(out: Path) -> list[dict]:
     return [{key: value for key, value in entry.items() if key != "images_per_second"} for entry in entries]
 
 
-def start(folder: Path, *arguments: object, ranks: int = 1, program: str = "train.py", name: str = "fcos_minus_r50_mlc",
-          **settings) -> subprocess.Popen:
+def start(
+    folder: Path,
+    *arguments: object,
+    ranks: int = 1,
+    program: str = "train.py",
+    name: str = "fcos_minus_r50_mlc",
+    **settings,
+) -> subprocess.Popen:
     """train.py with TINY settings, in a process group of its own; ``ranks`` > 1 under torchrun."""
     command = [sys.executable]
     if ranks > 1:

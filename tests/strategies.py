@@ -32,9 +32,7 @@ def segments(draw, max_size: int = 48, max_groups: int = 5) -> tuple[list[float]
     return [v for v, _ in members], [k for _, k in members], num_groups
 
 
-def as_tensors(
-    values: list[float], ids: list[int], dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor]:
+def as_tensors(values: list[float], ids: list[int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     return torch.tensor(values, dtype=torch.float64).to(dtype), torch.tensor(ids, dtype=torch.int64)
 
 

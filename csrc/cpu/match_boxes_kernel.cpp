@@ -81,8 +81,15 @@ class Matcher {
 
   Matcher(const scalar_t* priors, int64_t num_priors, const scalar_t* gts, const int64_t* offsets, int64_t batch,
           const bool* crowd, MatchRule<T> rule)
-      : columns_(num_priors), num_priors_(num_priors), gts_(gts), offsets_(offsets), batch_(batch), crowd_(crowd),
-        rule_(rule), num_blocks_((num_priors + kBlock - 1) / kBlock), hulls_(static_cast<size_t>(num_blocks_)) {
+      : columns_(num_priors),
+        num_priors_(num_priors),
+        gts_(gts),
+        offsets_(offsets),
+        batch_(batch),
+        crowd_(crowd),
+        rule_(rule),
+        num_blocks_((num_priors + kBlock - 1) / kBlock),
+        hulls_(static_cast<size_t>(num_blocks_)) {
     for_chunks(num_blocks_, num_chunks(num_priors, 16384), [&](int64_t, int64_t from, int64_t to) {
       for (int64_t block = from; block < to; ++block) load(priors, block);
     });
@@ -141,9 +148,9 @@ class Matcher {
       block_best[g] = T(0);
       const Box<T> box = gt(first + g);
       if (is_crowd(first + g) || !meets_hull(box, hulls_[block])) continue;
-      block_best[g] = raise_best(columns_.x1 + at, columns_.y1 + at, columns_.x2 + at, columns_.y2 + at,
-                                 columns_.area + at, n, box, box.area(), static_cast<int32_t>(g), best + at,
-                                 best_gt + at);
+      block_best[g] =
+          raise_best(columns_.x1 + at, columns_.y1 + at, columns_.x2 + at, columns_.y2 + at, columns_.area + at, n, box,
+                     box.area(), static_cast<int32_t>(g), best + at, best_gt + at);
     }
   }
 
@@ -160,8 +167,8 @@ class Matcher {
     }
   }
 
-  void decide(int64_t block, int64_t first, int64_t count, const T* best, const int32_t* best_gt,
-              const int32_t* forced, int8_t* labels, int64_t* matched, scalar_t* ious) const {
+  void decide(int64_t block, int64_t first, int64_t count, const T* best, const int32_t* best_gt, const int32_t* forced,
+              int8_t* labels, int64_t* matched, scalar_t* ious) const {
     for (int64_t i = begin(block); i < end(block); ++i) {
       const int32_t to = forced[i - begin(block)];
       labels[i] = rule_.label(best[i], to >= 0, false);

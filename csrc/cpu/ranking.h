@@ -35,9 +35,8 @@ class Ranking {
     if (size() < kRadixFrom) return std::sort(keys_.begin(), keys_.end());
     // Least significant digit first over the value's bits; stable, and indices came in ascending order unless
     // keep_first has shuffled them, so their bits are sorted too where that happened.
-    const bool ordered = std::is_sorted(keys_.begin(), keys_.end(), [](uint64_t a, uint64_t b) {
-      return (a & 0xffffffffu) < (b & 0xffffffffu);
-    });
+    const bool ordered = std::is_sorted(keys_.begin(), keys_.end(),
+                                        [](uint64_t a, uint64_t b) { return (a & 0xffffffffu) < (b & 0xffffffffu); });
     if (size() < kWideFrom) {
       passes<8>(ordered);
     } else {

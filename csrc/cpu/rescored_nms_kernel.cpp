@@ -20,9 +20,8 @@ std::tuple<Tensor, Tensor, Tensor> batched_rescored_nms(const Tensor& boxes, con
                                                         const std::optional<Tensor>& labels, double iou_threshold,
                                                         double score_threshold, int64_t pre_nms_top_k,
                                                         int64_t max_detections) {
-  const PaddedDetections out =
-      nms_of_batch("batched_rescored_nms", {boxes, scores, quality, labels},
-                   {iou_threshold, score_threshold, pre_nms_top_k, max_detections}, one_image);
+  const PaddedDetections out = nms_of_batch("batched_rescored_nms", {boxes, scores, quality, labels},
+                                            {iou_threshold, score_threshold, pre_nms_top_k, max_detections}, one_image);
   return {out.keep, out.scores, out.counts};
 }
 

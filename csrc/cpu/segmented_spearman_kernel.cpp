@@ -67,8 +67,8 @@ std::tuple<Tensor, Tensor> segmented_spearman(const Tensor& x, const Tensor& y, 
     const scalar_t* a = x_c.const_data_ptr<scalar_t>();
     const scalar_t* b = y_c.const_data_ptr<scalar_t>();
     auto gathered_x = buffer<T>(n), gathered_y = buffer<T>(n);
-    const Groups groups = group_by_segment(
-        kOp, ids_c.const_data_ptr<int64_t>(), n, num_segments, [&](int64_t i, int64_t position) {
+    const Groups groups =
+        group_by_segment(kOp, ids_c.const_data_ptr<int64_t>(), n, num_segments, [&](int64_t i, int64_t position) {
           gathered_x[position] = static_cast<T>(a[i]);
           gathered_y[position] = static_cast<T>(b[i]);
         });
@@ -104,6 +104,4 @@ std::tuple<Tensor, Tensor> segmented_spearman(const Tensor& x, const Tensor& y, 
 }  // namespace
 }  // namespace mlc::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(mlc_ext, CPU, m) {
-  m.impl("segmented_spearman", TORCH_BOX(&mlc::cpu::segmented_spearman));
-}
+STABLE_TORCH_LIBRARY_IMPL(mlc_ext, CPU, m) { m.impl("segmented_spearman", TORCH_BOX(&mlc::cpu::segmented_spearman)); }

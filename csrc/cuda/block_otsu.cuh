@@ -15,16 +15,16 @@ template <typename scalar_t, int kCapacity, int kLevelBits>
 struct OtsuScratch {
   static constexpr int kLevels = (1 << kLevelBits) + 1;  // q may equal 2^top_bit
   int64_t run[kCapacity];
-  unsigned count[kLevels + 1];  // of a level; later of all levels of the window before it
+  unsigned count[kLevels + 1];                           // of a level; later of all levels of the window before it
   unsigned sum_low[kLevels + 1], sum_high[kLevels + 1];  // likewise, of q, in words: their atomics are native
-  unsigned char kept[kLevels];  // whether the level can hold the best cut inside
+  unsigned char kept[kLevels];                           // whether the level can hold the best cut inside
   unsigned collected;
   // in shared memory to leave registers free:
   GroupValues<scalar_t> values;
   double low, high;  // of the values
   OtsuGrid grid;
   OtsuMean mean;
-  int64_t total;  // of q
+  int64_t total;       // of q
   int64_t begin, end;  // the window of levels
   int shift;
   OtsuSum below;  // the window
@@ -42,8 +42,7 @@ class BlockOtsu {
  public:
   using Scratch = OtsuScratch<scalar_t, kCapacity, kLevelBits>;
 
-  __device__ BlockOtsu(Scratch& scratch, const GroupValues<scalar_t>& values)
-      : s_(scratch), best_{-1.0, INT64_MAX} {
+  __device__ BlockOtsu(Scratch& scratch, const GroupValues<scalar_t>& values) : s_(scratch), best_{-1.0, INT64_MAX} {
     __syncthreads();  // the group before may still be read
     if (threadIdx.x == 0) s_.values = values;
     __syncthreads();

@@ -17,8 +17,9 @@ struct IouLossTensors {
 
   template <typename scalar_t, typename T = compute_t<scalar_t>>
   IouLossInputs<T, scalar_t> inputs(int64_t kind, double eps) const {
-    return {boxes.const_data_ptr<scalar_t>(), targets.const_data_ptr<scalar_t>(), data_or_null<T>(weights),
-            boxes.size(0),                    static_cast<IouLoss>(kind),         static_cast<T>(eps)};
+    return {boxes.const_data_ptr<scalar_t>(), targets.const_data_ptr<scalar_t>(),
+            data_or_null<T>(weights),         boxes.size(0),
+            static_cast<IouLoss>(kind),       static_cast<T>(eps)};
   }
 };
 

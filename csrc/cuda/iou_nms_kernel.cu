@@ -18,9 +18,11 @@ PaddedDetections run(const char* op, const NmsInputs& inputs, const NmsOptions& 
     const SortBuffers<Entry> by_scores_buffers(workspace, sizes.batch, sizes.n);
     workspace.allocate(in.boxes);
 
-    ByQuality<T, scalar_t> by_quality{{in.scores.template const_data_ptr<scalar_t>(), nullptr,
-                                       static_cast<T>(options.score_threshold), sizes.n},
-                                      in.quality->template const_data_ptr<scalar_t>(), nullptr, sizes.top_k};
+    ByQuality<T, scalar_t> by_quality{
+        {in.scores.template const_data_ptr<scalar_t>(), nullptr, static_cast<T>(options.score_threshold), sizes.n},
+        in.quality->template const_data_ptr<scalar_t>(),
+        nullptr,
+        sizes.top_k};
     if (selects) {
       by_quality.by_scores =
           sort_rows(op, by_quality.by_score, sizes.batch, sizes.n, workspace, by_scores_buffers, stream);
@@ -29,8 +31,8 @@ PaddedDetections run(const char* op, const NmsInputs& inputs, const NmsOptions& 
     // every box of a cluster counts, whatever is written of them
     const NmsScratch<T> scratch = suppress_ranked<true, scalar_t>(op, in, sizes, options.iou_threshold, sizes.n,
                                                                   sizes.n, ranked, buffers, workspace, stream);
-    const Entry* found = sort_rows(op, ByCluster<T>{scratch, sizes.n}, sizes.batch, sizes.n, workspace,
-                                   by_scores_buffers, stream);
+    const Entry* found =
+        sort_rows(op, ByCluster<T>{scratch, sizes.n}, sizes.batch, sizes.n, workspace, by_scores_buffers, stream);
     write_clusters<T><<<strided_blocks(sizes.batch * sizes.m, kNmsThreads), kNmsThreads, 0, stream>>>(
         found, sizes.batch, sizes.n, sizes.m, outputs);
     STD_CUDA_KERNEL_LAUNCH_CHECK();

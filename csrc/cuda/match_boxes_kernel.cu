@@ -43,12 +43,12 @@ std::tuple<Tensor, Tensor, Tensor> match_boxes(const Tensor& priors, const Tenso
     const int64_t* offset = offsets.const_data_ptr<int64_t>();
     int8_t* label = labels.mutable_data_ptr<int8_t>();
     int64_t* match = matched.mutable_data_ptr<int64_t>();
-    match_best_kernel<T, threads><<<grid, threads, 0, stream>>>(
-        prior, num_priors, gt, offset, batch, num_gts, data_or_null<bool>(crowd_c), rule, bests, label, match,
-        ious.mutable_data_ptr<scalar_t>());
+    match_best_kernel<T, threads><<<grid, threads, 0, stream>>>(prior, num_priors, gt, offset, batch, num_gts,
+                                                                data_or_null<bool>(crowd_c), rule, bests, label, match,
+                                                                ious.mutable_data_ptr<scalar_t>());
     if (low_quality && num_gts > 0) {
-      match_force_kernel<T, threads><<<grid, threads, 0, stream>>>(prior, num_priors, gt, offset, batch, num_gts, rule,
-                                                                   bests, label, match);
+      match_force_kernel<T, threads>
+          <<<grid, threads, 0, stream>>>(prior, num_priors, gt, offset, batch, num_gts, rule, bests, label, match);
     }
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();

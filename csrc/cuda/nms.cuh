@@ -209,8 +209,8 @@ __device__ void suppress_long_run(const NmsRow<T>& row, unsigned begin, unsigned
         if (kClusters) row.kept_place[slot] = chunk + c;
       } else if (kClusters) {
         const unsigned before = s.suppressor[c];  // ranks before the chunk's own
-        row.join(chunk + c, before != kNoIndex ? row.kept_place[begin + before]
-                                               : chunk + lowest_bit(s.earlier_of(c) & kept));
+        row.join(chunk + c,
+                 before != kNoIndex ? row.kept_place[begin + before] : chunk + lowest_bit(s.earlier_of(c) & kept));
       }
     }
     num_kept += __popcll(kept);
@@ -243,8 +243,13 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   __syncthreads();
-  const NmsRow<T> row{in.boxes + 4 * at, in.kept_boxes + 4 * at, in.rank_at + at, in.kept + at,
-                      kClusters ? in.clusters + at : nullptr, kClusters ? in.kept_place + at : nullptr, threshold};
+  const NmsRow<T> row{in.boxes + 4 * at,
+                      in.kept_boxes + 4 * at,
+                      in.rank_at + at,
+                      in.kept + at,
+                      kClusters ? in.clusters + at : nullptr,
+                      kClusters ? in.kept_place + at : nullptr,
+                      threshold};
   for (unsigned run = warp_index(); run < s.num_runs; run += kThreads / kWarpSize) {
     if (s.end[run] - s.begin[run] <= 64) suppress_short_run<kClusters>(row, s.begin[run], s.end[run] - s.begin[run]);
   }

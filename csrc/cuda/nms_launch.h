@@ -52,8 +52,8 @@ inline int64_t count_of_one(const PaddedDetections& out) {
   const DeviceGuard guard(out.counts.get_device_index());
   const cudaStream_t stream = current_stream(out.counts);
   int64_t count = 0;
-  STD_CUDA_CHECK(cudaMemcpyAsync(&count, out.counts.const_data_ptr<int64_t>(), sizeof(count), cudaMemcpyDeviceToHost,
-                                 stream));
+  STD_CUDA_CHECK(
+      cudaMemcpyAsync(&count, out.counts.const_data_ptr<int64_t>(), sizeof(count), cudaMemcpyDeviceToHost, stream));
   STD_CUDA_CHECK(cudaStreamSynchronize(stream));
   return count;
 }
@@ -97,8 +97,8 @@ NmsScratch<T> suppress_ranked(const char* op, const NmsInputs& in, const NmsSize
     scratch.classes = sort_rows(op, by_class, batch, n, workspace, buffers.classes, stream);
   }
   lay_out_candidates<T><<<strided_blocks(sizes.total(), kNmsThreads), kNmsThreads, 0, stream>>>(
-      in.boxes.template const_data_ptr<scalar_t>(),
-      kClusters ? in.scores.template const_data_ptr<scalar_t>() : nullptr, batch, n, top_k, scratch);
+      in.boxes.template const_data_ptr<scalar_t>(), kClusters ? in.scores.template const_data_ptr<scalar_t>() : nullptr,
+      batch, n, top_k, scratch);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   const T threshold = static_cast<T>(iou_threshold);
   if (scratch.classes) {

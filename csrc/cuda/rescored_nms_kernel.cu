@@ -14,8 +14,8 @@ PaddedDetections run(const char* op, const NmsInputs& inputs, const NmsOptions& 
     const NmsBuffers<T> buffers(workspace, sizes, in.labels.has_value(), false);
     workspace.allocate(in.boxes);
     const ByProduct<T, scalar_t> by_product{in.scores.template const_data_ptr<scalar_t>(),
-                                            data_or_null<scalar_t>(in.quality),
-                                            static_cast<T>(options.score_threshold), sizes.n};
+                                            data_or_null<scalar_t>(in.quality), static_cast<T>(options.score_threshold),
+                                            sizes.n};
     const auto* ranked = sort_rows(op, by_product, sizes.batch, sizes.n, workspace, buffers.ranked, stream);
     const NmsScratch<T> scratch = suppress_ranked<false, scalar_t>(op, in, sizes, options.iou_threshold, sizes.top_k,
                                                                    sizes.m, ranked, buffers, workspace, stream);

@@ -64,10 +64,8 @@ __global__ void find_group_bounds(const Entry* __restrict__ column, unsigned n, 
 template <typename Entry>
 __device__ __forceinline__ int64_t rank_within(const Entry* column, unsigned place, unsigned begin, unsigned end) {
   const auto value = column[place].value;
-  const unsigned before =
-      count_alike(place - begin, [&](unsigned i) { return column[place - 1 - i].value == value; });
-  const unsigned after =
-      count_alike(end - place - 1, [&](unsigned i) { return column[place + 1 + i].value == value; });
+  const unsigned before = count_alike(place - begin, [&](unsigned i) { return column[place - 1 - i].value == value; });
+  const unsigned after = count_alike(end - place - 1, [&](unsigned i) { return column[place + 1 + i].value == value; });
   const int64_t mine = place - begin;
   return doubled_centered_rank(mine - before, mine + after, end - begin);
 }
@@ -79,8 +77,8 @@ __global__ void rank_column(const Entry* __restrict__ column, unsigned n, GroupB
   for (int64_t p = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; p < n; p += stride) {
     const unsigned group = column[p].group;
     if (group == kNoIndex) continue;
-    ranks[column[p].index] = static_cast<int>(
-        rank_within(column, static_cast<unsigned>(p), bounds.begin[group], bounds.end[group]));
+    ranks[column[p].index] =
+        static_cast<int>(rank_within(column, static_cast<unsigned>(p), bounds.begin[group], bounds.end[group]));
   }
 }
 

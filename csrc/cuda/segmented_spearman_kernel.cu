@@ -58,8 +58,7 @@ std::tuple<Tensor, Tensor> segmented_spearman(const Tensor& x, const Tensor& y, 
   Tensor sizes = new_empty(x, {num_segments}, ScalarType::Long);
   if (num_segments == 0) return {rho, sizes};
   const SpearmanOutputs out{rho.mutable_data_ptr<double>(), sizes.mutable_data_ptr<int64_t>()};
-  dispatch_floating(x.scalar_type(),
-                    [&](auto tag) { launch<decltype(tag)>(x_c, y_c, ids_c, num_segments, out); });
+  dispatch_floating(x.scalar_type(), [&](auto tag) { launch<decltype(tag)>(x_c, y_c, ids_c, num_segments, out); });
   return {rho, sizes};
 }
 

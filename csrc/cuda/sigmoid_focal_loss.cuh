@@ -99,8 +99,8 @@ __device__ __forceinline__ void for_packs(const FocalInputs<T, scalar_t>& in, co
 
 // partial [gridDim.x]: the sums of the blocks.
 template <bool kWhole, bool kSquare, int kThreads, typename T, typename scalar_t>
-__global__ void __launch_bounds__(kThreads) sum_focal_loss(const FocalInputs<T, scalar_t> in,
-                                                           double* __restrict__ partial) {
+__global__ void __launch_bounds__(kThreads)
+    sum_focal_loss(const FocalInputs<T, scalar_t> in, double* __restrict__ partial) {
   constexpr int size = kPackSize<scalar_t>;
   double sum = 0;
   for_packs<kWhole, kThreads>(in, [&](int64_t, int limit, const T(&z)[size], const T(&factor)[size]) {
@@ -117,8 +117,8 @@ __global__ void __launch_bounds__(kThreads) sum_focal_loss(const FocalInputs<T, 
 
 // grad: of the sum. out is aligned for packs.
 template <bool kWhole, bool kSquare, int kThreads, typename T, typename scalar_t>
-__global__ void __launch_bounds__(kThreads) focal_gradient(FocalInputs<T, scalar_t> in, const T* __restrict__ grad,
-                                                           scalar_t* __restrict__ out) {
+__global__ void __launch_bounds__(kThreads)
+    focal_gradient(FocalInputs<T, scalar_t> in, const T* __restrict__ grad, scalar_t* __restrict__ out) {
   constexpr int size = kPackSize<scalar_t>;
   in.negative *= *grad;
   in.positive *= -*grad;

@@ -16,8 +16,8 @@ __device__ __forceinline__ double block_sum(double value) {
 
 // *out = the sum of partial [n]; one block.
 template <typename T>
-__global__ void __launch_bounds__(kSumThreads) add_partial_sums(const double* __restrict__ partial, int n,
-                                                                T* __restrict__ out) {
+__global__ void __launch_bounds__(kSumThreads)
+    add_partial_sums(const double* __restrict__ partial, int n, T* __restrict__ out) {
   double sum = 0;
   for (int i = static_cast<int>(threadIdx.x); i < n; i += kSumThreads) sum += partial[i];
   sum = block_sum<kSumThreads>(sum);

@@ -1,9 +1,9 @@
 """Configuration files: YAML (and so JSON: a run's own config.json), sections of settings as in settings.py.
 
-    preset: fcos_minus_r50_mlc      # optional: what the settings below change
-    data: {data: COCO, short_side: [640, 672, 704, 736, 768, 800], workers: 8}
-    schedule:
-      batch_size: 8
+preset: fcos_minus_r50_mlc      # optional: what the settings below change
+data: {data: COCO, short_side: [640, 672, 704, 736, 768, 800], workers: 8}
+schedule:
+  batch_size: 8
 """
 
 from __future__ import annotations

@@ -108,9 +108,7 @@ class CocoDetection(Dataset):
         self.category_names: list[str] = list(content.categories.values())
         self.num_classes = len(content.categories)
         self.label_to_category: dict[int, int] = dict(enumerate(content.categories, start=1))
-        self.category_to_label: dict[int, int] = {
-            entry: label for label, entry in self.label_to_category.items()
-        }
+        self.category_to_label: dict[int, int] = {entry: label for label, entry in self.label_to_category.items()}
 
         images = self._present(content.images)
         rows = self._usable(content, images)
@@ -182,9 +180,7 @@ class CocoDetection(Dataset):
         self._iscrowd = np.array([row.iscrowd for row in rows], dtype=bool)
         self.image_ids: list[int] = list(images)
         self._names: list[str] = [entry["file_name"] for entry in images.values()]
-        self._sizes = np.array(
-            [(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64
-        )
+        self._sizes = np.array([(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64)
 
     def verify(self, *, workers: int = 0, progress: bool = False) -> None:
         """Decodes every image once and leaves the broken ones out, the same on all ranks, which share the work.

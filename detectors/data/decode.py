@@ -76,9 +76,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _differs(image: Image.Image, size: tuple[int, int]) -> ImageDecodeError:
-    return ImageDecodeError(
-        f"is {image.width}x{image.height} pixels, but the annotations say {size[1]}x{size[0]}"
-    )
+    return ImageDecodeError(f"is {image.width}x{image.height} pixels, but the annotations say {size[1]}x{size[0]}")
 
 
 def _what(data: bytes) -> str:

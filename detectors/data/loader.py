@@ -36,9 +36,7 @@ class _SeededItems(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
         state = torch.get_rng_state(), np.random.get_state(), random.getstate()
-        torch_seed, numpy_seed = (
-            np.random.SeedSequence([self.seed, epoch, index]).generate_state(2, np.uint32).tolist()
-        )
+        torch_seed, numpy_seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2, np.uint32).tolist()
         torch.default_generator.manual_seed(torch_seed)
         np.random.seed(numpy_seed)
         random.seed(numpy_seed)
@@ -193,9 +191,7 @@ def build_loader(
     if group_by_aspect is None:
         group_by_aspect = shuffle and can_group
     if group_by_aspect and not can_group:
-        raise ValueError(
-            f"group_by_aspect needs a data set with aspect_ratios(), {type(dataset).__name__} has none"
-        )
+        raise ValueError(f"group_by_aspect needs a data set with aspect_ratios(), {type(dataset).__name__} has none")
     sampler = AspectRatioBatchSampler(
         dataset.aspect_ratios() if group_by_aspect else None,
         batch_size,
@@ -214,8 +210,6 @@ def build_loader(
         worker_init_fn=start_worker,
         pin_memory=pin_memory,
         persistent_workers=persistent_workers and num_workers > 0,
-        generator=torch.Generator().manual_seed(
-            seed
-        ),  # else every pass takes a draw from the global generator
+        generator=torch.Generator().manual_seed(seed),  # else every pass takes a draw from the global generator
     )
     return DetectionLoader(loader, sampler)

@@ -52,9 +52,7 @@ def find_dataset(
         if split not in explicit:
             raise ValueError(f'splits must be "train" or "val", got {split!r}')
         candidates = _candidates(data_dir, split, explicit[split])
-        match = next(
-            (pair for pair in candidates if pair["images"].is_dir() and pair["annotations"].is_file()), None
-        )
+        match = next((pair for pair in candidates if pair["images"].is_dir() and pair["annotations"].is_file()), None)
         if match is not None:
             found |= {f"{split}_{kind}": path for kind, path in match.items()}
             continue
@@ -78,8 +76,7 @@ def _candidates(
     if data_dir is None:
         return []
     layouts = [
-        {kind: Path(data_dir) / path.format(split=split) for kind, path in layout.items()}
-        for layout in _LAYOUTS
+        {kind: Path(data_dir) / path.format(split=split) for kind, path in layout.items()} for layout in _LAYOUTS
     ]
     return [{**layout, **given} for layout in layouts]
 

@@ -54,9 +54,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         if (aspect_ratios is None) == (num_samples is None):
             raise ValueError("give either aspect_ratios or num_samples")
         self.num_samples = int(num_samples) if aspect_ratios is None else len(aspect_ratios)
-        self._group = (
-            np.zeros(self.num_samples, dtype=bool) if aspect_ratios is None else np.asarray(aspect_ratios) > 1
-        )
+        self._group = np.zeros(self.num_samples, dtype=bool) if aspect_ratios is None else np.asarray(aspect_ratios) > 1
         self.batch_size, self.shuffle, self.drop_last, self.seed = batch_size, shuffle, drop_last, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0

@@ -47,9 +47,7 @@ class Resize:
         self.short = tuple(short) if isinstance(short, Sequence) else (short,)
         self.long = long
         if not self.short or not all(isinstance(s, int) and s > 0 for s in (*self.short, long)):
-            raise ValueError(
-                f"Resize needs whole sides of at least a pixel, got short={short!r}, long={long!r}"
-            )
+            raise ValueError(f"Resize needs whole sides of at least a pixel, got short={short!r}, long={long!r}")
 
     def output_size(self, height: int, width: int, short: int) -> tuple[int, int]:
         """(height, width) after resizing to `short`."""

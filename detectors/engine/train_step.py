@@ -44,9 +44,7 @@ class Stepper:
         """Joins the ranks' models; an exchange between all of them."""
         self._parallel = distributed.parallel(self.model)
 
-    def take(
-        self, iteration: int, images: list[Tensor], targets: list[dict], whole_batch: int
-    ) -> dict[str, Tensor]:
+    def take(self, iteration: int, images: list[Tensor], targets: list[dict], whole_batch: int) -> dict[str, Tensor]:
         """The step of iteration 0, 1, ... on this rank's share of a batch of ``whole_batch`` images.
 
         Returns the losses, ``loss`` their sum and ``grad_norm``, on the device: nothing waits for it.

@@ -130,18 +130,11 @@ class _Collector:
                 merged.setdefault(image_id, row)
         self._rows, self._done = merged, None
 
-    def _check(
-        self, image_id: int, output: Mapping[str, Tensor]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _check(self, image_id: int, output: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         boxes, scores, labels = (_array(output[key]) for key in ("boxes", "scores", "labels"))
         if boxes.size == 0:
             boxes = boxes.reshape(0, 4)
-        if (
-            boxes.ndim != 2
-            or boxes.shape[1] != 4
-            or scores.shape != boxes.shape[:1]
-            or labels.shape != scores.shape
-        ):
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1] or labels.shape != scores.shape:
             raise ValueError(
                 f"image {image_id}: boxes {boxes.shape}, scores {scores.shape} and labels {labels.shape} "
                 "should be [n, 4], [n] and [n]"
@@ -243,9 +236,7 @@ class CocoEvaluator(_Collector):
         self._names = {entry["id"]: entry["name"] for entry in self._truth.dataset["categories"]}
         self.max_detections = tuple(max_detections)
 
-    def _check(
-        self, image_id: int, output: Mapping[str, Tensor]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _check(self, image_id: int, output: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         boxes, scores, labels = super()._check(image_id, output)
         unknown = set(labels.tolist()) - self._categories.keys()
         if unknown:
@@ -312,13 +303,9 @@ class ProposalEvaluator(_Collector):
         super().__init__(truth, image_ids, backend)
         self.counts = sorted(counts)
 
-    def _check(
-        self, image_id: int, output: Mapping[str, Tensor]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _check(self, image_id: int, output: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ones = torch.ones(len(output["scores"]), dtype=torch.int64)
-        return super()._check(
-            image_id, {"boxes": output["boxes"], "scores": output["scores"], "labels": ones}
-        )
+        return super()._check(image_id, {"boxes": output["boxes"], "scores": output["scores"], "labels": ones})
 
     def results(self) -> list[dict[str, Any]]:
         return self._results({1: 1})

@@ -18,13 +18,9 @@ from ..tensor_cache import cached_tensors
 Size = tuple[int, int]
 
 
-def _check_levels(
-    name: str, feature_sizes: Sequence[Size], strides: Sequence[int], dtype: torch.dtype
-) -> None:
+def _check_levels(name: str, feature_sizes: Sequence[Size], strides: Sequence[int], dtype: torch.dtype) -> None:
     if len(feature_sizes) != len(strides):
-        raise ValueError(
-            f"{name}: {len(feature_sizes)} feature sizes for {len(strides)} strides {list(strides)}"
-        )
+        raise ValueError(f"{name}: {len(feature_sizes)} feature sizes for {len(strides)} strides {list(strides)}")
     if not dtype.is_floating_point:
         raise TypeError(f"{name}: dtype must be floating point, got {dtype}")
 

@@ -28,9 +28,7 @@ def clip_boxes(boxes: Tensor, image_size: tuple[float, float]) -> Tensor:
     """``boxes`` ``[..., 4]`` clamped to 0..width and 0..height of ``image_size`` (height, width)."""
     height, width = image_size
     x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack(
-        (x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1
-    )
+    return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1)
 
 
 class LTRBCoder:
@@ -78,9 +76,7 @@ class DeltaXYWHCoder:
     ) -> None:
         self.means, self.stds = tuple(map(float, means)), tuple(map(float, stds))
         if len(self.means) != 4 or len(self.stds) != 4 or min(self.stds) <= 0:
-            raise ValueError(
-                f"DeltaXYWHCoder: needs 4 means and 4 positive stds, got {self.means} and {self.stds}"
-            )
+            raise ValueError(f"DeltaXYWHCoder: needs 4 means and 4 positive stds, got {self.means} and {self.stds}")
         if not 0 < wh_ratio_clip < 1:
             raise ValueError(f"DeltaXYWHCoder: wh_ratio_clip must be in (0, 1), got {wh_ratio_clip}")
         self.max_log_ratio = -math.log(wh_ratio_clip)
@@ -103,9 +99,7 @@ class DeltaXYWHCoder:
         growth = torch.log(size.clamp(min=MIN_GT_SIZE) / prior_size)
         deltas = torch.cat((shift, growth), dim=-1).unbind(-1)
         # Scalars, not a tensor of means: that would be a host-to-device copy at every call.
-        return torch.stack(
-            [(d - m) / s for d, m, s in zip(deltas, self.means, self.stds, strict=True)], dim=-1
-        )
+        return torch.stack([(d - m) / s for d, m, s in zip(deltas, self.means, self.stds, strict=True)], dim=-1)
 
     def decode(self, priors: Tensor, deltas: Tensor, image_size: tuple[float, float] | None = None) -> Tensor:
         """Boxes ``[..., 4]`` from ``priors`` ``[..., 4]`` and predicted ``deltas`` ``[..., 4]``.

@@ -52,9 +52,7 @@ class FPN(nn.Module):
         self.out_channels, self.num_levels = out_channels, len(in_channels) + num_extra
 
         self.lateral_convs = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
-        self.fpn_convs = nn.ModuleList(
-            nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in in_channels
-        )
+        self.fpn_convs = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in in_channels)
         self.extra_convs = nn.ModuleList()
         if extra in ("on_c5", "on_p5"):
             channels = in_channels[-1] if extra == "on_c5" else out_channels
@@ -78,9 +76,7 @@ class FPN(nn.Module):
         merged = [lateral(x) for lateral, x in zip(self.lateral_convs, features, strict=True)]
         for i in range(len(merged) - 1, 0, -1):
             # To the finer map's exact size: doubling would miss it on odd sizes.
-            merged[i - 1] = merged[i - 1] + F.interpolate(
-                merged[i], size=merged[i - 1].shape[-2:], mode="nearest"
-            )
+            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[-2:], mode="nearest")
         levels = [conv(x) for conv, x in zip(self.fpn_convs, merged, strict=True)]
 
         if self.extra == "pool":

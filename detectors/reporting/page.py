@@ -187,9 +187,7 @@ def _labels(known: Sequence[tuple[Run, Findings]], pictures: Pictures) -> str:
     for run, found in known:
         part = {key: value for key, value in found.labels.items() if key != "static"}
         data["runs"].append({"name": run.name, **part})
-        static += [
-            _figure(uri, title, f"{text(run.name)}: {text(title)}") for title, uri in found.labels["static"]
-        ]
+        static += [_figure(uri, title, f"{text(run.name)}: {text(title)}") for title, uri in found.labels["static"]]
         tables.append(f"<h4>{text(run.name)}</h4>" + _objects(found.labels["images"]))
     told = (
         "What the checkpoint would train with, from its predictions in evaluation mode. Every candidate prior of the "

@@ -66,9 +66,16 @@ def examine(
     groups = []
     for group in find_groups(measured.evaluator, images):
         crops = [(crop(case, dataset), case) for case in group.cases]
-        groups.append((group, [
-            (uri, case.caption(by_category), _file(dataset, case.image_id)) for uri, case in crops if uri is not None
-        ]))
+        groups.append(
+            (
+                group,
+                [
+                    (uri, case.caption(by_category), _file(dataset, case.image_id))
+                    for uri, case in crops
+                    if uri is not None
+                ],
+            )
+        )
     return Findings(
         iteration=loaded.iteration,
         dataset=dataset.summary(),

@@ -55,9 +55,7 @@ def draw_boxes(
     return picture
 
 
-def draw_detections(
-    image: Tensor, detections: dict[str, Tensor], names: Sequence[str] | None = None
-) -> Image.Image:
+def draw_detections(image: Tensor, detections: dict[str, Tensor], names: Sequence[str] | None = None) -> Image.Image:
     """:func:`draw_boxes` of a detector's output; class names by label (`names[l - 1]`), or the scores alone."""
     labels, scores = detections["labels"].tolist(), detections["scores"].tolist()
     shown = [f"{score:.2f}" for score in scores]

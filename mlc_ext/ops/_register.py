@@ -85,9 +85,7 @@ def differentiable_loss(name: str) -> Callable:
         gradient = backward_op(grad, *ctx.saved_tensors, *ctx.options)
         return gradient, None, None, *(None for _ in ctx.options)
 
-    return differentiable(
-        name, setup_context, backward, instead_of_vmap="flatten the samples' rows into one call"
-    )
+    return differentiable(name, setup_context, backward, instead_of_vmap="flatten the samples' rows into one call")
 
 
 def _is_transformed() -> bool:

@@ -33,9 +33,7 @@ def iou_nms(
     """
     check_tensors("iou_nms", quality=quality)
     check_nms_tensors("iou_nms", boxes, scores, quality, labels)
-    return call(
-        torch.ops.mlc_ext.iou_nms, boxes.detach(), scores.detach(), quality.detach(), labels, iou_threshold
-    )
+    return call(torch.ops.mlc_ext.iou_nms, boxes.detach(), scores.detach(), quality.detach(), labels, iou_threshold)
 
 
 def batched_iou_nms(

@@ -64,9 +64,7 @@ def mutual_labels(
 
     Source: paper Eq. 4-8.
     """
-    check_tensors(
-        "mutual_labels", scores=scores, ious=ious, segment_ids=segment_ids, baseline_labels=baseline_labels
-    )
+    check_tensors("mutual_labels", scores=scores, ious=ious, segment_ids=segment_ids, baseline_labels=baseline_labels)
     choice("mutual_labels", "degenerate", degenerate, ("baseline", "literal"))
     if baseline_labels.is_floating_point() or baseline_labels.is_complex():
         raise TypeError(f"mutual_labels: baseline_labels must be an integer tensor, got {baseline_labels.dtype}")

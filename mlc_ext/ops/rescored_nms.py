@@ -111,9 +111,7 @@ def _(boxes, scores, quality, labels, iou_threshold):
     return boxes.new_empty((kept,), dtype=torch.int64)
 
 
-def fake_batched_result(
-    boxes, scores, quality, labels, iou_threshold, score_threshold, pre_nms_top_k, max_detections
-):
+def fake_batched_result(boxes, scores, quality, labels, iou_threshold, score_threshold, pre_nms_top_k, max_detections):
     """Shapes of a batched NMS's results."""
     batch, n = scores.shape
     if max_detections >= 0:

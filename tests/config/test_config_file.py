@@ -82,8 +82,10 @@ def test_a_file_that_changes_nothing(file, text):
     [
         ("schedule: {epoch: 3}", "unknown setting 'schedule.epoch'; did you mean 'schedule.epochs'?"),
         ("shedule: {epochs: 3}", "unknown setting 'shedule.epochs'; did you mean 'schedule.epochs'?"),
-        ("epochs: 3", "'epochs' is no section of settings (model, mlc, data, schedule, run); did you mean "
-                      "'schedule.epochs'?"),
+        (
+            "epochs: 3",
+            "'epochs' is no section of settings (model, mlc, data, schedule, run); did you mean 'schedule.epochs'?",
+        ),
         ("run: 3", "'run' is no section of settings"),
         ("run: [seed, 3]", "'run' is no section of settings"),
         ("zzz:", "'zzz' is no section of settings (model, mlc, data, schedule, run)"),

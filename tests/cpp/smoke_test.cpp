@@ -76,8 +76,9 @@ void test_ious() {
   auto apart = boxes({6, 0, 8, 2});
   expect_equal(paired.call(a.narrow(0, 0, 1), apart, true), floats({-.5f}), "paired_box_iou: GIoU");
 
-  auto backward = op<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                                        bool, bool, bool)>("mlc_ext::paired_box_iou_backward");
+  auto backward =
+      op<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, bool, bool, bool)>(
+          "mlc_ext::paired_box_iou_backward");
   // IoU = x2 * 4 / 16 while the first box lies inside: d/dx2 = 1/4, half of it where the high sides tie
   auto [grad, other] = backward.call(floats({8.f}), boxes({1, 0, 2, 4}), boxes({0, 0, 4, 4}), false, true, false);
   expect(grad[0][2].item<float>() == 2.f && grad[0][0].item<float>() == -2.f, "paired_box_iou_backward");
@@ -92,23 +93,25 @@ void test_focal_loss() {
   const double entry = .25 * std::log(2.), want = entry * (.25 + .75 + 2 * (.75 + .75));
   expect(std::abs(focal.call(logits, labels, weights, .25, 2.).item<float>() - want) < 1e-6, "sigmoid_focal_loss");
 
-  auto backward = op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, double,
-                                double)>("mlc_ext::sigmoid_focal_loss_backward");
+  auto backward =
+      op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, double, double)>(
+          "mlc_ext::sigmoid_focal_loss_backward");
   // gamma = 0: half the binary cross-entropy, whose slope is p - target
   auto grad = backward.call(at::ones({}), logits, labels, weights, .5, 0.);
   expect_equal(grad, floats({-.25f, .25f, .5f, .5f, 0.f, 0.f}).view({3, 2}), "sigmoid_focal_loss_backward");
 }
 
 void test_iou_loss() {
-  auto loss = op<at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, int64_t, double)>(
-      "mlc_ext::iou_loss");
+  auto loss =
+      op<at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, int64_t, double)>("mlc_ext::iou_loss");
   // IoU 1/4 in row 0, whose weight is 2; the second row's weight is 0
   auto a = boxes({0, 0, 4, 1, 0, 0, 9, 9}), b = boxes({0, 0, 4, 4, 0, 0, 4, 4}), weights = floats({2.f, 0.f});
   expect(std::abs(loss.call(a, b, weights, 0, 1e-6).item<float>() - 2 * std::log(4.)) < 1e-6, "iou_loss: -log");
   expect_equal(loss.call(a, b, weights, 1, 1e-6), at::scalar_tensor(1.5f, at::kFloat), "iou_loss: linear");
 
-  auto backward = op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, int64_t,
-                                double)>("mlc_ext::iou_loss_backward");
+  auto backward =
+      op<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, int64_t, double)>(
+          "mlc_ext::iou_loss_backward");
   // 1 - IoU = 1 - 4 y2 / 16, with a weight of 2
   auto grad = backward.call(at::ones({}), a, b, weights, 1, 1e-6);
   expect(grad[0][3].item<float>() == -.5f, "iou_loss_backward");
@@ -132,8 +135,9 @@ void test_nms() {
   auto corners = boxes({0, 0, 4, 4, 0, 0, 4, 6, 9, 9, 10, 10, 0, 0, 4, 4});
   auto scores = floats({.9f, .8f, .7f, .6f}), quality = floats({.5f, 1.f, .25f, .5f});
   auto labels = ints({1, 1, 1, 2});
-  auto single = op<at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-                              double)>("mlc_ext::rescored_nms");
+  auto single =
+      op<at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&, double)>(
+          "mlc_ext::rescored_nms");
   expect_equal(single.call(corners, scores, quality, labels, .5), ints({1, 3, 2}), "rescored_nms: by the product");
   expect_equal(single.call(corners, scores, std::nullopt, std::nullopt, .5), ints({0, 2}), "rescored_nms: by score");
 

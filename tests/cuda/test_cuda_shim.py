@@ -21,9 +21,7 @@ _spec = importlib.util.spec_from_file_location("cuda_shim_build", SHIM / "build.
 shim_build = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(shim_build)
 
-pytestmark = pytest.mark.skipif(
-    shim_build.compiler() is None, reason="needs a C++20 compiler with std::barrier"
-)
+pytestmark = pytest.mark.skipif(shim_build.compiler() is None, reason="needs a C++20 compiler with std::barrier")
 
 
 @pytest.fixture(scope="session")
@@ -202,9 +200,7 @@ def group_values(kind, n, g):
     return uniform
 
 
-@pytest.mark.parametrize(
-    "kind", ["uniform", "bimodal", "ties", "heavy tail", "symmetric", "levels of one value"]
-)
+@pytest.mark.parametrize("kind", ["uniform", "bimodal", "ties", "heavy tail", "symmetric", "levels of one value"])
 @pytest.mark.parametrize("bins", [None, 7, 256])
 def test_otsu_of_every_size_class(library, kind, bins):
     """A warp's group, a sorted one, one by levels, an empty one."""
@@ -423,9 +419,7 @@ def test_nms_limits_are_honoured(library):
     scores[2, 5:] = float("-inf")
     for top_k in (None, 0, 1, 70, 500):
         for limit in (None, 1, 40):
-            check_nms(
-                library, boxes, scores, quality, labels, 0.5, score_threshold=0.3, top_k=top_k, limit=limit
-            )
+            check_nms(library, boxes, scores, quality, labels, 0.5, score_threshold=0.3, top_k=top_k, limit=limit)
     check_nms(library, boxes, scores, None, None, 0.5, top_k=150, limit=20)
 
 

@@ -138,9 +138,7 @@ def test_nan_does_no_harm(library):  # noqa: F811
     quality[0, 17], scores[0, 18] = float("nan"), float("nan")
     boxes[0, 19, 2] = float("nan")
     for top_k in (None, 139):
-        keep, found, counts = shim_nms(
-            library, boxes, scores, quality, None, 0.5, top_k=top_k, op="shim_iou_nms"
-        )
+        keep, found, counts = shim_nms(library, boxes, scores, quality, None, 0.5, top_k=top_k, op="shim_iou_nms")
         assert counts.item() == 138
         assert keep[0, 0] == 3 and found[0, 0] == 0.875
         assert 19 in keep and 17 not in keep and 18 not in keep

@@ -93,8 +93,11 @@ class HostWatch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        devices = {t.device.type for t in pytree.tree_leaves([args, kwargs, result])
-                   if isinstance(t, torch.Tensor) and t.dim() > 0}
+        devices = {
+            t.device.type
+            for t in pytree.tree_leaves([args, kwargs, result])
+            if isinstance(t, torch.Tensor) and t.dim() > 0
+        }
         copied = func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_, torch.ops.aten.lift_fresh)
         if copied and devices == {"cpu", "meta"} and not (kwargs or {}).get("non_blocking"):
             raise AssertionError(f"the host waits for {func}")

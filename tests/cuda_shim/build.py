@@ -24,9 +24,7 @@ def compiler() -> str | None:
     if path is None:
         return None
     probe = [path, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"]
-    done = subprocess.run(
-        probe, input="#include <barrier>\nstd::barrier<> b{1};\n", capture_output=True, text=True
-    )
+    done = subprocess.run(probe, input="#include <barrier>\nstd::barrier<> b{1};\n", capture_output=True, text=True)
     return path if done.returncode == 0 else None
 
 

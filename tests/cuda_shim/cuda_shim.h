@@ -126,7 +126,8 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
 }
 
 inline unsigned __reduce_max_sync(unsigned, unsigned value) {
-  for (int mask = cuda_shim::kWarpSize / 2; mask > 0; mask /= 2) value = std::max(value, __shfl_xor_sync(~0u, value, mask));
+  for (int mask = cuda_shim::kWarpSize / 2; mask > 0; mask /= 2)
+    value = std::max(value, __shfl_xor_sync(~0u, value, mask));
   return value;
 }
 

@@ -17,8 +17,8 @@ void focal(const FocalInputs<T, T>& in, unsigned blocks, const T* grad, double* 
 }
 
 template <typename T>
-void focal_of_kind(const T* logits, const int64_t* labels, const T* weights, int64_t rows, int64_t columns, double alpha,
-                   double gamma, int64_t blocks, const T* grad, double* partial, T* sum, T* gradient) {
+void focal_of_kind(const T* logits, const int64_t* labels, const T* weights, int64_t rows, int64_t columns,
+                   double alpha, double gamma, int64_t blocks, const T* grad, double* partial, T* sum, T* gradient) {
   const FocalInputs<T, T> in{logits,
                              labels,
                              weights,

@@ -13,7 +13,8 @@ void match(const T* priors, int64_t num_priors, const T* gts, const int64_t* off
            const bool* crowd, MatchRule<T> rule, int8_t* labels, int64_t* matched, T* ious) {
   constexpr int threads = 64;
   const int64_t num_warps = (num_priors + 31) / 32;
-  std::vector<iou_bits_t<T>> of_gt(static_cast<size_t>(num_gts) + 1, 0), of_warp(static_cast<size_t>(batch * num_warps));
+  std::vector<iou_bits_t<T>> of_gt(static_cast<size_t>(num_gts) + 1, 0),
+      of_warp(static_cast<size_t>(batch * num_warps));
   std::vector<Four<T>> hull_of_warp(static_cast<size_t>(num_warps));
   const MatchBests<T> bests{of_gt.data(), of_warp.data(), hull_of_warp.data()->v};
   // one row of blocks for two images: the stride over images runs too

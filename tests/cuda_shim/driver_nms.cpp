@@ -52,8 +52,10 @@ struct Steps {
     boxes.resize(total), kept_boxes.resize(total);
     rank_at.resize(total), candidates.resize(in.batch), kept.resize(total);
     if (kClusters) kept_place.resize(total), clusters.resize(total);
-    scratch = {ranked.data(),  in.labels ? classes.data() : nullptr, boxes.data()->v, kept_boxes.data()->v,
-               rank_at.data(), kept.data(),                          candidates.data(), clusters.data(),
+    scratch = {ranked.data(),     in.labels ? classes.data() : nullptr,
+               boxes.data()->v,   kept_boxes.data()->v,
+               rank_at.data(),    kept.data(),
+               candidates.data(), clusters.data(),
                kept_place.data()};
     cuda_shim::launch(3, kThreads, [&] {
       lay_out_candidates<T>(in.boxes, kClusters ? in.scores : nullptr, in.batch, in.n, top_k, scratch);
@@ -114,13 +116,13 @@ Inputs<T> inputs(const T* boxes, const T* scores, const T* quality, const int64_
 
 }  // namespace nms_driver
 
-#define MLC_SHIM_NMS(name, op, T)                                                                                   \
-  void name(const T* boxes, const T* scores, const T* quality, const int64_t* labels, int64_t batch, int64_t n,     \
-            double iou_threshold, double score_threshold, int64_t top_k, int64_t m, int64_t* keep, T* out_scores,   \
-            int64_t* counts) {                                                                                      \
-    nms_driver::op(nms_driver::inputs<T>(boxes, scores, quality, labels, batch, n, iou_threshold, score_threshold,  \
-                                         top_k, m),                                                                 \
-                   NmsOutputs<T>{keep, out_scores, counts});                                                        \
+#define MLC_SHIM_NMS(name, op, T)                                                                                  \
+  void name(const T* boxes, const T* scores, const T* quality, const int64_t* labels, int64_t batch, int64_t n,    \
+            double iou_threshold, double score_threshold, int64_t top_k, int64_t m, int64_t* keep, T* out_scores,  \
+            int64_t* counts) {                                                                                     \
+    nms_driver::op(                                                                                                \
+        nms_driver::inputs<T>(boxes, scores, quality, labels, batch, n, iou_threshold, score_threshold, top_k, m), \
+        NmsOutputs<T>{keep, out_scores, counts});                                                                  \
   }
 
 extern "C" {

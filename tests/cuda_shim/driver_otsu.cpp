@@ -45,9 +45,8 @@ void otsu(const int64_t* ids, int64_t n, int64_t segments, int bins, int path, u
   tasks.task[0].gathered = gathered.data();
   tasks.task[1].gathered = gathered.data() + n * segments;
   if (path == 0) {
-    cuda_shim::launch(dim3(segments, num_tasks), kThreads, [&] {
-      gather_and_otsu<T, kThreads, kWarpKeys, kCapacity, kLevelBits>(ids, n, bins, tasks);
-    });
+    cuda_shim::launch(dim3(segments, num_tasks), kThreads,
+                      [&] { gather_and_otsu<T, kThreads, kWarpKeys, kCapacity, kLevelBits>(ids, n, bins, tasks); });
   } else if (path == 1) {
     group_then_otsu<true, kWarpKeys, T>(ids, n, segments, bins, 3, groups, tasks, num_tasks);
   } else {
@@ -86,18 +85,18 @@ void mutual_labels(const scalar_t* scores, const scalar_t* ious, const int64_t* 
 }  // namespace otsu_driver
 
 #define MLC_SHIM_OTSU(name, T, scalar_t)                                                                              \
-  void shim_segmented_otsu_##name(const scalar_t* values, const int64_t* ids, int64_t n, int64_t segments, int bins,   \
-                                  int path, int groups, int all_keys, scalar_t* thresholds) {                          \
-    otsu_driver::segmented_otsu<T>(values, ids, n, segments, bins, path, groups, all_keys, thresholds);                \
+  void shim_segmented_otsu_##name(const scalar_t* values, const int64_t* ids, int64_t n, int64_t segments, int bins,  \
+                                  int path, int groups, int all_keys, scalar_t* thresholds) {                         \
+    otsu_driver::segmented_otsu<T>(values, ids, n, segments, bins, path, groups, all_keys, thresholds);               \
   }                                                                                                                   \
-  void shim_mutual_labels_##name(const scalar_t* scores, const scalar_t* ious, const int64_t* ids,                     \
-                                 const signed char* baseline, int64_t n, int64_t segments, double alpha, int literal,  \
-                                 int bins, int path, signed char* cls_labels, signed char* loc_labels,                 \
-                                 scalar_t* cls_weights, scalar_t* loc_weights, scalar_t* score_thresholds,             \
-                                 scalar_t* iou_thresholds) {                                                           \
-    otsu_driver::mutual_labels<T>(scores, ious, ids, baseline, n, segments, alpha, literal, bins, path,                \
-                                  {cls_labels, loc_labels, cls_weights, loc_weights}, score_thresholds,                \
-                                  iou_thresholds);                                                                     \
+  void shim_mutual_labels_##name(const scalar_t* scores, const scalar_t* ious, const int64_t* ids,                    \
+                                 const signed char* baseline, int64_t n, int64_t segments, double alpha, int literal, \
+                                 int bins, int path, signed char* cls_labels, signed char* loc_labels,                \
+                                 scalar_t* cls_weights, scalar_t* loc_weights, scalar_t* score_thresholds,            \
+                                 scalar_t* iou_thresholds) {                                                          \
+    otsu_driver::mutual_labels<T>(scores, ious, ids, baseline, n, segments, alpha, literal, bins, path,               \
+                                  {cls_labels, loc_labels, cls_weights, loc_weights}, score_thresholds,               \
+                                  iou_thresholds);                                                                    \
   }
 
 extern "C" {

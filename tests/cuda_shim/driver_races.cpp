@@ -51,8 +51,8 @@ void run() {
   shim_nms_float(boxes.data()->v, scores.data(), nullptr, labels.data(), 1, n, 0.5, 0.1, n, n, keep.data(),
                  kept_scores.data(), &count);
   for (const int64_t* classes : std::initializer_list<const int64_t*>{labels.data(), nullptr}) {
-    shim_iou_nms_float(boxes.data()->v, scores.data(), ious.data(), classes, 1, n, 0.5, 0.1, n - 20, n,
-                       keep.data(), kept_scores.data(), &count);
+    shim_iou_nms_float(boxes.data()->v, scores.data(), ious.data(), classes, 1, n, 0.5, 0.1, n - 20, n, keep.data(),
+                       kept_scores.data(), &count);
   }
 
   std::vector<nms_driver::AlignedBox<float>> gts(boxes.begin(), boxes.begin() + 70);

@@ -22,15 +22,11 @@ SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[
 
 def test_item(tmp_path):
     dataset = CocoDetection(
-        *write_coco(
-            tmp_path, [box(2), box(2, (1, 2, 3, 4), 90, iscrowd=1, area=5.5), box(1, (0, 0, 40, 30), 7)]
-        )
+        *write_coco(tmp_path, [box(2), box(2, (1, 2, 3, 4), 90, iscrowd=1, area=5.5), box(1, (0, 0, 40, 30), 7)])
     )
     image, target = dataset[1]
     assert image.dtype == torch.uint8 and image.shape == (3, 30, 40) and (image == 20).all()
-    assert (
-        target["boxes"].tolist() == [[5, 6, 15, 14], [1, 2, 4, 6]] and target["boxes"].dtype == torch.float32
-    )
+    assert target["boxes"].tolist() == [[5, 6, 15, 14], [1, 2, 4, 6]] and target["boxes"].dtype == torch.float32
     assert target["labels"].tolist() == [1, 3] and target["labels"].dtype == torch.int64
     assert target["iscrowd"].tolist() == [False, True] and target["iscrowd"].dtype == torch.bool
     assert target["area"].tolist() == [80, 5.5] and target["area"].dtype == torch.float32
@@ -65,9 +61,7 @@ def test_images_without_boxes(tmp_path):
     dataset = CocoDetection(*paths)
     assert dataset.image_ids == [1, 2, 3]
     _, target = dataset[2]
-    assert (
-        target["boxes"].shape == (0, 4) and target["labels"].shape == (0,) and target["iscrowd"].shape == (0,)
-    )
+    assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,) and target["iscrowd"].shape == (0,)
     filtered = CocoDetection(*paths, keep_empty=False)  # a crowd alone is nothing to train on
     assert filtered.image_ids == [1] and filtered.dropped["images without boxes"] == 2
 
@@ -76,9 +70,7 @@ def test_limit_takes_the_first_images_after_filtering(tmp_path):
     paths = write_coco(tmp_path, [box(2), box(3), box(3, (1, 1, 5, 5))])
     assert CocoDetection(*paths, limit=2).image_ids == [1, 2]
     filtered = CocoDetection(*paths, keep_empty=False, limit=1)
-    assert filtered.image_ids == [2] and [a["image_id"] for a in filtered.ground_truth()["annotations"]] == [
-        2
-    ]
+    assert filtered.image_ids == [2] and [a["image_id"] for a in filtered.ground_truth()["annotations"]] == [2]
     assert CocoDetection(*paths, limit=99).image_ids == [1, 2, 3]
     with pytest.raises(ValueError, match="limit must be at least 1 or None, got 0"):
         CocoDetection(*paths, limit=0)
@@ -255,9 +247,7 @@ def test_indices(tmp_path):
 
 
 def test_transforms_are_applied(tmp_path):
-    dataset = CocoDetection(
-        *write_coco(tmp_path, [box()]), lambda image, target: (image + 1, {**target, "seen": True})
-    )
+    dataset = CocoDetection(*write_coco(tmp_path, [box()]), lambda image, target: (image + 1, {**target, "seen": True}))
     image, target = dataset[0]
     assert (image == 11).all() and target["seen"]
 
@@ -291,9 +281,7 @@ def test_decode_modes(mode, color, expected):
 
 def test_cmyk_jpeg():
     decoded = decode_image(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
-    assert (
-        decoded.shape == (3, 16, 16) and decoded[0].float().mean() > 200 and decoded[1:].float().mean() < 60
-    )
+    assert decoded.shape == (3, 16, 16) and decoded[0].float().mean() > 200 and decoded[1:].float().mean() < 60
 
 
 def test_exif_is_applied_only_to_agree_with_the_annotations():
@@ -326,9 +314,7 @@ def test_find_dataset(tmp_path):
     (tmp_path / "annotations" / "instances_train.json").touch()
     assert find_dataset(tmp_path).train_images == tmp_path / "train"
     assert find_dataset(tmp_path, train_images=tmp_path / "val2017").train_images == tmp_path / "val2017"
-    explicit = find_dataset(
-        None, splits=("val",), val_images=paths.val_images, val_annotations=paths.val_annotations
-    )
+    explicit = find_dataset(None, splits=("val",), val_images=paths.val_images, val_annotations=paths.val_annotations)
     assert explicit.val_images == paths.val_images and explicit.train_images is None
     with pytest.raises(FileNotFoundError, match="nowhere to look"):
         find_dataset(None, val_images=tmp_path)
@@ -348,9 +334,9 @@ def test_real_images(split):
     dataset = CocoDetection(images, annotations, strict=True)
     content = json.loads(annotations.read_text())
     assert len(dataset) == len(content["images"]) and dataset.num_classes == 80
-    assert sum(len(dataset.target(i)["labels"]) for i in range(len(dataset))) + sum(
-        dataset.dropped.values()
-    ) == len(content["annotations"])
+    assert sum(len(dataset.target(i)["labels"]) for i in range(len(dataset))) + sum(dataset.dropped.values()) == len(
+        content["annotations"]
+    )
     assert dataset.label_to_category[80] == 90 and dataset.category_names[0] == "person"
     for index in range(10):
         image, target = dataset[index]

@@ -21,9 +21,7 @@ SMALL = {"num_train": 6, "num_val": 3, "image_size": 96, "num_classes": 3, "seed
 
 
 def files(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +190,7 @@ def test_boxes_are_tight(monkeypatch):
     """One animal on a blank ground, with nothing on top: its box is the bounds of the pixels that differ."""
     from mlc_ext.detectors.data.generated import scenes as drawing
 
-    monkeypatch.setattr(
-        drawing, "_background", lambda rng, size: Image.new("RGB", (size, size), (255, 0, 255))
-    )
+    monkeypatch.setattr(drawing, "_background", lambda rng, size: Image.new("RGB", (size, size), (255, 0, 255)))
     for seed in range(5):
         rng = np.random.default_rng(seed)
         canvas = drawing._Canvas(drawing._background(rng, 400))
@@ -250,9 +246,7 @@ def test_bad_parameters(tmp_path, name, value):
 
 def test_many_classes_and_other_sizes(tmp_path):
     root = generate(tmp_path / "set", num_train=4, num_val=1, image_size=48, num_classes=MAX_CLASSES)
-    names = [
-        c["name"] for c in json.loads((root / "annotations/instances_train.json").read_text())["categories"]
-    ]
+    names = [c["name"] for c in json.loads((root / "annotations/instances_train.json").read_text())["categories"]]
     assert len(set(names)) == MAX_CLASSES
 
 

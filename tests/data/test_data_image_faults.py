@@ -83,8 +83,20 @@ def test_exif_rotation(tmp_path, orientation):
         assert item[1]["image_id"] == 2
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("L", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("1", "PNG"),
-                                            ("I;16", "PNG"), ("I;16B", "TIFF"), ("F", "TIFF"), ("LAB", "TIFF")])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("CMYK", "JPEG"),
+        ("L", "PNG"),
+        ("LA", "PNG"),
+        ("P", "PNG"),
+        ("1", "PNG"),
+        ("I;16", "PNG"),
+        ("I;16B", "TIFF"),
+        ("F", "TIFF"),
+        ("LAB", "TIFF"),
+    ],
+)
 def test_image_modes_become_rgb(tmp_path, mode, kind):
     paths = write_coco(tmp_path, [box(1)], images=[entry(1)], files=False)
     Image.new(mode, (40, 30)).save(tmp_path / "1.png", kind)

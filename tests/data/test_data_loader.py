@@ -245,6 +245,4 @@ def test_grouping_needs_ratios():
 
     with pytest.raises(ValueError, match="Plain has none"):
         build_loader(Plain(), 2, shuffle=True, group_by_aspect=True)
-    assert sorted(
-        t["image_id"] for _, targets in build_loader(Plain(), 2, shuffle=True) for t in targets
-    ) == [0, 1, 2]
+    assert sorted(t["image_id"] for _, targets in build_loader(Plain(), 2, shuffle=True) for t in targets) == [0, 1, 2]

@@ -73,9 +73,7 @@ def test_verify_with_nothing_left(tmp_path):
 
 
 def _verify_on_rank(rank: int, folder: Path, queue) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
     dataset = CocoDetection(folder, folder / "instances.json", verify=True)
     queue.put((rank, dataset.image_ids))
     torch.distributed.destroy_process_group()

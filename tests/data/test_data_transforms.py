@@ -64,9 +64,7 @@ def test_resize_keeps_boxes_in_proportion(height, width, short, long):
     back = resized["boxes"] / torch.tensor([new_width / width, new_height / height] * 2)
     torch.testing.assert_close(back, target["boxes"], rtol=1e-5, atol=1e-4)
     box = resized["boxes"]
-    torch.testing.assert_close(
-        resized["area"], (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), rtol=1e-4, atol=1e-3
-    )
+    torch.testing.assert_close(resized["area"], (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), rtol=1e-4, atol=1e-3)
 
 
 @settings(max_examples=100, deadline=None)
@@ -129,16 +127,12 @@ def test_flip_rate_and_seed():
 def test_multi_scale_draws_every_side():
     torch.manual_seed(0)
     resize = Resize((16, 24, 32), 1000)
-    sides = {
-        resize(torch.zeros(3, 50, 60, dtype=torch.uint8), make_target([]))[0].shape[1] for _ in range(60)
-    }
+    sides = {resize(torch.zeros(3, 50, 60, dtype=torch.uint8), make_target([]))[0].shape[1] for _ in range(60)}
     assert sides == {16, 24, 32}
 
 
 def test_no_boxes():
-    image, target = detection_transforms(20, 40, flip=1.0)(
-        torch.zeros(3, 30, 30, dtype=torch.uint8), make_target([])
-    )
+    image, target = detection_transforms(20, 40, flip=1.0)(torch.zeros(3, 30, 30, dtype=torch.uint8), make_target([]))
     assert image.shape == (3, 20, 20) and target["boxes"].shape == (0, 4) and target["area"].shape == (0,)
 
 

@@ -132,9 +132,7 @@ def test_hand_case(tmp_path):
 def test_crowd_is_ignored(tmp_path):
     rows = [(0, 2, (0, 0, 50, 50), 0), (0, 2, (100, 100, 200, 200), 1)]
     dataset = make_dataset(tmp_path, rows)
-    on_crowd = outputs_of(
-        [[110, 110, 150, 150], [160, 160, 200, 200], [0, 0, 50, 50]], [0.9, 0.8, 0.7], [1, 1, 1]
-    )
+    on_crowd = outputs_of([[110, 110, 150, 150], [160, 160, 200, 200], [0, 0, 50, 50]], [0.9, 0.8, 0.7], [1, 1, 1])
     evaluator = CocoEvaluator(dataset)
     evaluator.update([0], [on_crowd])
     assert evaluator.summarize()["AP"] == pytest.approx(1)  # neither false alarms nor an object to find

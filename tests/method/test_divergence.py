@@ -42,9 +42,7 @@ def test_segmented_spearman_is_scipys(seed, n, num_segments, x_levels, y_levels)
     ids = torch.randint(-1, num_segments, (n,), generator=g)
     rho, count = segmented_spearman(x, y, ids, num_segments)
     assert rho.dtype == torch.float64 and count.dtype == torch.int64
-    want = torch.tensor(
-        [scipy_rho(x[ids == k], y[ids == k]) for k in range(num_segments)], dtype=torch.float64
-    )
+    want = torch.tensor([scipy_rho(x[ids == k], y[ids == k]) for k in range(num_segments)], dtype=torch.float64)
     torch.testing.assert_close(rho, want, rtol=0, atol=1e-12, equal_nan=True)
     assert count.tolist() == [(ids == k).sum().item() for k in range(num_segments)]
 
@@ -75,9 +73,7 @@ def test_undefined_is_nan():
     assert math.isnan(spearman([1.0], [2.0]))
     assert math.isnan(spearman([1, 1, 1], [1, 2, 3])) and math.isnan(spearman([1, 2, 3], [0.5, 0.5, 0.5]))
     assert math.isnan(spearman([0.0, -0.0], [1, 2]))
-    assert (
-        spearman([1, 2], [7, 9]) == 1 and spearman(np.array([1, 2, 3])[::-1], [math.inf, 5, -math.inf]) == 1
-    )
+    assert spearman([1, 2], [7, 9]) == 1 and spearman(np.array([1, 2, 3])[::-1], [math.inf, 5, -math.inf]) == 1
     x = torch.tensor([1.0, math.nan, 3.0, 1.0, 2.0, 3.0])
     ids = torch.tensor([0, 0, 0, 2, 2, 2])
     for rho, n in (
@@ -236,9 +232,7 @@ def test_an_image_by_hand():
     scores = torch.tensor([[0.9, 0.04], [0.5, 0.3], [0.6, 0.2], [1.0, 1.0], [0.7, 0.1]])
     result = run([({"boxes": boxes, "scores": scores}, targets)]).compute()
     # gt 0: scores .9 .5 .6, IoU 1 .5 .4 -> 1/2. gt 1: .04 .3 .2 -> -1/2. gt 2 has one match: skipped.
-    assert (
-        result["per_gt"] == pytest.approx(0) and result["per_gt_count"] == 2 and result["per_gt_skipped"] == 1
-    )
+    assert result["per_gt"] == pytest.approx(0) and result["per_gt_count"] == 2 and result["per_gt_skipped"] == 1
     # IoU 1, .5 and .9 of class 1; .5 of class 2 (its .04 is below the threshold): scores .9 .5 .7 .3.
     assert result["pooled_count"] == 4
     assert result["pooled"] == pytest.approx(scipy_rho([0.9, 0.5, 0.7, 0.3], [1, 0.5, 0.9, 0.5]), abs=1e-12)

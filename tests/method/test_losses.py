@@ -316,9 +316,7 @@ def test_descent_moves_boxes_onto_their_targets():
 def test_rescoring_and_alignment_by_hand():
     logits, ious = torch.tensor([0.0, math.log(3)]), torch.tensor([1.0, 0.25])
     assert losses.iou_rescoring_loss(logits, ious).item() == pytest.approx(0.25 + 0.25)
-    assert losses.prediction_alignment_loss(torch.tensor([0.1, 0.9]), ious).item() == pytest.approx(
-        0.81 + 0.65**2
-    )
+    assert losses.prediction_alignment_loss(torch.tensor([0.1, 0.9]), ious).item() == pytest.approx(0.81 + 0.65**2)
 
 
 def test_centerness_target():

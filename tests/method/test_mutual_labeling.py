@@ -25,9 +25,7 @@ def random_case(seed, n=200, num_gts=6, num_empty=1):
     candidate = gt >= 0
     kind = torch.randint(0, 3, (n,), generator=g)  # of candidates: positive, originally ignored, RPN-like negative
     labels = torch.where(candidate, torch.tensor([1, -1, 0])[kind], -torch.randint(0, 2, (n,), generator=g))
-    assignment = Assignment(
-        labels=labels.to(torch.int8), candidate_gt=gt, originally_ignored=candidate & (kind == 1)
-    )
+    assignment = Assignment(labels=labels.to(torch.int8), candidate_gt=gt, originally_ignored=candidate & (kind == 1))
     boxes = random_boxes(n, g)
     if num_gts:
         near = gt_boxes[gt.clamp(min=0)] + torch.randn(n, 4, generator=g) * 6
@@ -278,9 +276,7 @@ def test_iou_rescoring_loss(mutual, detach):
     losses = mlc_losses(found, logits, config)
     assert list(losses) == ["iou_rescoring"]
     positive = found.cls_labels.gt(0) | found.loc_positive
-    squares = [
-        (torch.sigmoid(x) - i).item() ** 2 for x, i, p in zip(logits, found.ious, positive, strict=True) if p
-    ]
+    squares = [(torch.sigmoid(x) - i).item() ** 2 for x, i, p in zip(logits, found.ious, positive, strict=True) if p]
     assert losses["iou_rescoring"].item() == pytest.approx(2.5 * sum(squares) / len(squares), rel=1e-5)
     losses["iou_rescoring"].backward()
     assert (logits.grad[positive] != 0).all() and (logits.grad[~positive] == 0).all()

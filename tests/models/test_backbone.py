@@ -68,8 +68,7 @@ def reference_forward(state, images, name, caffe):
         weight = state[f"{conv}.weight"]
         x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
         mean, var, gamma, beta = (
-            state[f"{norm}.{part}"].view(-1, 1, 1)
-            for part in ("running_mean", "running_var", "weight", "bias")
+            state[f"{norm}.{part}"].view(-1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
         )
         return (x - mean) / (var + 1e-5).sqrt() * gamma + beta
 
@@ -91,9 +90,7 @@ def reference_forward(state, images, name, caffe):
     return features
 
 
-@pytest.mark.parametrize(
-    "name, style", [("resnet18", "pytorch"), ("resnet50", "pytorch"), ("resnet50", "caffe")]
-)
+@pytest.mark.parametrize("name, style", [("resnet18", "pytorch"), ("resnet50", "pytorch"), ("resnet50", "caffe")])
 @pytest.mark.parametrize("size", [(64, 96), (65, 39)])
 def test_forward_by_definition(name, style, size):
     torch.manual_seed(0)

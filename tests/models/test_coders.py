@@ -90,9 +90,7 @@ def test_broadcasting_and_empty():
     assert torch.equal(
         LTRBCoder().encode(points[:, None], priors[None])[2, 4], LTRBCoder().encode(points[2], priors[4])
     )
-    assert (
-        coder.decode(priors[:0], deltas[0, :0]).shape == coder.encode(priors[:0], priors[:0]).shape == (0, 4)
-    )
+    assert coder.decode(priors[:0], deltas[0, :0]).shape == coder.encode(priors[:0], priors[:0]).shape == (0, 4)
 
 
 def test_gradients():
@@ -111,13 +109,9 @@ def test_half_predictions_decode_in_the_priors_precision(dtype):
     g = torch.Generator().manual_seed(3)
     priors = random_boxes(10, g, dtype=torch.float32) + 3000
     deltas = (torch.randn(10, 4, generator=g) * 0.3).to(dtype)
-    assert torch.equal(
-        DeltaXYWHCoder().decode(priors, deltas), DeltaXYWHCoder().decode(priors, deltas.float())
-    )
+    assert torch.equal(DeltaXYWHCoder().decode(priors, deltas), DeltaXYWHCoder().decode(priors, deltas.float()))
     ltrb = deltas.abs() * 100
-    assert torch.equal(
-        LTRBCoder().decode(priors[:, :2], ltrb), LTRBCoder().decode(priors[:, :2], ltrb.float())
-    )
+    assert torch.equal(LTRBCoder().decode(priors[:, :2], ltrb), LTRBCoder().decode(priors[:, :2], ltrb.float()))
 
 
 def detections(golden, image):
@@ -151,8 +145,7 @@ def test_golden_fcos_detections_and_targets():
     for golden in load_golden("fcos"):
         points = fcos_points([golden[f"cls_{i}"].shape[-2:] for i in LEVELS], [8, 16, 32, 64, 128])
         cls, reg, ctr = (
-            torch.cat([flatten_level(golden[f"{key}_{i}"], 1) for i in LEVELS], dim=1)
-            for key in ("cls", "reg", "ctr")
+            torch.cat([flatten_level(golden[f"{key}_{i}"], 1) for i in LEVELS], dim=1) for key in ("cls", "reg", "ctr")
         )
         decoded = LTRBCoder().decode(torch.cat(points), reg, tuple(golden["image_size"].tolist()))
         assert_each_detection_is_decoded(golden, decoded, cls.sigmoid() * ctr.sigmoid())

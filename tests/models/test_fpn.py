@@ -50,9 +50,7 @@ def reference(fpn, features):
         (None, 0, False),
     ],
 )
-@pytest.mark.parametrize(
-    "sizes", [((16, 24), (8, 12), (4, 6)), ((17, 23), (9, 12), (5, 6)), ((3, 1), (2, 1), (1, 1))]
-)
+@pytest.mark.parametrize("sizes", [((16, 24), (8, 12), (4, 6)), ((17, 23), (9, 12), (5, 6)), ((3, 1), (2, 1), (1, 1))])
 def test_levels_by_definition(extra, num_extra, relu, sizes):
     torch.manual_seed(0)
     fpn = FPN(CHANNELS, 16, extra=extra, num_extra=num_extra, relu_before_extra=relu)

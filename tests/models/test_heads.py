@@ -78,9 +78,7 @@ def test_fcos_by_definition(norm, centerness_on, norm_on_bbox):
         box = box.clamp(min=0) * 8 * 2**i if norm_on_bbox else box.exp()
         expected["cls_logits"].append(rows(predict(cls, head, "cls_logits"), 1))
         expected["bbox_regression"].append(rows(box, 1))
-        expected["bbox_ctrness"].append(
-            rows(predict({"cls": cls, "reg": reg}[centerness_on], head, "bbox_ctrness"), 1)
-        )
+        expected["bbox_ctrness"].append(rows(predict({"cls": cls, "reg": reg}[centerness_on], head, "bbox_ctrness"), 1))
         expected["iou_logits"].append(rows(predict(reg, head, "iou_logits"), 1))
     outputs = head(pyramid())
     check(outputs, expected)
@@ -127,9 +125,7 @@ def test_parameter_counts():
     conv = 256 * 256 * 9
     gn_tower, plain_tower = 4 * (conv + 2 * 256), 4 * (conv + 256)
     assert parameter_count(FCOSHead(256, 80)) == 2 * gn_tower + (80 + 4 + 1) * (256 * 9 + 1) + 5
-    assert parameter_count(FCOSHead(256, 80, iou=True, centerness=False)) == parameter_count(
-        FCOSHead(256, 80)
-    )
+    assert parameter_count(FCOSHead(256, 80, iou=True, centerness=False)) == parameter_count(FCOSHead(256, 80))
     assert parameter_count(RetinaNetHead(256, 9, 80)) == 2 * plain_tower + 9 * (80 + 4) * (256 * 9 + 1)
     assert parameter_count(RPNHead(256, 3, iou=True)) == conv + 256 + 3 * (1 + 4 + 1) * 257
 

@@ -154,9 +154,7 @@ def test_priors_of_no_gt_keep_their_label(device):
 
 
 def test_nothing_at_all(device):
-    got = label(
-        device, *[torch.zeros(0)] * 2, torch.zeros(0).long(), torch.zeros(0, dtype=torch.int8), 0, alpha=1.0
-    )
+    got = label(device, *[torch.zeros(0)] * 2, torch.zeros(0).long(), torch.zeros(0, dtype=torch.int8), 0, alpha=1.0)
     assert [t.shape for t in got] == [(0,)] * 6
     assert [t.dtype for t in got] == [torch.int8, torch.int8] + [torch.float32] * 4
 
@@ -175,9 +173,7 @@ def test_many_priors(device, seed, options):
     assert torch.equal(got.cls_labels[candidate] == POSITIVE, above)
     assert ((got.loc_labels == POSITIVE) | (got.loc_weights == 0)).all()
     for group in range(k):  # an object is never lost: both tasks have a positive of every gt
-        assert (
-            got.cls_labels[ids == group].max() == POSITIVE and got.loc_labels[ids == group].max() == POSITIVE
-        )
+        assert got.cls_labels[ids == group].max() == POSITIVE and got.loc_labels[ids == group].max() == POSITIVE
 
 
 @pytest.mark.parametrize("n", [255, 256, 257, 511, 512, 513, 1025])
@@ -202,9 +198,7 @@ def test_permutation(device, case, options, seed):
     got = label(device, *(t[order] for t in inputs), case[-1], **options)
     expected = label(device, *inputs, case[-1], **options)
     for a, e in zip(got, expected, strict=True):
-        same_bits(
-            a, e[order] if e.shape == order.shape and e is not expected[4] and e is not expected[5] else e
-        )
+        same_bits(a, e[order] if e.shape == order.shape and e is not expected[4] and e is not expected[5] else e)
 
 
 @given(cases(), options, st.integers(-20, 20))

@@ -66,7 +66,6 @@ def cases():
             one = torch.ones((), dtype=dtype).expand(n)
             yield "paired_box_iou_backward", (one, *fixed, generalized, False, False)
 
-
     for n, dtype, gamma in (
         (5, torch.float64, 2.0),
         (5, torch.float64, 0.5),
@@ -94,8 +93,7 @@ def case_id(case):
 
 def move(device, args):
     return tuple(
-        a.detach().to(device).requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a
-        for a in args
+        a.detach().to(device).requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a for a in args
     )
 
 
@@ -165,9 +163,7 @@ class AsModule(torch.nn.Module):
 def growing_dimensions(program) -> tuple[dict, ...]:
     """Of every input the dimensions that follow the size, for torch.export."""
     pairs = zip(program.make(12), program.make(17), strict=True)
-    return tuple(
-        {d: torch.export.Dim.AUTO for d in range(a.dim()) if a.shape[d] != b.shape[d]} for a, b in pairs
-    )
+    return tuple({d: torch.export.Dim.AUTO for d in range(a.dim()) if a.shape[d] != b.shape[d]} for a, b in pairs)
 
 
 @every_program
@@ -177,9 +173,7 @@ def test_export_at_any_size(device, program):
     assert [n for n in exported.graph.nodes if str(n.target) == f"mlc_ext.{program.operator}.default"]
     for size in (12, 17, 40):
         inputs = tuple(t.detach() for t in program.inputs(device, size))
-        for ours, theirs in zip(
-            tensors(exported.module()(*inputs)), tensors(program.run(*inputs)), strict=True
-        ):
+        for ours, theirs in zip(tensors(exported.module()(*inputs)), tensors(program.run(*inputs)), strict=True):
             same_bits(ours, theirs)
 
 
@@ -187,9 +181,7 @@ class Postprocess(torch.nn.Module):
     """What a detector exports: rescored NMS of fixed size, then the IoUs of the kept boxes."""
 
     def forward(self, boxes, scores, quality, labels):
-        kept = batched_rescored_nms(
-            boxes, scores, quality, labels, 0.5, score_threshold=0.05, max_detections=5
-        )
+        kept = batched_rescored_nms(boxes, scores, quality, labels, 0.5, score_threshold=0.05, max_detections=5)
         best = boxes.gather(1, kept.keep.clamp(min=0)[..., None].expand(-1, -1, 4))
         return kept.keep, kept.scores, kept.counts, box_iou(best[0], boxes[0])
 
@@ -208,9 +200,7 @@ class Labeling(torch.nn.Module):
 def test_export(device, module, make):
     size = torch.export.Dim("n", min=6, max=4096)
     dimension = 1 if isinstance(module, Postprocess) else 0
-    program = torch.export.export(
-        module, tuple(on(device, *make(12))), dynamic_shapes=[{dimension: size}] * 4
-    )
+    program = torch.export.export(module, tuple(on(device, *make(12))), dynamic_shapes=[{dimension: size}] * 4)
     assert any("mlc_ext" in str(node.target) for node in program.graph.nodes)
     for n in (12, 31):
         inputs = on(device, *make(n))

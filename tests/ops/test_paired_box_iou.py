@@ -220,9 +220,7 @@ def test_views_and_expanded_gradients(device):
     turned = base1.t().contiguous().t()[::2].requires_grad_()
     result = paired_box_iou(turned, base2[::2])
     same_bits(result.detach(), paired_box_iou(base1[::2].contiguous(), base2[::2].contiguous()))
-    (grad,) = torch.autograd.grad(
-        result, turned, torch.ones((), dtype=torch.float64, device=device).expand(6)
-    )
+    (grad,) = torch.autograd.grad(result, turned, torch.ones((), dtype=torch.float64, device=device).expand(6))
     expected, _ = gradients(paired_box_iou, base1[::2].cpu(), base2[::2].cpu(), torch.ones(6), "iou", device)
     same_bits(grad, expected)
 

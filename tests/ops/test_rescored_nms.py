@@ -80,9 +80,7 @@ def batches(draw):
     batch, n, dtype = draw(st.integers(0, 3)), draw(st.integers(0, 14)), draw(st.sampled_from(DTYPES))
     g = rng(draw(seeds))
     levels = draw(st.sampled_from([3, 1000]))
-    boxes = (
-        torch.stack([random_boxes(n, g, extent=40) for _ in range(batch)]) if batch else torch.zeros(0, n, 4)
-    )
+    boxes = torch.stack([random_boxes(n, g, extent=40) for _ in range(batch)]) if batch else torch.zeros(0, n, 4)
     scores = torch.randint(0, levels + 1, (batch, n), generator=g) / levels
     scores = scores.masked_fill(torch.rand(batch, n, generator=g) < 0.15, -INF)
     quality = torch.randint(0, levels + 1, (batch, n), generator=g) / levels if draw(st.booleans()) else None
@@ -176,9 +174,7 @@ def test_no_two_kept_boxes_overlap_and_no_box_is_dropped_for_nothing(device, see
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_iou_on_the_threshold_is_kept(device, dtype):
-    boxes = as_boxes(
-        [[0, 0, 4, 2], [0, 0, 2, 2], [0, 0, 4, 1]], dtype
-    )  # 1/2, 1/2 with the first; 1/3 between
+    boxes = as_boxes([[0, 0, 4, 2], [0, 0, 2, 2], [0, 0, 4, 1]], dtype)  # 1/2, 1/2 with the first; 1/3 between
     scores = torch.tensor([0.9, 0.8, 0.7]).to(dtype)
     assert nms(device, boxes, scores, None, None, 0.5).tolist() == [0, 1, 2]
     assert nms(device, boxes, scores, None, None, 0.49).tolist() == [0]
@@ -285,9 +281,7 @@ def test_nothing(device, batch, n):
 
 def test_no_boxes(device):
     assert nms(device, torch.zeros(0, 4), torch.zeros(0), None, None, 0.5).shape == (0,)
-    assert nms(
-        device, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), torch.zeros(0).long(), 0.5
-    ).shape == (0,)
+    assert nms(device, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), torch.zeros(0).long(), 0.5).shape == (0,)
 
 
 @given(seeds, st.sampled_from([0.0, 1e5, 1e7]))

@@ -58,9 +58,7 @@ def test_exact_arithmetic(device, values):
     assert chosen and chosen[0] >= best * (1 - Fraction(1, 10**12))
 
 
-@given(
-    st.sampled_from([2, 4, 8, 16, 32]).flatmap(lambda n: st.lists(st.integers(0, 40), min_size=n, max_size=n))
-)
+@given(st.sampled_from([2, 4, 8, 16, 32]).flatmap(lambda n: st.lists(st.integers(0, 40), min_size=n, max_size=n)))
 @example([0, 2, 3, 5])
 def test_first_of_equal_cuts(device, steps):
     """With n a power of two and multiples of 1/1024, no step of the objective rounds: exact ties are ties."""
@@ -179,9 +177,7 @@ def test_group_sizes_around_the_counting_path(device, shape, n):
     for dtype in DTYPES:
         typed = values.clamp(max=60000).to(dtype) if dtype == torch.float16 else values.to(dtype)
         for bins in (None, 256):
-            same_bits(
-                otsu(device, typed, ids, 1, bins=bins), reference.segmented_otsu(typed, ids, 1, bins=bins)
-            )
+            same_bits(otsu(device, typed, ids, 1, bins=bins), reference.segmented_otsu(typed, ids, 1, bins=bins))
 
 
 @given(seeds, st.integers(97, 3000), st.sampled_from(sorted(SHAPES)), st.integers(-3, 3))

@@ -67,9 +67,7 @@ def test_only_ranks_count(data, seed):
 def test_merging_batches(first, second):
     (x1, y1, ids1, k1), (x2, y2, ids2, k2) = first, second
     shifted = torch.where(ids2 >= 0, ids2 + k1, -1)
-    merged = mlc_ext.segmented_spearman(
-        torch.cat([x1, x2]), torch.cat([y1, y2]), torch.cat([ids1, shifted]), k1 + k2
-    )
+    merged = mlc_ext.segmented_spearman(torch.cat([x1, x2]), torch.cat([y1, y2]), torch.cat([ids1, shifted]), k1 + k2)
     for ours, *apart in zip(
         merged, mlc_ext.segmented_spearman(*first), mlc_ext.segmented_spearman(*second), strict=True
     ):

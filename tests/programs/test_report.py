@@ -256,8 +256,17 @@ def test_equal_runs_make_equal_reports(runs, made, tmp_path):
     assert (tmp_path / "page.html").read_bytes() == made.read_bytes()
     charts = sorted((made.parent / "page_charts").iterdir())
     names = {chart.name for chart in charts}
-    assert {"loss.png", "loss_iou_rescoring.png", "metric_AP.png", "metric_correlation.png", "ap_by_iou.png",
-            "precision_recall_50.png", "precision_recall_75.png", "scatter_1.png", "scatter_2.png"} <= names
+    assert {
+        "loss.png",
+        "loss_iou_rescoring.png",
+        "metric_AP.png",
+        "metric_correlation.png",
+        "ap_by_iou.png",
+        "precision_recall_50.png",
+        "precision_recall_75.png",
+        "scatter_1.png",
+        "scatter_2.png",
+    } <= names
     assert all((tmp_path / "page_charts" / chart.name).read_bytes() == chart.read_bytes() for chart in charts)
 
 

@@ -246,9 +246,7 @@ class TestFlags:
             [sys.executable, "setup.py", "--version"], env=env, capture_output=True, text=True, cwd=ROOT
         )
         assert result.returncode == 1
-        assert result.stderr == (
-            "mlc-ext: setuptools 59.6.0 is too old, 64 is needed: pip install 'setuptools>=77'\n"
-        )
+        assert result.stderr == ("mlc-ext: setuptools 59.6.0 is too old, 64 is needed: pip install 'setuptools>=77'\n")
 
     def test_setup_without_torch_says_so(self, tmp_path):
         (tmp_path / "torch.py").write_text("raise ImportError('not here')")

@@ -66,7 +66,7 @@ def test_the_labels_shown_are_those_that_train(name, mutual, monkeypatch):
     images, targets = batch()
     model.train()
     model(images, targets)
-    (assignment, task), = trained
+    ((assignment, task),) = trained
     views = look(model, images, targets)
     candidates = (assignment.candidate_gt >= 0).view(2, -1)
     for k, view in enumerate(views):

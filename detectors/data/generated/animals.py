@@ -140,9 +140,7 @@ def draw_animal(rng: np.random.Generator, length: float, badge: tuple[str, str] 
     parts.append((_ribbon(neck, np.array([0.075, 0.075])), body_color))
     parts.append((_ellipse(body_x, 0.0, body_rx, body_ry), body_color))
     for spot_x in rng.uniform(-0.6, 0.6, rng.integers(0, 5)) * body_rx:
-        parts.append(
-            (_ellipse(body_x + spot_x, rng.uniform(-0.5, 0.5) * body_ry, 0.03, 0.45 * body_ry, 16), coat)
-        )
+        parts.append((_ellipse(body_x + spot_x, rng.uniform(-0.5, 0.5) * body_ry, 0.03, 0.45 * body_ry, 16), coat))
     parts.append((_ellipse(*head, head_r, head_r), _shade(body_color, 0.45)))
     badge_r, light, ink_is_dark = 0.88 * head_r, rng.uniform(0.85, 1.1), rng.uniform() < 0.5
 
@@ -170,9 +168,7 @@ def draw_clutter(rng: np.random.Generator, size: float) -> tuple[Image.Image, Im
         outline = _ellipse(0, 0, 0.48, rng.uniform(0.12, 0.4))
     elif kind == 1:
         spokes = np.sort(rng.uniform(0, 2 * math.pi, rng.integers(5, 9)))
-        outline = np.stack([np.cos(spokes), np.sin(spokes)], axis=1) * rng.uniform(
-            0.25, 0.48, (len(spokes), 1)
-        )
+        outline = np.stack([np.cos(spokes), np.sin(spokes)], axis=1) * rng.uniform(0.25, 0.48, (len(spokes), 1))
     else:
         along = np.linspace(-0.48, 0.48, 12)
         outline = _ribbon(

@@ -118,9 +118,7 @@ def _is_current(root: Path, marker: dict[str, int | str]) -> bool:
     if isinstance(found, dict) and found.get("generator") == _NAME:
         return found == marker
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise FileExistsError(
-            f"{root} exists and is not a generated data set (no valid {MARKER}): left alone"
-        )
+        raise FileExistsError(f"{root} exists and is not a generated data set (no valid {MARKER}): left alone")
     return False
 
 
@@ -157,9 +155,7 @@ def _write_split(root: Path, split: str, count: int, image_size: int, num_classe
         image_id = _FIRST_IMAGE_ID[split] + index
         file_name = f"{image_id:08d}.png"
         Image.fromarray(drawn.image).save(root / split / file_name, compress_level=3)
-        images.append(
-            {"id": image_id, "file_name": file_name, "width": image_size, "height": image_size, "license": 1}
-        )
+        images.append({"id": image_id, "file_name": file_name, "width": image_size, "height": image_size, "license": 1})
         annotations += _annotations(drawn, image_id)
     _write_json(
         root / "annotations" / f"instances_{split}.json",
@@ -169,9 +165,7 @@ def _write_split(root: Path, split: str, count: int, image_size: int, num_classe
                 "version": str(GENERATOR_VERSION),
                 "seed": seed,
             },
-            "licenses": [
-                {"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}
-            ],
+            "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
             "images": images,
             "annotations": annotations,
             "categories": [
@@ -224,13 +218,9 @@ def contact_sheet(
             if row["image_id"] != entry["id"]:
                 continue
             x, y, w, h = (v * zoom for v in row["bbox"])
-            draw.rectangle(
-                (x, y, x + w - 1, y + h - 1), outline=(0, 0, 0) if row["iscrowd"] else (255, 255, 255)
-            )
+            draw.rectangle((x, y, x + w - 1, y + h - 1), outline=(0, 0, 0) if row["iscrowd"] else (255, 255, 255))
             label = names[row["category_id"]] + (" crowd" if row["iscrowd"] else "")
-            draw.text(
-                (x + 2, max(0, y - 10)), label, fill=(255, 255, 255), stroke_width=1, stroke_fill=(0, 0, 0)
-            )
+            draw.text((x + 2, max(0, y - 10)), label, fill=(255, 255, 255), stroke_width=1, stroke_fill=(0, 0, 0))
         sheet.paste(tile, ((k % columns) * (side + 4) + 2, (k // columns) * (side + 4) + 2))
     return sheet
 
@@ -242,12 +232,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("out", type=Path, help="folder of the data set")
     for name, default in generate.__kwdefaults__.items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}"
-        )
-    parser.add_argument(
-        "--preview", type=Path, metavar="FILE", help="also write a contact sheet of training images"
-    )
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
+    parser.add_argument("--preview", type=Path, metavar="FILE", help="also write a contact sheet of training images")
     options = vars(parser.parse_args(arguments))
     out, preview = options.pop("out"), options.pop("preview")
     try:

@@ -59,9 +59,7 @@ class _Canvas:
         self._whole = np.zeros((0, 2), dtype=np.int64)
         self._seen = np.zeros((0, 2), dtype=np.int64)
 
-    def _window(
-        self, mask: np.ndarray, corner: tuple[int, int]
-    ) -> tuple[tuple[slice, slice], np.ndarray] | None:
+    def _window(self, mask: np.ndarray, corner: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray] | None:
         """The part of the canvas under `mask` placed at `corner` (x, y), and the part of `mask` over the
         canvas."""
         height, width = self._owner.shape
@@ -92,9 +90,7 @@ class _Canvas:
             return None
         window, inside = found
         badge_inside = self._window(badge, corner)[1]
-        seen = np.vstack(
-            [self._seen_below(window, inside), [np.count_nonzero(inside), np.count_nonzero(badge_inside)]]
-        )
+        seen = np.vstack([self._seen_below(window, inside), [np.count_nonzero(inside), np.count_nonzero(badge_inside)]])
         whole = np.vstack([self._whole, [np.count_nonzero(mask), np.count_nonzero(badge)]])
         if not self._enough(seen, whole):
             return None

@@ -38,9 +38,7 @@ class Normalization:
         if self.order not in ("rgb", "bgr"):
             raise ValueError(f"Normalization: order must be 'rgb' or 'bgr', got {self.order!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(
-                f"Normalization: needs 3 means and 3 positive stds, got {self.mean} and {self.std}"
-            )
+            raise ValueError(f"Normalization: needs 3 means and 3 positive stds, got {self.mean} and {self.std}")
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalize RGB ``images`` ``[..., 3, H, W]``: float in 0..1, or uint8 in 0..255 (gives float32)."""
@@ -122,9 +120,7 @@ def check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     """``out_indices`` as a tuple: increasing, within 0..3 for C2..C5, and ending in C5."""
     indices = tuple(out_indices)
     if not indices or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] != 3:
-        raise ValueError(
-            f"backbone: out_indices must increase within 0..3 (C2..C5) and end in 3, got {indices}"
-        )
+        raise ValueError(f"backbone: out_indices must increase within 0..3 (C2..C5) and end in 3, got {indices}")
     return indices
 
 
@@ -146,9 +142,7 @@ def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"load_backbone_weights: {path} is not a state dict written by torch.save: {error}"
-        ) from error
+        raise ValueError(f"load_backbone_weights: {path} is not a state dict written by torch.save: {error}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

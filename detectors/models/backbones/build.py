@@ -53,9 +53,7 @@ def build_backbone(
             weights = imagenet_weights_path()
     elif name in RESNETS:
         if weights == "imagenet":
-            raise ValueError(
-                f"build_backbone: nothing is downloaded; give the path of a weight file for {name}"
-            )
+            raise ValueError(f"build_backbone: nothing is downloaded; give the path of a weight file for {name}")
         backbone = ResNet(name, style=style, zero_init_residual=zero_init_residual, **options)
     else:
         known = [*RESNETS, "efficientnet_lite0", "timm:NAME"]

@@ -47,9 +47,7 @@ class EfficientNetLite0(Backbone):
 
     classifier_prefixes = ("_conv_head.", "_bn1.", "_fc.")
 
-    def __init__(
-        self, *, norm: str = "bn", frozen_stages: int = 0, out_indices: Sequence[int] = (1, 2, 3)
-    ) -> None:
+    def __init__(self, *, norm: str = "bn", frozen_stages: int = 0, out_indices: Sequence[int] = (1, 2, 3)) -> None:
         super().__init__()
         try:
             from efficientnet_lite_pytorch import EfficientNet

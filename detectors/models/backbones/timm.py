@@ -23,9 +23,7 @@ class TimmBackbone(Backbone):
         try:
             import timm
         except ImportError as error:
-            raise ImportError(
-                f"build_backbone: 'timm:{name}' needs the package timm (pip install timm)"
-            ) from error
+            raise ImportError(f"build_backbone: 'timm:{name}' needs the package timm (pip install timm)") from error
         options: dict = {} if weights is None else {"pretrained": True}
         if weights not in (None, "imagenet"):
             options["pretrained_cfg_overlay"] = {"file": str(existing_file(weights))}
@@ -34,9 +32,7 @@ class TimmBackbone(Backbone):
         channels = list(self.body.feature_info.channels())
         self.strides = [STAGE_STRIDES[i] for i in check_out_indices(out_indices)]
         if absent := [s for s in self.strides if s not in reductions]:
-            raise ValueError(
-                f"build_backbone: timm:{name} has no features of stride {absent}, only {reductions}"
-            )
+            raise ValueError(f"build_backbone: timm:{name} has no features of stride {absent}, only {reductions}")
         # Several features may share a stride: the deepest one is the stage's output.
         self.selected = [len(reductions) - 1 - reductions[::-1].index(s) for s in self.strides]
         self.out_channels = [channels[i] for i in self.selected]
