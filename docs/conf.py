@@ -1,0 +1,42 @@
+"""Sphinx configuration: `make docs` builds the site into build/docs."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+
+import mlc_ext
+
+project = "mlc-ext"
+author = "the mlc-ext contributors"
+copyright = author
+release = version = mlc_ext.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "myst_parser",
+    "sphinx_copybutton",
+    "public_names",
+    "program_help",
+]
+
+html_theme = "furo"
+html_title = f"mlc-ext {release}"
+html_theme_options = {"navigation_with_keys": True}
+html_show_sphinx = False
+templates_path = []
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# a single backtick in a docstring is code; where it names something of the API, a link to it
+default_role = "py:obj"
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+python_maximum_signature_line_length = 88
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "undoc-members": True}
+napoleon_use_rtype = False
