@@ -20,6 +20,7 @@ extensions = [
     "sphinx_copybutton",
     "public_names",
     "program_help",
+    "repository_links",
 ]
 
 html_theme = "furo"
