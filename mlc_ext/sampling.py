@@ -14,8 +14,12 @@ _generators: dict[torch.device, list[torch.Generator]] = {}
 
 @contextlib.contextmanager
 def draws_by_image(seeds: Sequence[int]) -> Iterator[None]:
-    """Within, what is drawn for image i of a batch of ``len(seeds)`` depends on ``seeds[i]`` and the device alone, not
-    on the batch's other images; without, draws come from torch's global generator."""
+    """A context in which the draws for image i of a batch depend on ``seeds[i]`` and the device alone, not on the
+    batch's other images. Outside of it, draws come from torch's global generator.
+
+    Args:
+        seeds: one per image of the batches that are sampled inside.
+    """
     global _seeds, _generators
     outer = _seeds, _generators
     _seeds, _generators = list(seeds), {}
@@ -38,15 +42,16 @@ def _uniform(shape: torch.Size, device: torch.device) -> Tensor:
 
 
 def sample_at_most(mask: Tensor, limit: int | Tensor, largest: int) -> Tensor:
-    """A random subset of each row's True entries.
+    """A random subset of each row's True entries. No host synchronization.
 
     Args:
         mask: [B, A] bool.
-        limit: how many of a row, an int or [B].
-        largest: an upper bound of ``limit`` known to the host.
+        limit: the largest size of a row's subset, an int or an integer tensor [B].
+        largest: an upper bound of ``limit`` that is known on the host.
 
     Returns:
-        [B, A] bool, a subset of ``mask`` with min(limit, count) entries a row, all subsets equally likely.
+        [B, A] bool, a subset of ``mask`` with min(limit, number of True) entries per row; all such subsets are equally
+        likely.
     """
     largest = min(largest, mask.shape[1])
     if largest == 0:
@@ -59,13 +64,18 @@ def sample_at_most(mask: Tensor, limit: int | Tensor, largest: int) -> Tensor:
 
 
 def sample_balanced(positive: Tensor, negative: Tensor, size: int, max_positive: int) -> tuple[Tensor, Tensor]:
-    """``size`` priors an image, at most ``max_positive`` of them positive, the rest negatives (RPN).
+    """A random sample of each image's priors: at most ``max_positive`` positives, filled up with negatives to ``size``.
+    No host synchronization.
 
     Args:
         positive, negative: [B, A] bool.
+        size: the size of an image's sample, if there are as many priors. RPN: 256.
+        max_positive: RPN: 128.
 
     Returns:
-        The sampled positives and negatives, [B, A] bool each.
+        The sampled positives and the sampled negatives, [B, A] bool each.
+
+    Source: Ren et al. 2015 (RPN).
     """
     positive = sample_at_most(positive, max_positive, max_positive)
     room = size - positive.sum(1)
