@@ -41,3 +41,16 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "undoc-members": True}
 napoleon_use_rtype = False
+
+
+def prepare_docstring(app, what, name, obj, options, lines: list[str]) -> None:
+    """Before napoleon: a | is a norm or a count, not a substitution; an attribute's text may hold a colon."""
+    for i, line in enumerate(lines):
+        parts = line.replace("\\|", "|").split("``")  # at odd places literals, which need no escape
+        lines[i] = "``".join(part if k % 2 else part.replace("|", "\\|") for k, part in enumerate(parts))
+    if what == "attribute":
+        lines.insert(0, "\\ ")  # napoleon takes what precedes a colon in the first line for a type
+
+
+def setup(app) -> None:
+    app.connect("autodoc-process-docstring", prepare_docstring, priority=400)

@@ -33,9 +33,9 @@ def group_of(module: str) -> str:
 
 
 def public_names() -> dict[str, list[str]]:
-    """The names of `mlc_ext.__all__` by group, alphabetically."""
+    """The names of `mlc_ext.__all__` by group, sorted: classes first."""
     found: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for name in sorted(mlc_ext.__all__, key=str.lower):
+    for name in sorted(mlc_ext.__all__):
         value = getattr(mlc_ext, name)
         found[group_of(getattr(value, "__module__", "mlc_ext"))].append(name)
     return found
