@@ -1,4 +1,4 @@
-"""Writes docs/settings.md and README's table of the method's settings from the dataclasses: python tools/settings_docs.py
+"""Writes docs/settings.md and README's table of the method's settings: python tools/settings_docs.py
 
 --check writes nothing; exit code 1 if a file would change.
 """
@@ -15,18 +15,18 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- settings: written by tools/settings_docs.py -->\n", "<!-- /settings -->\n"
 TITLE = """# Settings
 
-Written by `python tools/settings_docs.py` from the dataclasses in `detectors/config/settings.py` and `MLCConfig`. Any of
-them is set by `--set section.key=value` or in a YAML file; a preset gives other defaults to some.
+Written by `python tools/settings_docs.py` from the dataclasses in `detectors/config/settings.py` and `MLCConfig`. Each
+is set by `--set section.key=value` or in a YAML file. Presets change some of the defaults.
 
 """
 
 
 def method_table() -> str:
-    """The settings of section mlc, as README shows them."""
+    """The settings of section mlc, as README shows them: with the first sentence of their description."""
     lines = ["| setting | default | meaning |", "|---|---|---|"]
     for setting in all_settings():
         if setting.section == "mlc":
-            meaning = setting.description.replace("|", "\\|")
+            meaning = setting.description.partition(". ")[0].rstrip(".").replace("|", "\\|")
             lines.append(f"| `{setting.name}` | `{setting.default}` | {meaning} |")
     return "\n".join(lines) + "\n"
 
