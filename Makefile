@@ -58,7 +58,7 @@ format: build  ## format Python and C++ as lint wants it
 
 docs: build  ## the documentation, in build/docs; a warning is an error
 	$(PY) tools/settings_docs.py
-	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	$(PY) -m sphinx -E -W --keep-going -q -b html docs build/docs
 
 bench: build  ## operators against their peers (BENCH_ARGS=...)
 	@mkdir -p benchmarks/results

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def method_table() -> str:
     lines = ["| setting | default | meaning |", "|---|---|---|"]
     for setting in all_settings():
         if setting.section == "mlc":
-            meaning = setting.description.partition(". ")[0].rstrip(".").replace("|", "\\|")
+            meaning = re.split(r"(?<!Eq)\. ", setting.description)[0].rstrip(".").replace("|", "\\|")
             lines.append(f"| `{setting.name}` | `{setting.default}` | {meaning} |")
     return "\n".join(lines) + "\n"
 

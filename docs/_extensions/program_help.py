@@ -16,9 +16,9 @@ from mlc_ext.detectors import cli
 
 
 def help_of(*program: str) -> str:
-    """The text, 100 columns wide."""
+    """The text, 88 columns wide."""
     printed = io.StringIO()
-    with mock.patch.dict(os.environ, COLUMNS="100"), mock.patch.object(sys, "argv", ["mlc-ext", *program, "--help"]):
+    with mock.patch.dict(os.environ, COLUMNS="88"), mock.patch.object(sys, "argv", ["mlc-ext", *program, "--help"]):
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             cli.main()
     return printed.getvalue()
