@@ -132,6 +132,15 @@ def test_named_files_exist(page):
         assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 
+@each_page
+def test_extras_exist(page):
+    text = page.read_text()
+    extras = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+    named = re.findall(r"mlc-ext\[([\w,]+)\]|extra `\[(\w+)\]`|'\.\[([\w,]+)\]'", text)
+    for extra in ",".join("".join(groups) for groups in named).split(","):
+        assert not extra or re.search(rf"^{extra} = \[", extras, re.MULTILINE), f"{page.name}: {extra}"
+
+
 def test_the_results_are_the_recorded_ones():
     """README's rows: the demo's table and the tables of docs/results.md."""
     demo = {line.split("|")[1].strip(): line for line in (ROOT / "docs" / "training.md").read_text().splitlines()
