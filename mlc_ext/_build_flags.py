@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # The oldest torch whose stable ABI a built module runs on: 2.11.
@@ -41,7 +42,9 @@ _SANITIZERS = {"address,undefined", "thread"}
 
 def version(package_dir: Path) -> str:
     text = (package_dir / "_version.py").read_text()
-    return re.search(r'__version__ = "([^"]+)"', text).group(1)
+    found = re.search(r'__version__ = "([^"]+)"', text)
+    assert found is not None, f"no __version__ in {package_dir / '_version.py'}"
+    return found.group(1)
 
 
 def sanitizer() -> str | None:
@@ -123,7 +126,7 @@ def cuda_home() -> str | None:
         os.environ["CUDA_HOME"] = home
         # imported already, it has made its own guess
         if (cpp_extension := sys.modules.get("torch.utils.cpp_extension")) is not None:
-            cpp_extension.CUDA_HOME = home
+            vars(cpp_extension)["CUDA_HOME"] = home
     return home
 
 
@@ -141,11 +144,10 @@ def cuda_architectures() -> str:
         return DEFAULT_CUDA_ARCH_LIST
     capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
     known = [divmod(int(name[3:]), 10) for name in torch.cuda.get_arch_list() if re.fullmatch(r"sm_\d+", name)]
-    newest = max(known, default=None)
     names = set()
-    for capability in capabilities:
-        too_new = newest is not None and capability > newest
-        names.add("{}.{}".format(*(newest if too_new else capability)) + ("+PTX" if too_new else ""))
+    for major, minor in capabilities:
+        newest = max(known, default=(major, minor))
+        names.add("{}.{}+PTX".format(*newest) if (major, minor) > newest else f"{major}.{minor}")
     return ";".join(sorted(names))
 
 
@@ -189,7 +191,7 @@ def cmake_cuda_architectures() -> list[str]:
 
 if __name__ == "__main__":  # for CMake: one kind of flags as a CMake list
     _package = Path(__file__).resolve().parent
-    _kinds = {
+    _kinds: dict[str, Callable[[], Sequence[str | Path]]] = {
         "cxx": lambda: CXX_FLAGS,
         "nvcc": lambda: NVCC_FLAGS,
         "sources": lambda: operator_sources(_package.parent / "csrc"),

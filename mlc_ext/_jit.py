@@ -78,6 +78,7 @@ def build_lock(folder: Path) -> Iterator[None]:
 
 def _import_file(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # of a file with a library's suffix they never are
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -96,7 +97,7 @@ def build(name: str, sources: list[Path], folder: Path, cuda: bool) -> ModuleTyp
 
         print(f"mlc_ext: compiling {name} in {folder} (once; about a minute)", file=sys.stderr, flush=True)
         try:
-            module = cpp_extension.load(
+            module: ModuleType = cpp_extension.load(
                 name=name,
                 sources=[str(path) for path in sources],
                 extra_cflags=[*flags.cxx_flags(), *macros, *(["-DUSE_CUDA"] if cuda else [])],

@@ -105,7 +105,7 @@ class Divergence:
             return
         pairs = [
             self._pairs_of_class(label, boxes, scores, raw_scores, gt_boxes, gt_labels)
-            for label in gt_labels.unique().tolist()
+            for label in sorted(set(gt_labels.tolist()))
         ]
         gts, pair_scores, ious, pooled = (torch.cat(column) for column in zip(*pairs, strict=True))
         order = _order(pair_scores, gts, descending=True)
@@ -193,7 +193,7 @@ class Divergence:
 def _best_gt(boxes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
     """[P, 4], [K, 4] -> (largest IoU [P], the first gt that has it [P]), holding a slice of the matrix."""
     rows = max(1, _MATRIX_ENTRIES // len(gt_boxes))
-    best = [box_iou(part, gt_boxes).max(1) for part in boxes.split(rows)]
+    best = [box_iou(part, gt_boxes).max(1) for part in torch.split(boxes, rows)]
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ._errors import check_tensors, choice
-from .assignment import IGNORED, POSITIVE, Assignment
+from .assignment import Assignment
 from .losses import iou_rescoring_loss, normalizer, prediction_alignment_loss
 from .ops import mutual_labels, paired_box_iou
+from .ops.mutual_labels import IGNORED, POSITIVE
 
 _PAPER_ALPHA = {"fcos-": 0.0, "fcos": 0.0, "retinanet": 0.5, "rpn": 2.0}  # section 4.1
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..assignment import IGNORED, Assignment
+from ..assignment import Assignment
+from ..ops.mutual_labels import IGNORED
 
 INFINITY = 1e8
 """The upper end of the last level's range, as in MMDetection."""

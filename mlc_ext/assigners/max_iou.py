@@ -9,8 +9,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ..assignment import IGNORED, Assignment
+from ..assignment import Assignment
 from ..ops import match_boxes
+from ..ops.mutual_labels import IGNORED
 
 
 @dataclass(frozen=True)

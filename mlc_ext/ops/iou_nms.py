@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, limit
-from ._register import float32_under_autocast, refuse_vmap
+from ._register import fake_of, float32_under_autocast, refuse_vmap
 from .rescored_nms import NmsResult, check_nms_tensors, fake_batched_result
 
 
@@ -33,7 +33,10 @@ def iou_nms(
     """
     check_tensors("iou_nms", quality=quality)
     check_nms_tensors("iou_nms", boxes, scores, quality, labels)
-    return call(torch.ops.mlc_ext.iou_nms, boxes.detach(), scores.detach(), quality.detach(), labels, iou_threshold)
+    result: tuple[Tensor, Tensor] = call(
+        torch.ops.mlc_ext.iou_nms, boxes.detach(), scores.detach(), quality.detach(), labels, iou_threshold
+    )
+    return result
 
 
 def batched_iou_nms(
@@ -70,13 +73,15 @@ def batched_iou_nms(
     )
 
 
-@torch.library.register_fake("mlc_ext::iou_nms")
-def _(boxes, scores, quality, labels, iou_threshold):
+@fake_of("iou_nms")
+def _(
+    boxes: Tensor, scores: Tensor, quality: Tensor, labels: Tensor | None, iou_threshold: float
+) -> tuple[Tensor, Tensor]:
     kept = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty((kept,), dtype=torch.int64), scores.new_empty((kept,))
 
 
-torch.library.register_fake("mlc_ext::batched_iou_nms", fake_batched_result)
+fake_of("batched_iou_nms")(fake_batched_result)
 float32_under_autocast("iou_nms")
 float32_under_autocast("batched_iou_nms")
 refuse_vmap("iou_nms", "call batched_iou_nms on the batch")

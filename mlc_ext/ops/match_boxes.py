@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, choice
-from ._register import float32_under_autocast, refuse_vmap
+from ._register import fake_of, float32_under_autocast, refuse_vmap
 
 _FORCED = (None, "forcing", "own_best")  # indices: enum Forced of csrc/match_boxes.h
 
@@ -86,8 +86,18 @@ def match_boxes(
     )
 
 
-@torch.library.register_fake("mlc_ext::match_boxes")
-def _(priors, gt_boxes, gt_offsets, crowd, high, low, forced, min_forced_iou, crowd_iof):
+@fake_of("match_boxes")
+def _(
+    priors: Tensor,
+    gt_boxes: Tensor,
+    gt_offsets: Tensor,
+    crowd: Tensor | None,
+    high: float,
+    low: float,
+    forced: int,
+    min_forced_iou: float,
+    crowd_iof: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     shape = (gt_offsets.shape[0] - 1, priors.shape[0])
     return (
         priors.new_empty(shape, dtype=torch.int8),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, choice
-from ._register import SEGMENTS_INSTEAD, float32_under_autocast, refuse_vmap
+from ._register import SEGMENTS_INSTEAD, fake_of, float32_under_autocast, refuse_vmap
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
@@ -85,15 +85,24 @@ def mutual_labels(
     )
 
 
-@torch.library.register_fake("mlc_ext::mutual_labels")
-def _(scores, ious, segment_ids, baseline_labels, num_segments, alpha, literal, bins=None):
-    def labels():
+@fake_of("mutual_labels")
+def _(
+    scores: Tensor,
+    ious: Tensor,
+    segment_ids: Tensor,
+    baseline_labels: Tensor,
+    num_segments: int,
+    alpha: float,
+    literal: bool,
+    bins: int | None = None,
+) -> tuple[Tensor, ...]:
+    def labels() -> Tensor:
         return scores.new_empty(scores.shape, dtype=torch.int8)
 
-    def weights():
+    def weights() -> Tensor:
         return scores.new_empty(scores.shape)
 
-    def thresholds():
+    def thresholds() -> Tensor:
         return scores.new_empty((num_segments,))
 
     return labels(), labels(), weights(), weights(), thresholds(), thresholds()

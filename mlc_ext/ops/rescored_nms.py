@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, limit
-from ._register import float32_under_autocast, refuse_vmap
+from ._register import fake_of, float32_under_autocast, refuse_vmap
 
 
 class NmsResult(NamedTuple):
@@ -51,7 +51,7 @@ def rescored_nms(
     Source: paper section 3.2 (IoU rescoring at test).
     """
     check_nms_tensors("rescored_nms", boxes, scores, quality, labels)
-    return call(
+    kept: Tensor = call(
         torch.ops.mlc_ext.rescored_nms,
         boxes.detach(),
         scores.detach(),
@@ -59,6 +59,7 @@ def rescored_nms(
         labels,
         iou_threshold,
     )
+    return kept
 
 
 def batched_rescored_nms(
@@ -105,22 +106,31 @@ def batched_rescored_nms(
     )
 
 
-@torch.library.register_fake("mlc_ext::rescored_nms")
-def _(boxes, scores, quality, labels, iou_threshold):
+@fake_of("rescored_nms")
+def _(boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None, iou_threshold: float) -> Tensor:
     kept = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty((kept,), dtype=torch.int64)
 
 
-def fake_batched_result(boxes, scores, quality, labels, iou_threshold, score_threshold, pre_nms_top_k, max_detections):
+def fake_batched_result(
+    boxes: Tensor,
+    scores: Tensor,
+    quality: Tensor | None,
+    labels: Tensor | None,
+    iou_threshold: float,
+    score_threshold: float,
+    pre_nms_top_k: int,
+    max_detections: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Shapes of a batched NMS's results."""
     batch, n = scores.shape
     if max_detections >= 0:
-        n = torch.sym_min(n, max_detections)
+        n = torch.sym_min(n, max_detections)  # type: ignore[no-untyped-call]  # of torch
     keep = boxes.new_empty((batch, n), dtype=torch.int64)
     return keep, scores.new_empty((batch, n)), boxes.new_empty((batch,), dtype=torch.int64)
 
 
-torch.library.register_fake("mlc_ext::batched_rescored_nms", fake_batched_result)
+fake_of("batched_rescored_nms")(fake_batched_result)
 float32_under_autocast("rescored_nms")
 float32_under_autocast("batched_rescored_nms")
 refuse_vmap("rescored_nms", "call batched_rescored_nms on the batch")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import SEGMENTS_INSTEAD, float32_under_autocast, refuse_vmap
+from ._register import SEGMENTS_INSTEAD, fake_of, float32_under_autocast, refuse_vmap
 
 
 def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bins: int | None = None) -> Tensor:
@@ -34,11 +34,12 @@ def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bi
     Source: Otsu 1979; paper Eq. 4 and 6.
     """
     check_tensors("segmented_otsu", values=values, segment_ids=segment_ids)
-    return call(torch.ops.mlc_ext.segmented_otsu, values.detach(), segment_ids, num_segments, bins)
+    result: Tensor = call(torch.ops.mlc_ext.segmented_otsu, values.detach(), segment_ids, num_segments, bins)
+    return result
 
 
-@torch.library.register_fake("mlc_ext::segmented_otsu")
-def _(values, segment_ids, num_segments, bins=None):
+@fake_of("segmented_otsu")
+def _(values: Tensor, segment_ids: Tensor, num_segments: int, bins: int | None = None) -> Tensor:
     return values.new_empty((num_segments,))
 
 

@@ -83,6 +83,38 @@ def test_forced_matches_are_all_ties_and_the_last_gt_wins(device):
     assert check(device, priors, gts, offsets([3]), **RPN).labels.tolist() == [[0, 0, 0]]  # 1/4 is below 0.3
 
 
+def test_own_best_keeps_a_forced_prior_with_its_own_best_gt(device):
+    """One prior is the best of both gts; the second has the smaller IoU with it. A gt of IoU 0 forces nothing."""
+    gts = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 4.0, 16.0], [50.0, 50.0, 60.0, 60.0]])
+    priors = torch.tensor([[0.0, 0.0, 6.0, 8.0], [9.0, 9.0, 12.0, 12.0], [0.0, 12.0, 1.0, 16.0]])
+    for forced, gt in (("forcing", 1), ("own_best", 0), (None, 0)):
+        found = check(device, priors, gts, offsets([3]), high=0.9, low=0.5, forced=forced)
+        assert found.matched_gt.tolist() == [[gt, -1, -1]]
+        assert found.labels.tolist() == [[-1 if forced is None else 1, 0, 0]]
+
+
+@given(seed=seeds, counts=st.lists(st.integers(1, 8), min_size=1, max_size=3), rule=st.sampled_from([RETINANET, RPN]))
+def test_own_best_is_the_rule_of_torchvisions_matcher(device, seed, counts, rule):
+    """Matcher(high, low, allow_low_quality_matches=True) written out; matches of IoU 0 excluded."""
+    generator = rng(seed)
+    priors, gts = boxes(300, generator), boxes(sum(counts), generator)
+    rule = {key: rule[key] for key in ("high", "low")}
+    found = mlc_ext.match_boxes(*on(device, priors, gts, offsets(counts)), forced="own_best", **rule)
+    for image, (first, part) in enumerate(zip(offsets(counts).tolist(), gts.split(counts), strict=False)):
+        matrix = reference.box_iou(part, priors)
+        values, all_matches = matrix.max(0)
+        matches = all_matches.clone()
+        matches[values < rule["low"]] = -1
+        matches[(values >= rule["low"]) & (values < rule["high"])] = -2
+        highest = matrix.amax(1, keepdim=True)
+        low_quality = ((matrix == highest) & (highest > 0)).any(0)
+        matches[low_quality] = all_matches[low_quality]
+        positive = matches >= 0
+        labels, matched = found.labels[image].cpu(), found.matched_gt[image].cpu()
+        assert torch.equal(labels.long(), torch.where(positive, 1, torch.where(matches == -1, 0, -1)))
+        assert torch.equal(matched[positive], first + matches[positive])
+
+
 def test_crowd_matches_nothing_and_hides_negatives(device):
     gts = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 40.0, 20.0]])
     crowd = torch.tensor([False, True])
@@ -206,6 +238,7 @@ def test_golden(head, rule):
         ({"high": float("nan")}, ValueError, "high nan"),
         ({"min_forced_iou": 2.0}, ValueError, "min_forced_iou must be in .*, got 2"),
         ({"crowd_iof": 0.0}, ValueError, "crowd_iof must be in .*, got 0"),
+        ({"forced": True}, ValueError, "forced must be one of None, 'forcing', 'own_best', got True"),
     ],
 )
 def test_errors(change, error, text):
