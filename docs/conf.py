@@ -34,6 +34,7 @@ myst_heading_anchors = 3
 
 # a single backtick in a docstring is code; where it names something of the API, a link to it
 default_role = "py:obj"
+smartquotes = False  # values of settings are quoted as in code
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 88
