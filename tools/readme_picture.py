@@ -144,13 +144,13 @@ def draw(example: Example, path: Path) -> None:
     figure.subplots_adjust(left=0.004, right=0.996, top=0.885, bottom=0.075, wspace=0.025, hspace=0.32)
     left, top, right, bottom = view_of(example)
     for axis in axes.flat:
-        axis.imshow(example.image.permute(1, 2, 0), interpolation="bicubic")
+        axis.imshow(example.image.permute(1, 2, 0).numpy(), interpolation="bicubic")
         axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
         box(axis, example.gt_box, WHITE, 2.5, linestyle=(0, (4, 3)))
     for axis, (title, below), positive in zip(axes[0], LABEL_TITLES, example.labels.values(), strict=True):
         name(axis, title, below)
         for mask, color in ((~positive, BLUE), (positive, ORANGE)):
-            axis.scatter(*example.centers[mask].T, s=170, color=color, edgecolor=WHITE, linewidth=1.2)
+            axis.scatter(*example.centers[mask].T.numpy(), s=170, color=color, edgecolor=WHITE, linewidth=1.2)
     name(axes[1, 0], "Boxes before NMS", f"the {len(example.boxes)} best scores")
     for each in example.boxes:
         box(axes[1, 0], each, YELLOW, 1.6, alpha=0.6)
