@@ -30,8 +30,8 @@ def test_equals_match_boxes_image_by_image(rule):
         is_crowd = torch.arange(len(boxes)) >= count
         expected = match_boxes(anchors, boxes, torch.tensor([0, len(boxes)]), crowd=is_crowd, **options)
         assert torch.equal(labels[image], expected.labels[0])
-        candidate = expected.matched_gt[0] >= 0
-        assert torch.equal(gts[image], torch.where(candidate, expected.matched_gt[0] + offset, -1))
+        candidate = expected.candidate_gt[0] >= 0
+        assert torch.equal(gts[image], torch.where(candidate, expected.candidate_gt[0] + offset, -1))
         offset += count
     assert torch.equal(found.originally_ignored, (found.labels == -1) & (found.candidate_gt >= 0))
     assert found.originally_ignored.any() and ((found.labels == -1) & (found.candidate_gt < 0)).any()
