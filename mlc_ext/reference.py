@@ -1,4 +1,4 @@
-"""Every operator in plain torch: the specification that the kernels are tested against, slow and readable."""
+"""Every operator in plain torch, slow and readable: the kernels are tested against it."""
 
 from __future__ import annotations
 
