@@ -140,6 +140,8 @@ class DetectionLoader:
         for target in batch[1]:
             if skipped := target.pop("skipped", None):
                 self.dataset.note_broken(skipped)
+            if clipped := target.pop("clipped", None):
+                self.dataset.note_clipped(clipped)
         return batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class _Problems(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, str | None]:
         try:
-            self.images.load_image(index)
+            self.images.load_image(index, lambda text: None)  # noted when it is used
         except (OSError, ImageDecodeError) as error:
             return index, str(error)
         return index, None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import threading
 
@@ -11,6 +13,41 @@ import torch
 
 class DataError(RuntimeError):
     """The data cannot be loaded any more; the message is for the user."""
+
+
+class StarvedLoader(DataError):
+    """The system refuses what loading needs: open files, shared memory."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> StarvedLoader | None:
+        """`error`, if it comes of a limit of the system and not of the data, else None."""
+        number = getattr(error, "errno", None)
+        if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(error):
+            return cls(f"too many open files: {open_files()}. Raise the limit (ulimit -n) or use fewer data.workers")
+        if number == errno.ENOSPC or "shared memory" in str(error):
+            return cls(f"no shared memory is left: {shared_memory()}. Enlarge it (docker run --shm-size=8g) or use "
+                       "fewer data.workers")  # fmt: skip
+        return None
+
+
+def open_files() -> str:
+    """How many files this process has open, and its limit."""
+    try:
+        count = len(os.listdir("/proc/self/fd"))
+    except OSError:  # not on this system, or at the limit itself
+        count = None
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"the limit is {limit}" + ("" if count is None else f", this process has {count}")
+
+
+def shared_memory() -> str:
+    """The size of the file system that shared memory lies in, and what is free of it."""
+    try:
+        system = os.statvfs("/dev/shm")
+    except OSError:
+        return "there is no /dev/shm"
+    total, free = (blocks * system.f_frsize / 2**20 for blocks in (system.f_blocks, system.f_bavail))
+    return f"/dev/shm has {total:.0f} MiB, {free:.0f} MiB are free"
 
 
 def death_of_worker(error: Exception) -> DataError | None:

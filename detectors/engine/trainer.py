@@ -18,6 +18,7 @@ from tqdm import tqdm
 from .. import distributed
 from ..config.settings import Config
 from ..data.build import CACHE, build_datasets, require_objects, verify
+from ..data.categories import require_trained
 from ..data.loader import build_loader
 from ..evaluation.label_statistics import label_statistics
 from ..evaluation.measure import evaluate, rank_batch
@@ -107,10 +108,6 @@ class Trainer:
             )
         seeding.seed_everything(config.run.seed)
         require_objects(self.train_set)
-        if self.val_set.label_to_category != self.train_set.label_to_category:
-            raise ValueError(
-                f"the categories of {self.val_set.annotation_file} are not those of {self.train_set.annotation_file}"
-            )
         self.loader = build_loader(
             self.train_set,
             schedule.batch_size,
@@ -165,10 +162,7 @@ class Trainer:
         return path
 
     def _check(self, path: Path, state: dict, allowed: tuple[str, ...]) -> None:
-        if state["num_classes"] != self.train_set.num_classes:
-            raise ValueError(
-                f"{path} was trained on {state['num_classes']} classes, the data have {self.train_set.num_classes}"
-            )
+        require_trained(self.train_set, state, path)
         if "optimizer" not in state:
             raise ValueError(f"{path} holds no optimizer state to resume from")
         check_unchanged(path, state, self.config, allowed)

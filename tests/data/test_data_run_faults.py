@@ -18,7 +18,6 @@ from coco_files import box, entry, noise, write_coco
 from PIL import Image
 from torch.utils.data import Dataset
 
-from mlc_ext.detectors import train
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import build_datasets, build_validation_set
@@ -194,40 +193,6 @@ def test_workers_leave_signals_to_the_main_process_which_can_end_them():
     assert done.returncode == 0, done.stderr
 
 
-TINY = {
-    "model.backbone": "resnet18",
-    "model.weights": "none",
-    "model.norm": "bn",
-    "model.fpn_channels": "64",
-    "model.num_convs": "1",
-    "data.short_side": "96",
-    "data.long_side": "128",
-    "schedule.batch_size": "2",
-    "run.device": "cpu",
-    "run.threads": "1",
-    "run.correlation": "false",
-}
-
-
-@pytest.fixture
-def program(tmp_path, monkeypatch, capsys):
-    """train.py on a data set of 40 x 30 images in tmp_path/data: arguments -> exit code, stdout, stderr."""
-    for split in ("train", "val"):
-        (tmp_path / "data" / "annotations").mkdir(parents=True, exist_ok=True)
-        _, path = write_coco(tmp_path / "data" / split, [box(1) | {"id": 1}, box(2) | {"id": 2}])
-        path.rename(tmp_path / "data" / "annotations" / f"instances_{split}.json")
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-
-    def run(*arguments, **settings):
-        sets = [part for key, value in (TINY | settings).items() for part in ("--set", f"{key}={value}")]
-        code = train.main(["--data", "data", "--quiet", "--epochs", "1", "--out", "run", *arguments, *sets])
-        return code, *capsys.readouterr()
-
-    yield run
-    torch.set_num_threads(threads)
-
-
 def test_a_run_tells_what_it_left_out(program, tmp_path):
     (tmp_path / "data" / "train" / "3.png").write_bytes(b"")
     code, out, error = program(**{"data.verify": "true", "data.cache": "true"})
@@ -251,16 +216,16 @@ def test_other_categories_in_validation_end_the_run(program, tmp_path):
     path = tmp_path / "data" / "annotations" / "instances_val.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": [{"id": 3, "name": "cat"}]}))
     code, _, error = program()
-    assert code == 2 and "the categories of" in error and "are not those of" in error
+    assert code == 2 and "the categories of" in error and "are not those of" in error and "only there" in error
 
 
 def test_a_killed_worker_ends_training(program, monkeypatch):
     load = CocoDetection.load_image
 
-    def deadly(self, index):
+    def deadly(self, index, *note):
         if torch.utils.data.get_worker_info() is not None and self.image_ids[index] == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return load(self, index)
+        return load(self, index, *note)
 
     monkeypatch.setattr(CocoDetection, "load_image", deadly)
     code, _, error = program(**{"data.workers": "2"})
