@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing.queues
 import os
 import resource
 import signal
 import threading
 
 import torch
+
+_CANNOT_SEND = 74
+"""Exit code of a worker whose batch could not be sent."""
 
 
 class DataError(RuntimeError):
@@ -50,14 +54,17 @@ def shared_memory() -> str:
     return f"/dev/shm has {total:.0f} MiB, {free:.0f} MiB are free"
 
 
-def death_of_worker(error: Exception) -> DataError | None:
+def death_of_worker(error: Exception, exit_code: int | None = None) -> DataError | None:
     """`error` in plain words, if torch raised it because a loader's worker process died, else None.
 
     The main process learns of it by a signal, so it may be raised anywhere, not only where batches are fetched.
     """
-    if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader worker"):
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not text.startswith(("DataLoader worker", "Pin memory", "Too many open")):
         return None
-    return lost_worker(str(error).rstrip(". "))
+    if exit_code == _CANNOT_SEND or f"exit code {_CANNOT_SEND}." in text:
+        return StarvedLoader(f"a worker could not send a batch: {shared_memory()}; open files: {open_files()}")
+    return StarvedLoader.of(error) or lost_worker(text.rstrip(". "))
 
 
 def lost_worker(how: str) -> DataError:
@@ -75,10 +82,12 @@ def start_worker(worker_id: int) -> None:
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
+    # a batch that cannot be sent is lost and would be waited for for ever; an ended worker is noticed
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(_CANNOT_SEND))
 
 
 def _end_with_the_parent(parent: int) -> None:
-    """Ends this process at a SIGTERM that the process `parent` sent; passes over those of others."""
+    """Ends this process at a SIGTERM that the process `parent` sent, at its own exit; passes over those of others."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
-    os._exit(128 + signal.SIGTERM)
+    os._exit(0)  # as torch's own workers do: its handler of SIGCHLD would raise in the parent's exit

@@ -60,13 +60,8 @@ def test_paths(tmp_path):
     assert did_you_mean(tmp_path / "data" / "train.jsn") == f"; did you mean '{tmp_path}/data/train.json'?"
     assert did_you_mean(tmp_path / "dta" / "train.json") == f"; did you mean '{tmp_path}/data/train.json'?"
     assert did_you_mean(tmp_path / "dta" / "other.json") == ""  # only a path that exists is named
-    for nothing in (
-        tmp_path / "data",
-        tmp_path / "zzz",
-        tmp_path / ("x" * 5000),
-        "a\0b",
-        tmp_path / "data/train.json/x",
-    ):
+    file = tmp_path / "data" / "train.json"
+    for nothing in (tmp_path / "data", tmp_path / "zzz", tmp_path / ("x" * 5000), "a\0b", file / "x"):
         assert did_you_mean(nothing) == ""
 
 
