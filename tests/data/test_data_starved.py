@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing.queues
-import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -182,13 +180,25 @@ def test_a_file_that_the_limit_keeps_closed_is_no_broken_image(tmp_path, monkeyp
     assert "\n" not in str(error.value)
 
 
-def test_processes_that_cannot_start(monkeypatch):
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    os.close(first_free := os.dup(2))
-    loader = build_loader(Slow(), 2, shuffle=False, num_workers=4)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
-    try:
-        with pytest.raises(StarvedLoader, match="too many open files"):
-            list(loader)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+STARTED_LATE = """
+import os, resource
+from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.loader import build_loader
+
+loader = build_loader(CocoDetection("{folder}", "{folder}/instances.json"), 2, shuffle=False, num_workers=4)
+os.close(first_free := os.dup(2))
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, limits[1]))
+try:
+    list(loader)
+except RuntimeError as error:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    print(type(error).__name__, error)
+"""
+
+
+def test_processes_that_cannot_start(tmp_path):
+    write_coco(tmp_path, [box(1)])
+    command = [sys.executable, "-W", "ignore", "-c", STARTED_LATE.format(folder=tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert re.fullmatch(r"StarvedLoader too many open files: the limit is \d+\. Raise.*\n", done.stdout), done.stderr
