@@ -6,6 +6,7 @@ import numpy as np
 
 _MOST = 0.95  # of the boxes agree with a form
 _OVERHANGING = 0.3  # of the boxes leave their image by more than a pixel
+_CORNER, _MANY = 0.6, 50  # part of each side within which so many boxes do not all lie by chance
 
 
 def likely_form(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
@@ -22,6 +23,12 @@ def likely_form(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
     height, width = sizes.T
     if _mostly((boxes <= 1).all(1) & (boxes >= 0).all(1)) and _mostly(sides.min(1) > 2):
         return "the boxes are within 0..1: fractions of the image's sides, where COCO has pixels"
+    reached = max(((x + w) / width).max(), ((y + h) / height).max())
+    if reached < _CORNER and len(boxes) >= _MANY:
+        return (
+            f"every box lies in the left upper {reached:.0%} of its image: are they percentages, or made for images of "
+            "another size than the file gives?"
+        )
     overhanging = np.mean((x + w > width + 1) | (y + h > height + 1) | (x < -1) | (y < -1))
     if overhanging < _OVERHANGING:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import posixpath
+import re
 import unicodedata
 import urllib.parse
 from collections.abc import Iterable
@@ -56,10 +57,14 @@ def _forms(name: str) -> tuple[str, str, str]:
 def did_you_mean(path: str | os.PathLike) -> str:
     """For a ``path`` that does not exist, ``"; did you mean '...'?"`` with the nearest path that does, or nothing.
 
-    The first part of the path that does not exist is the one that is replaced.
+    What a shell would have read (``~``, ``$HOME``, quotes) and file:// are tried first; else the first part of the path
+    that does not exist is the one that is replaced.
     """
-    path = Path(path)
+    path, text = Path(path), str(path).strip().strip("'\"")
     try:
+        for read in (text, os.path.expandvars(os.path.expanduser(text)), re.sub("^file:/+", "/", text)):
+            if not path.exists() and Path(read) != path and os.path.exists(read):
+                return f"; did you mean '{read}'?"
         missing = next(part for part in [*reversed(path.parents), path] if not part.exists())
         rest = path.relative_to(missing)
         near = NearNames(sorted(os.listdir(missing.parent))).find(missing.name)

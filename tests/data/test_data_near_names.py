@@ -54,13 +54,16 @@ def test_missing_images_are_told_with_the_name_on_disk(tmp_path):
         CocoDetection(*paths, strict=True)
 
 
-def test_paths(tmp_path):
+def test_paths(tmp_path, monkeypatch):
     (tmp_path / "data" / "Annotations").mkdir(parents=True)
     (tmp_path / "data" / "train.json").write_text("{}")
     assert did_you_mean(tmp_path / "data" / "train.jsn") == f"; did you mean '{tmp_path}/data/train.json'?"
     assert did_you_mean(tmp_path / "dta" / "train.json") == f"; did you mean '{tmp_path}/data/train.json'?"
     assert did_you_mean(tmp_path / "dta" / "other.json") == ""  # only a path that exists is named
     file = tmp_path / "data" / "train.json"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for read in ("~/data/train.json", "$HOME/data/train.json", f"file://{file}", f"'{file}'", f"{file} "):
+        assert did_you_mean(read) == f"; did you mean '{file}'?"
     for nothing in (tmp_path / "data", tmp_path / "zzz", tmp_path / ("x" * 5000), "a\0b", file / "x"):
         assert did_you_mean(nothing) == ""
 

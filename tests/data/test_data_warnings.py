@@ -42,6 +42,8 @@ def as_fractions(boxes, sizes):
         (as_centers, "none does as center x"),
         (as_fractions, "within 0..1"),
         (lambda boxes, sizes: as_fractions(as_xyxy(boxes, sizes), sizes), "within 0..1"),
+        (lambda boxes, sizes: as_fractions(boxes, sizes) * 50, "percentages"),
+        (lambda boxes, sizes: boxes / 2, "images of another size than the file gives?"),
         (lambda boxes, sizes: boxes * 2.5, "pixels of the image's size in the file"),
     ],
 )
