@@ -96,10 +96,12 @@ def by_pycocotools(path, dataset: CocoDetection) -> list[list[list[float]]] | No
                 height, width = dataset.image_size(index)
                 rows = []
                 for row in reference.loadAnns(reference.getAnnIds(imgIds=[image_id])):
+                    label = dataset.category_to_label.get(row["category_id"])
+                    if label is None or not _is_whole(row):
+                        continue
                     x, y, w, h = map(np.float64, row["bbox"])
                     corners = np.clip([x, y, x + w, y + h], 0, [width, height] * 2).astype(np.float32)
                     if w > 0 and h > 0 and corners[0] < corners[2] and corners[1] < corners[3]:
-                        label = dataset.category_to_label[row["category_id"]]
                         rows.append([label, float(bool(row.get("iscrowd"))), *corners.tolist()])
                 found.append(sorted(rows))
     except Exception:  # whatever pycocotools and the arithmetic make of it
@@ -107,15 +109,24 @@ def by_pycocotools(path, dataset: CocoDetection) -> list[list[list[float]]] | No
     return found
 
 
+def _is_whole(row: dict) -> bool:
+    """Whether pycocotools could evaluate the annotation: four finite numbers, and a number as crowd flag."""
+    box, crowd = row["bbox"], row.get("iscrowd", 0)
+    numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < 2**31 for v in box)
+    return numbers and type(crowd) in (int, float, bool) and crowd == int(crowd)
+
+
 def agrees(document: Any, dataset: CocoDetection) -> bool:
-    """Whether the reader took every entry as it is: then pycocotools must have the same."""
-    usual = {"boxes without area", "boxes outside the image"}
-    clean = not set(dataset.dropped) - usual and not set(dataset.noted) - {
-        "boxes clipped to the image", "file without annotations", "categories whose name is not text",
-        "annotations with the id of another", "categories without a name, called by their id",
-    }  # fmt: skip
-    keys = [row.get("id") for row in document["annotations"]]
-    return clean and len({json.dumps(key) for key in keys}) == len(keys)  # pycocotools keeps one of those that share it
+    """Whether pycocotools must have the same boxes: no entry was merged with another."""
+    if {"repeated annotations", "images that share an id"} & set(dataset.dropped):
+        return False
+    if {"images listed again under another id, taken as one"} & set(dataset.noted):
+        return False
+    try:
+        keys = [json.dumps(row.get("id")) for row in document["annotations"]]
+    except AttributeError:  # an annotation that is no object
+        return False
+    return len(set(keys)) == len(keys)  # of annotations that share an id pycocotools keeps the last
 
 
 def check(folder, document: Any, seen: list[str] | None = None) -> None:
