@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "golden"
 
@@ -17,3 +19,21 @@ def load_golden(head: str) -> list[dict[str, torch.Tensor]]:
     if not files:
         pytest.skip(f"no {head}_*.npz in {folder} (set MLC_GOLDEN_DIR)")
     return [{k: torch.from_numpy(v) for k, v in np.load(f).items()} for f in files]
+
+
+def same_detections(
+    found: dict[str, Tensor], recorded: dict[str, Tensor], *, scores: float, boxes: float, relative: float = 0
+) -> None:
+    """Asserts equal ``boxes``, ``scores`` and ``labels``, best first, up to these tolerances. Boxes whose scores are
+    equal (within the tolerance) are compared as a set: their order is not defined."""
+    torch.testing.assert_close(found["scores"], recorded["scores"], rtol=relative, atol=scores)
+    falls = (recorded["scores"].diff() < -scores).nonzero().flatten() + 1
+    for own, theirs in zip(*(_runs(each, falls) for each in (found, recorded)), strict=True):
+        alike = torch.isclose(own["boxes"][:, None], theirs["boxes"][None], rtol=relative, atol=boxes).all(-1)
+        alike &= own["labels"][:, None] == theirs["labels"][None]
+        assert alike.numpy()[linear_sum_assignment(~alike.numpy())].all(), (own, theirs)
+
+
+def _runs(detections: dict[str, Tensor], starts: Tensor) -> list[dict[str, Tensor]]:
+    parts = {key: torch.tensor_split(detections[key], starts) for key in ("boxes", "labels")}
+    return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,23 @@ from typing import Any
 
 import numpy as np
 
+from .categories import read_categories
+from .near_names import did_you_mean
+from .values import as_flag, as_id, as_numbers, as_side
+
 _BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"  # byte order marks, UTF-16's other halves, white space
+
+UNKNOWN_IMAGE = "annotations of unknown images"
+UNKNOWN_CATEGORY = "annotations of unknown categories"
+MALFORMED_FLAG = "annotations with a malformed iscrowd"
+MALFORMED_BOX, NO_AREA, OUTSIDE = "malformed boxes", "boxes without area", "boxes outside the image"
+CLIPPED = "boxes clipped to the image"
+FIELDS = {
+    UNKNOWN_IMAGE: "image_id", UNKNOWN_CATEGORY: "category_id", MALFORMED_FLAG: "iscrowd",
+    MALFORMED_BOX: "bbox", NO_AREA: "bbox", OUTSIDE: "bbox",
+}  # fmt: skip
+"""The field that is at fault, by the reason to drop an annotation."""
+LOST_WITH_IMAGE = ("annotations of missing images", "annotations of broken images")
 
 
 @dataclass
@@ -37,15 +52,16 @@ class CocoContent:
     noted: Counter[str] = field(default_factory=Counter)
     """What is odd but used."""
 
-    def choose(self, names: Sequence[str]) -> None:
-        """Leaves out all categories but the named, with their annotations; ValueError if one is not there."""
+    def choose(self, names: Sequence[str], source: Path) -> None:
+        """Leaves out all categories but the named, with their annotations; ValueError, naming the file ``source``, if
+        one is not there."""
         there = set(self.categories.values())
         for name in names:
             if name not in there:
                 near = difflib.get_close_matches(name, there, n=1)
-                raise ValueError(f"no category {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+                raise ValueError(f"{source}: no category {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         if not names:
-            raise ValueError("no category is chosen")
+            raise ValueError(f"{source}: no category is chosen")
         others = {key for key, name in self.categories.items() if name not in set(names)}
         self.categories = {key: name for key, name in self.categories.items() if key not in others}
         self.annotations = [entry for entry in self.annotations if not _is_of(entry, others)]
@@ -53,12 +69,7 @@ class CocoContent:
 
 def _is_of(annotation: Any, categories: set[int]) -> bool:
     category = annotation.get("category_id") if isinstance(annotation, dict) else None
-    return is_id(category) and category in categories
-
-
-def is_id(value: Any) -> bool:
-    """Whether `value` can be an id: an integer (of 64 bits, as numpy and pycocotools hold it)."""
-    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    return as_id(category) in categories
 
 
 def read_coco(path: Path) -> CocoContent:
@@ -80,7 +91,8 @@ def read_coco(path: Path) -> CocoContent:
     for key in ("images", "categories"):
         if not content[key]:
             raise ValueError(f"{path}: {key} is empty")
-    result = CocoContent({}, [], _categories(content["categories"], path), set())
+    result = CocoContent({}, [], {}, set())
+    result.categories = read_categories(content["categories"], path, result.noted)
     _take_images(result, content["images"], path)
     if not result.images:
         raise ValueError(f"{path}: no image can be used: {result.problems[0]}")
@@ -90,7 +102,7 @@ def read_coco(path: Path) -> CocoContent:
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"no annotation file {path}")
+        raise FileNotFoundError(f"no annotation file {path}{did_you_mean(path)}")
     with open(path, "rb") as file:  # the first bytes tell most wrong files, however large, at no cost
         head = file.read(64)
         begin = head.lstrip(_BLANK)[:16]
@@ -107,33 +119,19 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _categories(entries: list[Any], path: Path) -> dict[int, str]:
-    names: dict[int, str] = {}
-    for k, entry in enumerate(entries):
-        if not isinstance(entry, dict) or "id" not in entry:
-            raise ValueError(f"{path}: categories[{k}] has no id")
-        key, name = entry["id"], entry.get("name")
-        if not is_id(key):
-            raise ValueError(f"{path}: categories[{k}] has id {key!r}, which is not an integer")
-        name = name if isinstance(name, str) and name.strip() else str(key)
-        if names.setdefault(key, name) != name:
-            raise ValueError(f"{path}: categories has id {key} more than once: {names[key]!r} and {name!r}")
-    return dict(sorted(names.items()))
-
-
 def _take_images(result: CocoContent, entries: list[Any], path: Path) -> None:
     """Fills `images`, `known_images` and `same_image`."""
     found: dict[int, dict[str, Any]] = {}
     ambiguous: set[int] = set()
     for k, entry in enumerate(entries):
-        if isinstance(entry, dict) and is_id(entry.get("id")):
-            result.known_images.add(entry["id"])
+        key = as_id(entry.get("id")) if isinstance(entry, dict) else None
+        if key is not None:
+            result.known_images.add(key)
         image = _image(entry, k, path)
         if isinstance(image, str):
             result.problems.append(image)
             result.dropped["malformed images"] += 1
             continue
-        key = entry["id"]
         if key not in found:
             found[key] = image
         elif found[key] == image:
@@ -162,23 +160,16 @@ def _image(entry: Any, k: int, path: Path) -> dict[str, Any] | str:
     absent = [name for name in fields if name not in entry] if isinstance(entry, dict) else fields
     if absent:
         return f"images[{k}] has no {', '.join(absent)}"
-    if not is_id(entry["id"]):
+    if as_id(entry["id"]) is None:
         return f"images[{k}] has id {entry['id']!r}, which is not an integer"
     name = entry["file_name"]
     if not _is_file_name(name):
         return f"images[{k}]: {name!r} is not a file name"
     _check_inside(name, path)
-    sides = [_side(entry[side]) for side in ("height", "width")]
+    sides = [as_side(entry[side]) for side in ("height", "width")]
     if None in sides:
         return f"images[{k}] has size {entry['width']!r} x {entry['height']!r}"
     return {"file_name": name, "height": sides[0], "width": sides[1]}
-
-
-def _side(value: Any) -> int | None:
-    """A whole number of pixels, which some tools write as 640.0; else None."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if is_id(value) and 0 < value < 2**31 else None
 
 
 def _is_file_name(name: Any) -> bool:
@@ -206,8 +197,8 @@ def _without_repetitions(result: CocoContent, annotations: list[Any]) -> Iterabl
     the ids are not used."""
     seen: dict[int, Any] = {}
     for annotation in annotations:
-        key = annotation.get("id") if isinstance(annotation, dict) else None
-        if is_id(key):
+        key = as_id(annotation.get("id")) if isinstance(annotation, dict) else None
+        if key is not None:
             if key in seen and seen[key] == annotation:
                 result.dropped["repeated annotations"] += 1
                 continue
@@ -229,42 +220,63 @@ class Row:
     iscrowd: bool
 
 
+def usable_rows(
+    content: CocoContent, images: dict[int, dict[str, Any]], labels: Mapping[int, int], examples: dict[str, str]
+) -> list[Row]:
+    """The annotations of these images and {category: label} that can be used. The others are counted in the content's
+    ``dropped``, the first of each reason is described in ``examples``."""
+    rows = []
+    for k, annotation in enumerate(content.annotations):
+        row = parse_row(annotation, images, content, labels)
+        if not isinstance(row, str):
+            rows.append(row)
+            continue
+        content.dropped[row] += 1
+        if row in FIELDS and row not in examples:
+            examples[row] = f"annotations[{k}] has {FIELDS[row]} {annotation.get(FIELDS[row])!r:.60}"
+    if not content.annotations:
+        content.noted["file without annotations"] = 1
+    return rows
+
+
 def parse_row(
     annotation: Any,
     images: dict[int, dict[str, Any]],
     content: CocoContent,
     labels: Mapping[int, int],
-    noted: Counter[str],
 ) -> Row | str:
     """The usable form of an annotation of these images and {category: label}, or the reason to drop it; what is odd but
-    used is counted in ``noted``."""
+    used is counted in the content's ``noted``."""
     if not isinstance(annotation, Mapping):
         return "malformed annotations"
-    image_id, category = annotation.get("image_id"), annotation.get("category_id")
-    if not is_id(image_id) or image_id not in content.known_images:
-        return "annotations of unknown images"
+    image_id, category = as_id(annotation.get("image_id")), as_id(annotation.get("category_id"))
+    if image_id not in content.known_images:
+        return UNKNOWN_IMAGE
     image_id = content.same_image.get(image_id, image_id)
     if image_id not in images:
-        return "annotations of missing images"
-    if not is_id(category) or category not in labels:
-        return "annotations of unknown categories"
-    box = _numbers(annotation.get("bbox"), 4)
+        return LOST_WITH_IMAGE[0]
+    if category not in labels:
+        return UNKNOWN_CATEGORY
+    crowd = as_flag(annotation.get("iscrowd"))
+    if crowd is None:
+        return MALFORMED_FLAG
+    box = as_numbers(annotation.get("bbox"), 4)
     if box is None:
-        return "malformed boxes"
+        return MALFORMED_BOX
     x, y, w, h = box
     if w <= 0 or h <= 0:
-        return "boxes without area"
+        return NO_AREA
     width, height = images[image_id]["width"], images[image_id]["height"]
     corners = np.clip([x, y, x + w, y + h], 0, [width, height, width, height])
     clipped = corners.astype(np.float32)
     # judged in float32, the precision that training sees
     if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-        return "boxes outside the image"
+        return OUTSIDE
     if max(map(abs, box)) >= 2**31:  # its area, which COCO evaluates, may be infinite
-        return "malformed boxes"
+        return MALFORMED_BOX
     if not np.array_equal(corners, [x, y, x + w, y + h]):
-        noted["boxes clipped to the image"] += 1
-    area = _numbers([annotation.get("area")], 1)
+        content.noted[CLIPPED] += 1
+    area = as_numbers([annotation.get("area")], 1)
     size = float((clipped[2] - clipped[0]) * (clipped[3] - clipped[1]))
     return Row(
         image_id,
@@ -272,18 +284,5 @@ def parse_row(
         clipped,
         box,
         area[0] if area is not None and 0 < area[0] < 2**62 else size,
-        annotation.get("iscrowd") in (1, True),
+        crowd,
     )
-
-
-def _numbers(values: Any, count: int) -> list[float] | None:
-    """`values` as `count` finite floats, or None."""
-    if not isinstance(values, (list, tuple)) or len(values) != count:
-        return None
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        return None
-    try:
-        numbers = [float(v) for v in values]
-    except OverflowError:
-        return None
-    return numbers if all(math.isfinite(v) for v in numbers) else None

@@ -11,6 +11,7 @@ import torch
 from .. import distributed
 from ..config.settings import Config
 from .coco import CocoDetection
+from .findings import require_usable, tell_warnings
 from .generated.dataset import generate
 from .loader import DetectionLoader, build_loader
 from .paths import DatasetPaths, find_dataset
@@ -46,7 +47,10 @@ def evaluation_transforms(config: Config) -> Compose:
 
 
 def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tuple[CocoDetection, CocoDetection]:
-    """-> (training set, validation set), not yet verified. ValueError if there is no object to train on."""
+    """-> (training set, validation set), not yet verified, with the same classes.
+
+    ValueError if there is no object to train on, or if the classes have other names.
+    """
     data, paths = config.data, dataset_paths(config, cache)
     train = CocoDetection(
         paths.train_images,
@@ -57,25 +61,16 @@ def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tu
         **_common(config, progress),
     )
     require_objects(train)
-    return train, build_validation_set(config, cache, progress=progress)
+    val = build_validation_set(config, cache, progress=progress)
+    val.label_as(train.categories, str(train.annotation_file))
+    tell_warnings(train, val)
+    return train, val
 
 
 def require_objects(train: CocoDetection) -> None:
     """ValueError if there is nothing to learn."""
     if train.num_objects == 0:
         raise ValueError(f"nothing to learn, no object in {train.summary()}")
-
-
-def check_same_categories(train: CocoDetection, val: CocoDetection) -> None:
-    """ValueError if the two sets have different categories."""
-    if val.label_to_category != train.label_to_category:
-        raise ValueError(f"the categories of {val.annotation_file} are not those of {train.annotation_file}")
-
-
-def require_trained(dataset: CocoDetection, state: dict, path: Path) -> None:
-    """ValueError if the checkpoint's ``state`` was trained on another number of classes."""
-    if state["num_classes"] != dataset.num_classes:
-        raise ValueError(f"{path} was trained on {state['num_classes']} classes, the data have {dataset.num_classes}")
 
 
 def check_same_data(*datasets: CocoDetection) -> None:
@@ -114,26 +109,32 @@ def build_training_loader(config: Config, train: CocoDetection, device: torch.de
 
 
 def verify(config: Config, *datasets: CocoDetection, progress: bool = False) -> None:
-    """With ``data.verify``, decodes all images once and leaves the broken ones out.
+    """With ``data.verify``, decodes all images once and leaves the broken ones out. Prints the sets' warnings.
 
     All ranks must call it, and not where one of them may have failed before: they wait for each other's findings.
     """
     if config.data.verify:
         for dataset in datasets:
             dataset.verify(workers=config.data.workers, progress=progress)
+    tell_warnings(*datasets)
 
 
 def build_validation_set(config: Config, cache: Path, *, progress: bool = False) -> CocoDetection:
-    """The set that is evaluated on; with ``data.val_is_train`` the training images."""
+    """The set that is evaluated on; with ``data.val_is_train`` the training images.
+
+    ValueError if it has annotations of which none can be used.
+    """
     split = "train" if config.data.val_is_train else "val"
     paths = dataset_paths(config, cache, (split,))
-    return CocoDetection(
+    dataset = CocoDetection(
         getattr(paths, f"{split}_images"),
         getattr(paths, f"{split}_annotations"),
         transforms=evaluation_transforms(config),
         limit=config.data.limit_train if config.data.val_is_train else None,
         **_common(config, progress),
     )
+    require_usable(dataset)
+    return dataset
 
 
 def _common(config: Config, progress: bool) -> dict[str, object]:

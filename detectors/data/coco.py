@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,18 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .annotations import CocoContent, Row, parse_row, read_coco
-from .decode import ImageDecodeError, decode_image, read_image
+from .annotations import LOST_WITH_IMAGE, read_coco, usable_rows
+from .box_form import likely_form
+from .box_table import BoxTable
+from .categories import ClassLabels
+from .decode import FORMATS, ImageDecodeError, decode_image, read_image
+from .findings import summary
+from .image_files import missing_files
+from .near_names import did_you_mean
+from .notes import Notes
+from .orientation import count_turned
 from .verify import broken_images
-from .workers import DataError
+from .workers import DataError, StarvedLoader
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 3  # of many equal faults
@@ -27,7 +34,7 @@ def _first(items: Sequence[str], separator: str = "; ") -> str:
     return separator.join(items[:_SHOWN]) + (f"{separator}..." if len(items) > _SHOWN else "")
 
 
-class CocoDetection(Dataset):
+class CocoDetection(ClassLabels, Notes, Dataset):
     """Images and boxes of a COCO detection JSON (map-style).
 
     Item: `(image, target)`, image uint8 [3, H, W] RGB and target a dict of `boxes` float32 [n, 4] (xyxy
@@ -57,10 +64,14 @@ class CocoDetection(Dataset):
     Attributes:
         num_classes: count of categories.
         category_names: names by class; `category_names[l - 1]` is label l's.
+        categories: names by COCO category id, in the order of labels.
         label_to_category, category_to_label: label <-> COCO category id.
+        num_annotations: annotations in the file, of the chosen categories.
         image_ids: COCO ids of the items, in order.
         dropped: Counter of what was left out, by reason.
         noted: Counter of what was odd but used.
+        examples: {reason: the first that was dropped for it}.
+        relabeled: what :meth:`label_as` changed, in lines.
         broken: {file name: why} of images found unreadable so far (by this process).
 
     Raises:
@@ -90,28 +101,20 @@ class CocoDetection(Dataset):
         self.image_dir, self.annotation_file = Path(image_dir), Path(annotation_file)
         self.transforms, self.keep_empty, self.strict = transforms, keep_empty, strict
         if not self.image_dir.is_dir():
-            raise FileNotFoundError(f"no image folder {self.image_dir}")
+            raise FileNotFoundError(f"no image folder {self.image_dir}{did_you_mean(self.image_dir)}")
         content = read_coco(self.annotation_file)
         if strict and content.problems:
             raise ValueError(f"{self.annotation_file}: {_first(content.problems)}")
         if categories is not None:
-            try:
-                content.choose(categories)
-            except ValueError as error:
-                raise ValueError(f"{self.annotation_file}: {error}") from None
-        self.dropped: Counter[str] = content.dropped
-        self.noted: Counter[str] = content.noted
-        self.broken: dict[str, str] = {}
+            content.choose(categories, self.annotation_file)
+        Notes.__init__(self, content)
         for problem in content.problems[:_SHOWN]:
             _LOG.warning("%s: image left out: %s", self.annotation_file, problem)
 
-        self.category_names: list[str] = list(content.categories.values())
-        self.num_classes = len(content.categories)
-        self.label_to_category: dict[int, int] = dict(enumerate(content.categories, start=1))
-        self.category_to_label: dict[int, int] = {entry: label for label, entry in self.label_to_category.items()}
+        self.number_classes(content.categories)
 
         images = self._present(content.images)
-        rows = self._usable(content, images)
+        rows = usable_rows(content, images, self.category_to_label, self.examples)
         if not keep_empty:
             with_objects = {row.image_id for row in rows if not row.iscrowd}
             if len(images) > len(with_objects):
@@ -121,7 +124,11 @@ class CocoDetection(Dataset):
             raise ValueError(f"{self.annotation_file}: no image left to use ({dict(self.dropped)})")
         self._cache: list[bytes | None] | None = None
         images = dict(list(images.items())[:limit])
-        self._store(images, rows)
+        self._table = BoxTable.of_rows(rows, list(images))
+        self.image_ids: list[int] = list(images)
+        self._names: list[str] = [entry["file_name"] for entry in images.values()]
+        self._sizes = np.array([(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64)
+        self.noted.update(count_turned([*map(self.image_path, range(len(self)))], self._sizes.tolist(), FORMATS))
         if cache:
             indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not progress, leave=False)
             self._cache = [self._read_quietly(index) for index in indices]
@@ -130,57 +137,18 @@ class CocoDetection(Dataset):
         elif self.dropped or self.noted:
             _LOG.warning("%s", self.summary())
 
-    # -- reading the JSON
-    # ------------------------------------------------------------------------------------------------
-
     def _present(self, entries: dict[int, dict]) -> dict[int, dict]:
         """Images whose files exist, by id, in the order of their ids."""
-        with os.scandir(self.image_dir) as listing:
-            files = {entry.name for entry in listing if _is_file(entry)}
-        present, missing = {}, []
-        for image_id, entry in entries.items():
-            name = entry["file_name"]
-            # one listing of the folder serves a flat set; only names with a folder cost a look at the disk
-            # each
-            if name in files or ("/" in name and os.path.isfile(self.image_dir / name)):
-                present[image_id] = entry
-            else:
-                missing.append(name)
-        if missing and (self.strict or not present):
-            raise FileNotFoundError(
-                f"{len(missing)} of {len(entries)} images are not in {self.image_dir}: {_first(missing, ', ')}"
-            )
+        names = [entry["file_name"] for entry in entries.values()]
+        missing, near = missing_files(self.image_dir, names)
         if missing:
-            self.dropped["missing images"] = len(missing)
-        return present
-
-    def _usable(self, content: CocoContent, images: dict[int, dict]) -> list[Row]:
-        rows = []
-        for annotation in content.annotations:
-            row = parse_row(annotation, images, content, self.category_to_label, self.noted)
-            if isinstance(row, str):
-                self.dropped[row] += 1
-            else:
-                rows.append(row)
-        if not content.annotations:
-            self.noted["file without annotations"] = 1
-        return rows
-
-    def _store(self, images: dict[int, dict], rows: list[Row]) -> None:
-        # Flat arrays: a list of objects per image would be copied page by page into every worker.
-        position = {image_id: k for k, image_id in enumerate(images)}
-        rows = [row for row in rows if row.image_id in position]
-        rows.sort(key=lambda row: position[row.image_id])  # stable: the file's order within an image
-        counts = np.bincount([position[row.image_id] for row in rows], minlength=len(images)).astype(np.int64)
-        self._offsets = np.concatenate([[0], np.cumsum(counts)])
-        self._boxes = np.array([row.box for row in rows], dtype=np.float32).reshape(-1, 4)
-        self._file_boxes = np.array([row.file_box for row in rows], dtype=np.float64).reshape(-1, 4)
-        self._labels = np.array([row.label for row in rows], dtype=np.int64)
-        self._areas = np.array([row.area for row in rows], dtype=np.float64)
-        self._iscrowd = np.array([row.iscrowd for row in rows], dtype=bool)
-        self.image_ids: list[int] = list(images)
-        self._names: list[str] = [entry["file_name"] for entry in images.values()]
-        self._sizes = np.array([(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64)
+            absent = [name for name in names if name in missing]
+            shown = [f"{name!r}{near.suggestion(name)}" for name in absent[:_SHOWN]]
+            self.dropped["missing images"], self.examples["missing images"] = len(absent), shown[0]
+            if self.strict or len(absent) == len(names):
+                told = ", ".join(shown) + (", ..." if len(absent) > _SHOWN else "")
+                raise FileNotFoundError(f"{len(absent)} of {len(names)} images are not in {self.image_dir}: {told}")
+        return {image_id: entry for image_id, entry in entries.items() if entry["file_name"] not in missing}
 
     def verify(self, *, workers: int = 0, progress: bool = False) -> None:
         """Decodes every image once and leaves the broken ones out, the same on all ranks, which share the work.
@@ -205,19 +173,13 @@ class CocoDetection(Dataset):
         if self._cache is not None:
             self._cache = [data for index, data in enumerate(self._cache) if index not in bad]
         kept = np.setdiff1d(np.arange(len(self)), list(bad))
-        counts = np.diff(self._offsets)
-        kept_rows = np.isin(np.repeat(np.arange(len(self)), counts), kept)
-        if not kept_rows.all():
-            self.dropped["annotations of broken images"] = int((~kept_rows).sum())
-        for name in ("_boxes", "_file_boxes", "_labels", "_areas", "_iscrowd"):
-            setattr(self, name, getattr(self, name)[kept_rows])
-        self._offsets = np.concatenate([[0], np.cumsum(counts[kept])])
+        table = self._table.of_images(kept)
+        if len(table) < len(self._table):
+            self.dropped[LOST_WITH_IMAGE[1]] = len(self._table) - len(table)
+        self._table = table
         self._sizes = self._sizes[kept]
         self.image_ids = [self.image_ids[index] for index in kept]
         self._names = [self._names[index] for index in kept]
-
-    # -- items
-    # ------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -228,9 +190,9 @@ class CocoDetection(Dataset):
         index = int(index) % len(self)
         skipped: dict[str, str] = {}
         for step in range(len(self)):
-            at = (index + step) % len(self)
+            at, notes = (index + step) % len(self), []
             try:
-                image = self.load_image(at)
+                image = self.load_image(at, notes.append)
             except (OSError, ImageDecodeError) as error:
                 if self.strict:
                     raise
@@ -240,30 +202,26 @@ class CocoDetection(Dataset):
             target = self.target(at)
             if skipped:
                 target["skipped"] = skipped
+            if notes:
+                target["clipped"] = {self._names[at]: notes[0]}
             return (image, target) if self.transforms is None else self.transforms(image, target)
         shown = _first(list(skipped.values()))
         raise DataError(f"none of the {len(self)} images in {self.image_dir} can be read: {shown}")
 
-    def load_image(self, index: int) -> torch.Tensor:
-        """Image `index` as uint8 [3, H, W], before transforms. Raises OSError or ImageDecodeError, naming the
-        file."""
+    def load_image(self, index: int, note: Callable[[str], None] = _LOG.warning) -> torch.Tensor:
+        """Image `index` as uint8 [3, H, W], before transforms; ``note`` gets what :func:`decode_image` notes.
+
+        Raises OSError or ImageDecodeError, naming the file, or StarvedLoader at the limit of open files.
+        """
         path = self.image_dir / self._names[index]
         try:
-            return decode_image(self._read(index), self.image_size(index))
+            return decode_image(self._read(index), self.image_size(index), lambda text: note(f"{path} {text}"))
         except ImageDecodeError as error:
             raise ImageDecodeError(f"{path} {error}") from error
 
     def target(self, index: int) -> dict[str, Any]:
         """Target of image `index`, before transforms."""
-        rows = slice(self._offsets[index], self._offsets[index + 1])
-        return {
-            "boxes": torch.tensor(self._boxes[rows]),
-            "labels": torch.tensor(self._labels[rows]),
-            "iscrowd": torch.tensor(self._iscrowd[rows]),
-            "area": torch.tensor(self._areas[rows], dtype=torch.float32),
-            "image_id": self.image_ids[index],
-            "orig_size": self.image_size(index),
-        }
+        return self._table.target(index) | {"image_id": self.image_ids[index], "orig_size": self.image_size(index)}
 
     def image_size(self, index: int) -> tuple[int, int]:
         """(height, width) of image `index`, from the JSON: no file is opened."""
@@ -280,76 +238,63 @@ class CocoDetection(Dataset):
 
     def _read(self, index: int) -> bytes:
         cached = self._cache[index] if self._cache is not None else None
-        return read_image(self.image_path(index)) if cached is None else cached
+        if cached is not None:
+            return cached
+        try:
+            return read_image(self.image_path(index))
+        except OSError as error:
+            if (starved := StarvedLoader.of(error)) is not None:  # the file is not broken
+                raise starved from error
+            raise
 
     def _read_quietly(self, index: int) -> bytes | None:
         try:
-            return read_image(self.image_path(index))
+            return self._read(index)
         except (OSError, ImageDecodeError):
             return None  # met again, and dealt with, at load
 
-    def note_broken(self, broken: Mapping[str, str]) -> None:
-        """Takes {file name: why} of images found unreadable, by a worker process say, into `broken`."""
-        for name, why in broken.items():
-            if name not in self.broken:
-                self.broken[name] = why
-                if torch.utils.data.get_worker_info() is None:  # the main process hears of it, and tells
-                    _LOG.warning("image skipped: %s", why)
-
-    # -- what the set holds
-    # ----------------------------------------------------------------------------------------------
+    @property
+    def num_boxes(self) -> int:
+        """Usable boxes, crowds too."""
+        return len(self._table)
 
     @property
     def num_objects(self) -> int:
         """Usable boxes that are no crowd's."""
-        return int((~self._iscrowd).sum())
+        return int((~self._table.iscrowd).sum())
+
+    def label_as(self, categories: Mapping[int, str], source: str) -> None:
+        """Gives the classes the labels 1.. in the order of ``categories`` ({id: name}), those of another set, matched
+        by name: ids may differ between files of one data set. What changes is kept in `relabeled`.
+
+        Raises:
+            ValueError: other classes; ``source`` names the other set.
+        """
+        try:
+            labels, moved = self.follow(categories)
+        except ValueError as error:
+            raise ValueError(f"the categories of {self.annotation_file} are not those of {source}: {error}") from None
+        self._table.labels = labels[self._table.labels]
+        if moved:
+            self.relabeled.append(f"category ids are not those of {source}, matched by name: {_first(moved)}")
 
     def summary(self) -> str:
         """One paragraph: what is in the set, and what was dropped and why."""
-        crowd = int(self._iscrowd.sum())
-        text = (
-            f"{self.annotation_file}: {len(self)} images, {len(self._labels)} boxes ({crowd} crowd), "
-            f"{self.num_classes} categories"
-        )
-        left_out = [f"{count} {reason}" for reason, count in sorted(self.dropped.items()) if count]
-        if self.broken:
-            left_out.append(f"{len(self.broken)} broken images met while loading")
-        text += "; dropped: " + ", ".join(left_out) if left_out else ""
-        odd = [f"{count} {reason}" for reason, count in sorted(self.noted.items())]
-        return text + ("; noted: " + ", ".join(odd) if odd else "")
+        return summary(self)
+
+    def box_form(self) -> str | None:
+        """What is likely wrong with all boxes, see :func:`~mlc_ext.detectors.data.box_form.likely_form`."""
+        return likely_form(self._table.file_boxes, self._sizes[self._table.owners])
 
     def ground_truth(self) -> dict[str, Any]:
         """The annotations in use as a COCO dictionary, with the file's own (unclipped) boxes and areas, for
-        evaluation. Annotation ids count from 1: pycocotools takes a match with id 0 for none."""
-        owner = np.repeat(np.arange(len(self)), np.diff(self._offsets))
-        annotations = [
-            {
-                "id": k + 1,
-                "image_id": self.image_ids[owner[k]],
-                "category_id": self.label_to_category[int(self._labels[k])],
-                "bbox": self._file_boxes[k].tolist(),
-                "area": float(self._areas[k]),
-                "iscrowd": int(self._iscrowd[k]),
-            }
-            for k in range(len(self._labels))
-        ]
+        evaluation."""
         return {
             "info": {},
             "images": [
                 {"id": image_id, "height": int(h), "width": int(w)}
                 for image_id, (h, w) in zip(self.image_ids, self._sizes, strict=True)
             ],
-            "annotations": annotations,
-            "categories": [
-                {"id": category, "name": self.category_names[label - 1]}
-                for label, category in self.label_to_category.items()
-            ],
+            "annotations": self._table.annotations(self.image_ids, self.label_to_category),
+            "categories": [{"id": category, "name": name} for category, name in self.categories.items()],
         }
-
-
-def _is_file(entry: os.DirEntry) -> bool:
-    """Not a pipe or a device: reading it might never end."""
-    try:
-        return entry.is_file()
-    except OSError:  # a link that leads round in a circle, say
-        return False

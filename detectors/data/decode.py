@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import os
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-_EXIF_ORIENTATION = 0x0112
+from .orientation import turned
+
+_LOG = logging.getLogger(__name__)
 
 # Not all that Pillow reads: an .eps, say, would be handed to Ghostscript, which runs programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -26,13 +30,17 @@ class ImageDecodeError(ValueError):
     """The bytes are no whole image, or one of another size than announced."""
 
 
-def decode_image(data: bytes, size: tuple[int, int] | None = None) -> torch.Tensor:
-    """Decodes an encoded image of any mode (gray, palette, CMYK, 16-bit, with alpha) to uint8 [3, H, W], RGB.
+def decode_image(
+    data: bytes, size: tuple[int, int] | None = None, note: Callable[[str], None] = _LOG.warning
+) -> torch.Tensor:
+    """Decodes an encoded image of any mode (gray, palette, CMYK, 16-bit, float, with alpha) to uint8 [3, H, W], RGB.
 
-    16-bit grays keep their high byte; an alpha channel is dropped. `size` is the (height, width) that the
-    annotations speak of: the EXIF rotation is applied only where that makes the sizes agree, as it is the
-    annotations' frame that the boxes live in. Without `size` the EXIF rotation is always applied, as a viewer
-    does.
+    An alpha channel is dropped. 16-bit grays keep their high byte. Float grays are read as 0..1, whatever the image's
+    own maximum is, as torchvision's ``to_dtype(scale=True)`` reads them; NaN and infinite pixels are black. Values
+    outside of their range are clipped, which is told to ``note`` in a line.
+
+    The EXIF orientation is applied as :mod:`~mlc_ext.detectors.data.orientation` defines; ``size`` is the (height,
+    width) that the annotations give.
 
     Raises:
         ImageDecodeError: not one of `FORMATS`, broken or truncated data, a decompression bomb, or a size that
@@ -45,11 +53,7 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> torch.Tens
             if size is not None and image.size not in (size, size[::-1]):
                 raise _differs(image, size)
             image.load()
-            if size is None or image.size != size[::-1]:
-                turned = _exif_turned(image)
-                if size is None or turned.size == size[::-1]:
-                    image = turned
-            image = _to_rgb(image)
+            image = _to_rgb(turned(image, size), note)
     except (MemoryError, ImageDecodeError):
         raise
     except UnidentifiedImageError as error:  # its own text is the address of a Python object
@@ -83,22 +87,23 @@ def _what(data: bytes) -> str:
     return f"no image of a known format, begins with {data[:8]!r}" if data else "an empty file"
 
 
-def _exif_turned(image: Image.Image) -> Image.Image:
-    try:
-        if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
-            return image
-        return ImageOps.exif_transpose(image)
-    except Exception:  # broken metadata (any of several types) is no reason to lose the picture
-        return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, note: Callable[[str], None]) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16 (Pillow's own conversion would clip at 255)
-        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
+        image = Image.fromarray((_clipped(np.asarray(image), 65535, note) >> 8).astype(np.uint8))
     elif image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        scale = 255.0 if values.max(initial=0.0) <= 1.0 else 1.0
-        image = Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8))
+        image = Image.fromarray((_clipped(np.asarray(image), 1, note) * 255.999).astype(np.uint8))
     elif image.mode in ("P", "PA"):  # a palette's own transparency needs the alpha channel in between
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _clipped(values: np.ndarray, most: int, note: Callable[[str], None]) -> np.ndarray:
+    """`values` within 0..most; what is not finite is 0."""
+    finite = np.isfinite(values)
+    values = np.where(finite, values, 0)
+    low, high = values.min(), values.max()
+    if low < 0 or high > most:
+        note(f"has values of {low:g} to {high:g}, of a {values.dtype} image read as 0..{most}: the others are clipped")
+    if not finite.all():
+        note(f"has {np.count_nonzero(~finite)} pixels that are NaN or infinite, read as black")
+    return np.clip(values, 0, most)

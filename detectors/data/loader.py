@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from .decode import ImageDecodeError
+from .packing import pack
 from .sampler import AspectRatioBatchSampler, share
-from .workers import DataError, death_of_worker, lost_worker, start_worker
+from .waiting import POLL, batches
+from .workers import DataError, start_worker
 
 _KEY = "seed", "batch_size", "num_samples", "shuffle"
 
@@ -51,7 +53,14 @@ class _SeededItems(Dataset):
 
 
 def _collate_or_error(items: Sequence[Any]) -> Any:
-    return next((item for item in items if isinstance(item, Exception)), None) or collate(items)
+    error = next((item for item in items if isinstance(item, Exception)), None)
+    return error if error is not None else collate(items)
+
+
+def _packed(items: Sequence[Any]) -> Any:
+    """As a worker sends it."""
+    batch = _collate_or_error(items)
+    return batch if isinstance(batch, Exception) else pack(batch)
 
 
 class _KeyedBatches(Sampler):
@@ -99,18 +108,7 @@ class DetectionLoader:
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
         self.batch_sampler.start = self.position = self._resume_at
         self._resume_at = 0
-        batches = iter(self.loader)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if (died := death_of_worker(error)) is not None:
-                    raise died from error
-                raise
-            except (OSError, EOFError) as error:  # what a worker had sent dies with it, if it was not fetched yet
-                raise lost_worker(f"{type(error).__name__}: {error}") from error
+        for batch in batches(self.loader):
             batch = self._usable(batch)
             self.position += 1
             yield batch
@@ -140,6 +138,8 @@ class DetectionLoader:
         for target in batch[1]:
             if skipped := target.pop("skipped", None):
                 self.dataset.note_broken(skipped)
+            if clipped := target.pop("clipped", None):
+                self.dataset.note_clipped(clipped)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -204,7 +204,8 @@ def build_loader(
         _SeededItems(dataset, seed),
         batch_sampler=_KeyedBatches(sampler),
         num_workers=num_workers,
-        collate_fn=_collate_or_error,
+        collate_fn=_packed if num_workers else _collate_or_error,
+        timeout=POLL if num_workers else 0,
         worker_init_fn=start_worker,
         pin_memory=pin_memory,
         persistent_workers=persistent_workers and num_workers > 0,

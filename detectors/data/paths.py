@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .near_names import did_you_mean
+
 _LAYOUTS = (
     {"images": "{split}", "annotations": "annotations/instances_{split}.json"},
     {"images": "{split}2017", "annotations": "annotations/instances_{split}2017.json"},  # COCO's own
@@ -62,7 +64,9 @@ def find_dataset(
             for pair in candidates
         ] or [f"  {split}: nowhere to look, neither a data folder nor both of its paths were given"]
     if problems:
-        raise FileNotFoundError("data set not found; looked for\n" + "\n".join(problems))
+        named = (data_dir, train_images, train_annotations, val_images, val_annotations)
+        near = next((text for path in named if path is not None and (text := did_you_mean(path))), "")
+        raise FileNotFoundError(f"data set not found{near}; looked for\n" + "\n".join(problems))
     return DatasetPaths(**found)
 
 

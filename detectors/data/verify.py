@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from .. import distributed
 from .decode import ImageDecodeError
-from .workers import start_worker
+from .waiting import POLL, batches
+from .workers import DataError, start_worker
 
 
 def broken_images(images: Dataset, *, workers: int, progress: bool) -> dict[int, str]:
@@ -22,11 +23,15 @@ def broken_images(images: Dataset, *, workers: int, progress: bool) -> dict[int,
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=start_worker,
+        timeout=POLL if workers else 0,
         generator=torch.Generator(),  # else it takes a draw from the global one
     )
     found: dict[int, str] = {}
     with tqdm(total=len(mine), desc="checking images", unit="img", disable=not progress or rank > 0) as bar:
-        for batch in loader:
+        for batch in batches(loader):
+            for _, problem in batch:
+                if isinstance(problem, DataError):
+                    raise problem
             found |= {index: problem for index, problem in batch if problem is not None}
             bar.update(len(batch))
     parts = distributed.gather(found)
@@ -39,9 +44,11 @@ class _Problems(Dataset):
     def __init__(self, images: Dataset):
         self.images = images
 
-    def __getitem__(self, index: int) -> tuple[int, str | None]:
+    def __getitem__(self, index: int) -> tuple[int, str | DataError | None]:
         try:
-            self.images.load_image(index)
+            self.images.load_image(index, lambda text: None)  # noted when it is used
         except (OSError, ImageDecodeError) as error:
             return index, str(error)
+        except DataError as error:  # of the system, not of this image
+            return index, error
         return index, None

@@ -13,12 +13,11 @@ from ..data.build import (
     CACHE,
     build_datasets,
     build_training_loader,
-    check_same_categories,
     check_same_data,
     require_objects,
-    require_trained,
     verify,
 )
+from ..data.categories import require_trained
 from ..models.build import build_model
 from ..runs.checkpoint import NAME, as_misfit
 from ..runs.folder import RunFolder
@@ -56,7 +55,6 @@ class Trainer:
         with distributed.together():
             seeding.seed_everything(config.run.seed)
             require_objects(self.train_set)
-            check_same_categories(self.train_set, self.val_set)
             self.loader = build_training_loader(config, self.train_set, self.device)
             self.model = build_model(config, self.train_set.num_classes).to(self.device)
             precision.prepare(self.model, config.run)

@@ -12,6 +12,7 @@ from .. import distributed
 from ..config.overrides import assign, from_dict, override
 from ..config.settings import Config
 from ..data.build import CACHE, build_validation_set, verify
+from ..data.categories import label_as_trained
 from ..data.coco import CocoDetection
 from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
@@ -60,14 +61,7 @@ def load_for_evaluation(
         config = assign(config, settings)
         target = distributed.pick_device(device)
         dataset = build_validation_set(config, CACHE)
-        if dataset.num_classes != state["num_classes"]:
-            raise ValueError(
-                f"{dataset.annotation_file} has {dataset.num_classes} categories, the checkpoint was trained on "
-                f"{state['num_classes']}"
-            )
-        known = state.get("category_ids")
-        if known is not None and known != list(dataset.label_to_category.values()):
-            raise ValueError(f"{dataset.annotation_file} has other category ids than the data of the checkpoint")
+        label_as_trained(dataset, state, path)
         model = trained_detector(path, state, config, target)
     verify(config, dataset)
     return Loaded(model, dataset, config, target, state["iteration"])

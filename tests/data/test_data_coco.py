@@ -264,7 +264,6 @@ def test_transforms_are_applied(tmp_path):
         ("I", 100 * 257, 100),
         ("CMYK", (0, 0, 0, 155), 100),
         ("F", 0.5, 127),
-        ("F", 100.0, 100),
     ],
 )
 def test_decode_modes(mode, color, expected):

@@ -68,21 +68,6 @@ def test_an_image_file_of_absurd_length_is_not_read(tmp_path):
     assert dataset[0][1]["image_id"] == 2 and "no image has that is read here" in dataset.broken["1.png"]
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8, 0, 9])
-def test_exif_rotation(tmp_path, orientation):
-    """Boxes live in the frame that the JSON's size tells: 30 x 40 here, while the file's pixels lie 40 x 30."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    paths = write_coco(tmp_path, [box(1)], images=[entry(1, "1.jpg", width=30, height=40), entry(2)], files=False)
-    Image.new("RGB", (40, 30)).save(tmp_path / "2.png")
-    noise().save(tmp_path / "1.jpg", exif=exif)
-    item = CocoDetection(*paths)[0]
-    if orientation in (6, 8):
-        assert item[0].shape == (3, 40, 30) and item[1]["image_id"] == 1
-    else:  # nothing turns it to the size in the JSON
-        assert item[1]["image_id"] == 2
-
-
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [

@@ -74,13 +74,13 @@ def test_nan_and_infinity_literals(tmp_path):
     bad = float("nan")
     images = [entry(1), entry(2) | {"width": bad}, entry(3) | {"id": bad}, entry(4) | {"height": math.inf}]
     annotations = [box(1), box(1, (bad, 1, 2, 3)), box(1) | {"category_id": bad}, box(1) | {"image_id": math.inf},
-                   box(1) | {"iscrowd": bad, "area": -math.inf, "id": bad}]  # fmt: skip
+                   box(1) | {"iscrowd": bad}, box(1) | {"area": -math.inf, "id": bad}]  # fmt: skip
     paths = write_coco(tmp_path, annotations, images=[entry(1)])
     paths[1].write_text(json.dumps(json.loads(paths[1].read_text()) | {"images": images}))
     dataset = CocoDetection(*paths)
     assert dict(dataset.dropped) == {
         "malformed images": 3, "malformed boxes": 1, "annotations of unknown categories": 1,
-        "annotations of unknown images": 1,
+        "annotations of unknown images": 1, "annotations with a malformed iscrowd": 1,
     }  # fmt: skip
     target = dataset[0][1]
     assert target["area"].tolist() == [80, 80] and not target["iscrowd"].any()
@@ -154,7 +154,7 @@ def test_repeated_category_ids(tmp_path):
         CocoDetection(*write_coco(tmp_path, [box(1)], categories=other))
 
 
-@pytest.mark.parametrize("name", [None, 7, "", "  ", {"en": "cat"}])
+@pytest.mark.parametrize("name", [None, "", "  "])
 def test_categories_without_a_usable_name(tmp_path, name):
     categories = [{"id": 3, "name": name}, {"id": 9}]
     assert CocoDetection(*write_coco(tmp_path, [box(1)], categories=categories)).category_names == ["3", "9"]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden import load_golden
+from golden import load_golden, same_detections
 
 from mlc_ext import box_iou
 from mlc_ext.detectors.models.coders import LTRBCoder
@@ -194,6 +194,21 @@ def test_golden_detections():
         size = tuple(golden["image_size"].tolist())
         found = Postprocessor()(layout["cls"], boxes, quality, [len(p) for p in points], [size] * 2)
         for i, detections in enumerate(found):
-            assert torch.equal(detections["labels"] - 1, golden[f"det_labels_{i}"])
-            torch.testing.assert_close(detections["scores"], golden[f"det_scores_{i}"], rtol=1e-6, atol=1e-7)
-            torch.testing.assert_close(detections["boxes"], golden[f"det_boxes_{i}"], rtol=1e-6, atol=1e-4)
+            recorded = {key: golden[f"det_{key}_{i}"] for key in ("boxes", "scores", "labels")}
+            recorded["labels"] = recorded["labels"] + 1
+            same_detections(detections, recorded, scores=1e-7, boxes=1e-4, relative=1e-6)
+
+
+def test_recorded_detections_of_equal_score_come_in_any_order():
+    boxes = torch.arange(16.0).reshape(4, 4)
+    scores, labels = torch.tensor([0.9, 0.5, 0.5, 0.1]), torch.tensor([1, 2, 3, 1])
+    recorded = {"boxes": boxes, "scores": scores, "labels": labels}
+    swapped = torch.tensor([0, 2, 1, 3])
+    same_detections({"boxes": boxes[swapped], "scores": scores, "labels": labels[swapped]}, recorded, scores=0, boxes=0)
+    for other in ([1, 0, 2, 3], [0, 1, 1, 3]):  # of different scores; one twice
+        with pytest.raises(AssertionError):
+            same_detections(
+                {"boxes": boxes[other], "scores": scores, "labels": labels[other]}, recorded, scores=0, boxes=0
+            )
+    with pytest.raises(AssertionError):  # boxes exchanged, labels not
+        same_detections({"boxes": boxes[swapped], "scores": scores, "labels": labels}, recorded, scores=0, boxes=0)

@@ -1,0 +1,156 @@
+"""Classes of a data set: read from a JSON, and compared by name with those of another set or of a checkpoint."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .values import as_id, as_name
+
+if TYPE_CHECKING:
+    from .coco import CocoDetection
+
+_SHOWN = 3  # of many differences
+
+
+def read_categories(entries: list[Any], path: Path, noted: Counter[str]) -> dict[int, str]:
+    """{id: name} of a JSON's ``categories``, in the order of ids; a category without a name is called by its id.
+
+    Raises:
+        ValueError: an id that is missing, not an integer, or given to two names.
+    """
+    names: dict[int, str] = {}
+    for k, entry in enumerate(entries):
+        if not isinstance(entry, dict) or "id" not in entry:
+            raise ValueError(f"{path}: categories[{k}] has no id")
+        key, name = as_id(entry["id"]), as_name(entry.get("name"))
+        if key is None:
+            raise ValueError(f"{path}: categories[{k}] has id {entry['id']!r}, which is not an integer")
+        if name is None:
+            noted["categories without a name, called by their id"] += 1
+        elif not isinstance(entry["name"], str):
+            noted["categories whose name is not text"] += 1
+        name = str(key) if name is None else name
+        if names.setdefault(key, name) != name:
+            raise ValueError(f"{path}: categories has id {key} more than once: {names[key]!r} and {name!r}")
+    if shared := len(names) - len(set(names.values())):
+        noted["categories with the name of another"] = shared
+    return dict(sorted(names.items()))
+
+
+def match_categories(reference: Mapping[int, str], found: Mapping[int, str]) -> list[int]:
+    """The ids of ``found`` whose names are those of ``reference``, in the order of ``reference``.
+
+    Ids may differ, as exporters number classes by their first appearance. Names are equal in any case and Unicode form
+    where that is unique. Where names are not unique, or one side has none (every class is called by its id), both ids
+    and order must agree.
+
+    Raises:
+        ValueError: other classes; names the first that differ.
+    """
+    for form in (str, _folded):
+        theirs = [form(name) for name in reference.values()]
+        own = {form(name): key for key, name in found.items()}
+        if len(own) == len(found) and len(theirs) == len(set(theirs)) and own.keys() == set(theirs):
+            return [own[name] for name in theirs]
+    nameless = any(all(name == str(key) for key, name in each.items()) for each in (reference, found))
+    if list(reference) == list(found) and (nameless or dict(reference) == dict(found)):
+        return list(found)
+    raise ValueError(_difference(reference, found))
+
+
+def _folded(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def _difference(reference: Mapping[int, str], found: Mapping[int, str]) -> str:
+    parts = [
+        f"{what} {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        for what, names in (
+            ("only here", _without(found, reference)),
+            ("only there", _without(reference, found)),
+        )
+        if names
+    ]
+    return "; ".join(parts) or "the same names, some of them more than once, under other ids"
+
+
+def _without(names: Mapping[int, str], others: Mapping[int, str]) -> list[str]:
+    absent = set(map(_folded, others.values()))
+    return [f"{name!r} (id {key})" for key, name in names.items() if _folded(name) not in absent]
+
+
+class ClassLabels:
+    """The classes of a data set, with labels from 1; the attributes are documented in CocoDetection."""
+
+    def number_classes(self, categories: Mapping[int, str]) -> None:
+        """Takes the classes ({id: name}), in the order of labels."""
+        self.categories = dict(categories)
+        self.category_names = list(categories.values())
+        self.num_classes = len(categories)
+        self.label_to_category = dict(enumerate(categories, start=1))
+        self.category_to_label = {category: label for label, category in self.label_to_category.items()}
+
+    def follow(self, reference: Mapping[int, str]) -> tuple[np.ndarray, list[str]]:
+        """Takes the order of ``reference``. -> ([1 + C] new labels by old ones, what differs in ids, in lines).
+
+        Raises:
+            ValueError: other classes, see :func:`match_categories`.
+        """
+        order = match_categories(reference, self.categories)
+        labels = np.zeros(1 + len(order), dtype=np.int64)
+        labels[[self.category_to_label[category] for category in order]] = np.arange(1, 1 + len(order))
+        moved = [
+            f"{self.categories[own]!r} has id {own} here and {theirs} there"
+            for own, theirs in zip(order, reference, strict=True)
+            if own != theirs
+        ]
+        self.number_classes({category: self.categories[category] for category in order})
+        return labels, moved
+
+
+def trained_categories(state: Mapping[str, Any]) -> dict[int, str] | None:
+    """{id: name} of the classes of a checkpoint, in the order of its labels; None for those of version 0.1."""
+    names, ids = state.get("categories"), state.get("category_ids")
+    return None if names is None or ids is None else dict(zip(ids, names, strict=True))
+
+
+def label_as_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint: Path) -> None:
+    """Gives the classes of ``dataset`` the labels that a checkpoint's ``state`` knows them by, matched by name.
+
+    Raises:
+        ValueError: the data have other classes.
+    """
+    trained = trained_categories(state)
+    if trained is not None:
+        dataset.label_as(trained, f"{checkpoint}'s training data")
+    elif dataset.num_classes != state["num_classes"]:
+        raise ValueError(
+            f"{dataset.annotation_file} has {dataset.num_classes} categories, {checkpoint} was trained on "
+            f"{state['num_classes']}"
+        )
+
+
+def require_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint: Path) -> None:
+    """ValueError unless the labels of ``dataset`` mean exactly what they mean in a checkpoint: a resumed run goes on
+    with the same data."""
+    trained, own = trained_categories(state), dataset.categories
+    if trained is None and dataset.num_classes != state["num_classes"]:
+        raise ValueError(
+            f"{checkpoint} was trained on {state['num_classes']} classes, {dataset.annotation_file} has "
+            f"{dataset.num_classes}"
+        )
+    if trained is None or list(trained.items()) == list(own.items()):
+        return
+    pairs = zip([*trained.items(), *[None] * len(own)], [*own.items(), *[None] * len(trained)], strict=True)
+    label, (then, now) = next((k, pair) for k, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    told = [f"{each[1]!r} (id {each[0]})" if each else "none" for each in (then, now)]
+    raise ValueError(
+        f"{checkpoint} was trained on other categories than {dataset.annotation_file} has: class {label} was "
+        f"{told[0]}, is {told[1]}"
+    )

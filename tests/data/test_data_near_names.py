@@ -1,0 +1,78 @@
+"""The nearest existing name is suggested for a file that is missing, by the data and by the programs."""
+
+from __future__ import annotations
+
+import pytest
+from coco_files import box, entry, noise, write_coco
+
+from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.near_names import NearNames, did_you_mean
+from mlc_ext.detectors.data.paths import find_dataset
+
+DISK = ["a b.png", "cafe\u0301.png", "img_0001.png", "x.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("http://images.example.org/val/img_0001.png?size=big", "img_0001.png"),
+        ("file:///data/x.jpg", "x.jpg"),
+        ("a%20b.png", "a b.png"),
+        ("https://example.org/a%20b.png", "a b.png"),
+        ("img_0001", "img_0001.png"),
+        ("img_0001.jpg", "img_0001.png"),
+        ("IMG_0001.PNG", "img_0001.png"),
+        ("x.JPEG", "x.jpg"),
+        ("caf\u00e9.png", "cafe\u0301.png"),
+        ("CAF%C3%89.PNG", "cafe\u0301.png"),
+        ("train/img_0001.png", "img_0001.png"),
+        ("train\\img_0001.png", "img_0001.png"),
+        ("./x.jpg", "x.jpg"),
+        (" x.jpg\n", "x.jpg"),
+        ("img_0010.png", "img_0001.png"),
+        ("zebra.png", None),
+        ("", None),
+        ("http://[bad", None),
+        ("%ff%00", None),
+    ],
+)
+def test_near_names(name, near):
+    assert NearNames(DISK).find(name) == near
+
+
+def test_missing_images_are_told_with_the_name_on_disk(tmp_path):
+    paths = write_coco(tmp_path, [box(1)], images=[entry(1, "1.PNG"), entry(2)], files=False)
+    noise().save(tmp_path / "1.png")
+    with pytest.raises(
+        FileNotFoundError, match=r"2 of 2 images are not in .*: '1.PNG'; did you mean '1.png'\?, '2.png'"
+    ):
+        CocoDetection(*paths)
+    noise().save(tmp_path / "2.png")
+    dataset = CocoDetection(*paths)
+    assert dataset.examples["missing images"] == "'1.PNG'; did you mean '1.png'?"
+    with pytest.raises(FileNotFoundError, match="1 of 2 .* did you mean '1.png'"):
+        CocoDetection(*paths, strict=True)
+
+
+def test_paths(tmp_path, monkeypatch):
+    (tmp_path / "data" / "Annotations").mkdir(parents=True)
+    (tmp_path / "data" / "train.json").write_text("{}")
+    assert did_you_mean(tmp_path / "data" / "train.jsn") == f"; did you mean '{tmp_path}/data/train.json'?"
+    assert did_you_mean(tmp_path / "dta" / "train.json") == f"; did you mean '{tmp_path}/data/train.json'?"
+    assert did_you_mean(tmp_path / "dta" / "other.json") == ""  # only a path that exists is named
+    file = tmp_path / "data" / "train.json"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for read in ("~/data/train.json", "$HOME/data/train.json", f"file://{file}", f"'{file}'", f"{file} "):
+        assert did_you_mean(read) == f"; did you mean '{file}'?"
+    for nothing in (tmp_path / "data", tmp_path / "zzz", tmp_path / ("x" * 5000), "a\0b", file / "x"):
+        assert did_you_mean(nothing) == ""
+
+
+def test_data_sets_and_their_files(tmp_path):
+    folder, path = write_coco(tmp_path / "images", [box(1)])
+    for wrong in ((tmp_path / "image", path), (folder, folder / "instance.json")):
+        with pytest.raises(FileNotFoundError, match="did you mean '.*(images|instances.json)'"):
+            CocoDetection(*wrong)
+    (tmp_path / "coco").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"data set not found; did you mean '.*coco'\?; looked for"):
+        find_dataset(tmp_path / "COCO")
