@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .config.settings import DEVICE
+
 T = TypeVar("T")
 
 
@@ -58,10 +60,9 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}") from error
+    if not DEVICE.fullmatch(name):
+        raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}")
+    device = torch.device(name)
     if device.type != "cuda":
         return device
     local, local_world = (int(os.environ.get(key, default)) for key, default in _LOCAL)

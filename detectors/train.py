@@ -7,7 +7,8 @@
     python detectors/train.py --config FILE.yaml           settings from a file; a run's config.json is one
     torchrun --nproc-per-node 8 detectors/train.py ...     the same batch, shared by 8 processes (multi-node alike)
 
-Any setting: --set section.key=value, as detectors/config/settings.py names them. What comes later wins: preset, file,
+Any setting: --set section.key=value, as detectors/config/settings.py names them; names with commas, and names such as
+none, as a quoted list: --set 'data.categories=["lamp, desk", "none"]'. What comes later wins: preset, file,
 named options, --set. What goes wrong and what happens then: docs/faults.md. Exit codes: 0; 2 for options and data that
 cannot be used; 130 after Ctrl-C or SIGTERM; 1 for the rest.
 """
