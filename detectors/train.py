@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import logging
 import sys
 from pathlib import Path
 
@@ -27,25 +26,23 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.config.files import read_config_file
-from mlc_ext.detectors.config.overrides import assign, check_name, override, update
+from mlc_ext.detectors.config.overrides import assign, override, present_name, update
 from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report
+from mlc_ext.detectors.runs.log_file import LOG, hold_log
 
 DEFAULT_PRESET = "demo"
-
-# without a run's log file yet, an error is told in a line and its traceback goes nowhere
-logging.getLogger("mlc_ext.detectors").addHandler(logging.NullHandler())
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", choices=list(PRESETS), help=f"default: {DEFAULT_PRESET}")
+    parser.add_argument("--preset", metavar="NAME", help=f"default: {DEFAULT_PRESET}; there are {', '.join(PRESETS)}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON; may name its preset (preset: NAME)")
     parser.add_argument("--data", metavar="DIR", help="COCO-format data set; default: one is generated")
     parser.add_argument(
@@ -126,11 +123,13 @@ def baseline_of(config: Config) -> Config:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    hold_log()
     try:
         config = configuration(options)
         runs = _runs(config, options)
+        allowed = tuple(present_name(config, name) for name in options.allow_change)
         with distributed.session(config.run.device):
-            results = {name: _train(name, each, options) for name, each in runs.items()}
+            results = {name: _train(name, each, options, allowed) for name, each in runs.items()}
             _say(report(*results.values(), names=tuple(results)))
     except KeyboardInterrupt:
         return 130
@@ -150,8 +149,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _runs(config: Config, options: argparse.Namespace) -> dict[str, Config]:
     if options.compare and options.resume:
         raise ValueError("--compare starts two runs; --resume goes on with one")
-    for name in options.allow_change:
-        check_name(config, name)
     if not options.compare:
         return {_name(config): config}
     runs = {"baseline": baseline_of(config), _name(config): config}
@@ -161,7 +158,7 @@ def _runs(config: Config, options: argparse.Namespace) -> dict[str, Config]:
     }
 
 
-def _train(name: str, config: Config, options: argparse.Namespace) -> dict[str, float]:
+def _train(name: str, config: Config, options: argparse.Namespace, allowed: tuple[str, ...]) -> dict[str, float]:
     _say(f"{name}: {config.run.out}")
     trainer = Trainer(config, progress=not options.quiet)
     _say(trainer.train_set.summary())
@@ -170,7 +167,7 @@ def _train(name: str, config: Config, options: argparse.Namespace) -> dict[str, 
             _say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}: never (--epochs N keeps "
                  "the schedule's fractions)")  # fmt: skip
     if options.resume:
-        path = trainer.resume(options.resume, tuple(options.allow_change))
+        path = trainer.resume(options.resume, allowed)
         _say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
     return trainer.run()
 
@@ -182,7 +179,7 @@ def _say(text: str) -> None:
 
 def _failed(code: int, error: Exception, *, told: bool) -> int:
     """Tells an error in a line, the log its traceback."""
-    logging.getLogger("mlc_ext.detectors").error("%s", error, exc_info=error)
+    LOG.error("%s", error, exc_info=error)
     if told:
         rank = distributed.rank()
         text = " ".join(str(error).split()) or type(error).__name__

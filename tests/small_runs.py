@@ -18,6 +18,7 @@ from mlc_ext.detectors import distributed
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.presets import preset, with_epochs
 from mlc_ext.detectors.config.settings import Config
+from mlc_ext.detectors.engine.trainer import Trainer
 
 DETECTORS = Path(__file__).resolve().parents[1] / "detectors"
 
@@ -56,6 +57,14 @@ def config_of(name: str, out: Path | str, epochs: int = 2, **settings) -> Config
     for key, value in changes.items():
         config = override(config, key, value)
     return config
+
+
+def take_step(trainer: Trainer, images: list[torch.Tensor], targets: list[dict]) -> dict[str, torch.Tensor]:
+    """The next iteration of a run, on a batch of the caller's."""
+    batch_size = trainer.loader.batch_length(trainer.iteration % len(trainer.loader))
+    losses = trainer.stepper.step(trainer.iteration, images, targets, batch_size)
+    trainer.iteration += 1
+    return losses
 
 
 def history(out: Path) -> list[dict]:

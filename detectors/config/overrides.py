@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import logging
 import math
 import reprlib
 import types
@@ -14,6 +16,15 @@ from pathlib import Path
 import yaml
 
 from .settings import Config
+
+RENAMED = {"model.v1": "model.mmdet1"}
+"""Former names of settings -> present names. Configuration files, checkpoints and --set may use both."""
+
+
+@functools.cache
+def report_renamed(kind: str, old: str, new: str) -> None:
+    """Logs the use of a former name, once per process."""
+    logging.getLogger("mlc_ext.detectors").warning("%s %s is called %s now", kind, old, new)
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[object, object]]:
@@ -82,7 +93,7 @@ def override(config: Config, name: str, value: object) -> Config:
     Raises:
         ValueError: the name is unknown (the nearest is named) or the value does not fit the type.
     """
-    check_name(config, name)
+    name = present_name(config, name)
     section, _, key = name.partition(".")
     part = getattr(config, section)
     kind = typing.get_type_hints(type(part))[key]
@@ -99,11 +110,15 @@ def assign(config: Config, assignments: Sequence[str]) -> Config:
     return config
 
 
-def check_name(config: Config, name: str) -> None:
-    """ValueError if there is no setting ``section.key``; the nearest is named."""
+def present_name(config: Config, name: str) -> str:
+    """The present name of a setting ``section.key``. ValueError if there is none; the nearest is named."""
+    present = RENAMED.get(name, name)
     known = _settings(config)
-    if name not in known:
+    if present not in known:
         raise ValueError(f"unknown setting {name!r}" + _nearest(name, known))
+    if present != name:
+        report_renamed("setting", name, present)
+    return present
 
 
 def _parse(name: str, value: object, kind: object) -> object:

@@ -11,6 +11,7 @@ from pathlib import Path
 from mlc_ext.mutual_labeling import MLCConfig
 
 from .checks import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_choices, check_numbers, check_texts
+from .paper_schedule import milestones
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -25,7 +26,7 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
 _SIDE = Range(1, 65536)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelConfig:
     detector: str = "fcos-"
     """"fcos-" (without centerness), "fcos", "retinanet" or "rpn"."""
@@ -54,10 +55,10 @@ class ModelConfig:
     """FCOS: the tower that predicts centerness, "cls" or "reg"."""
     centerness_weights: bool | None = None
     """FCOS: whether the box loss is weighed by centerness; None: where it is predicted."""
-    v1: bool = False
-    """MMDetection 1.1's: FCOS's normalizer and areas; RetinaNet's and RPN's anchors, coder and smooth L1."""
+    mmdet1: bool = False
+    """As in MMDetection 1.1: FCOS's normalizer and areas; anchors, box coder and smooth L1 of RetinaNet and RPN."""
     smooth_l1_beta: float | None = None
-    """RetinaNet, RPN: of the box loss; 0 is L1; None: 0, with v1 0.11 and 1/9."""
+    """RetinaNet, RPN: of the box loss; 0 is L1; None: 0, with model.mmdet1 0.11 and 1/9."""
     nms: str = "rescored"
     """"rescored" (by score x quality) or "iou" (IoU-Net's, by predicted IoU; needs mlc.iur)."""
     nms_threshold: float | None = None
@@ -90,7 +91,7 @@ class ModelConfig:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataConfig:
     data: str | None = None
     """Folder of a COCO-format data set; None: the generated one."""
@@ -158,7 +159,7 @@ class DataConfig:
         return max(self.short_side) if isinstance(self.short_side, tuple) else self.short_side
 
 
-@dataclass
+@dataclass(frozen=True)
 class ScheduleConfig:
     epochs: int = 24
     batch_size: int = 16
@@ -211,7 +212,7 @@ class ScheduleConfig:
             raise ValueError(f"schedule.milestones must increase, got {self.milestones}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunConfig:
     out: str = "runs/default"
     seed: int = 0
@@ -260,8 +261,10 @@ class RunConfig:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
+    """All settings of a run, in sections."""
+
     model: ModelConfig = field(default_factory=ModelConfig)
     mlc: MLCConfig = field(default_factory=MLCConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -272,9 +275,7 @@ class Config:
         """Epochs at which the learning rate falls."""
         if self.schedule.milestones is not None:
             return self.schedule.milestones
-        epochs = self.schedule.epochs
-        first, second, of = (8, 11, 12) if epochs == 12 else (18, 22, 24) if epochs >= 24 else (16, 18, 19)
-        return (epochs * first / of, epochs * second / of)
+        return milestones(self.schedule.epochs)
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

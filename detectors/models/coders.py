@@ -62,7 +62,7 @@ class DeltaXYWHCoder:
         means, stds: of dx, dy, dw, dh: the network sees ``(delta - mean) / std``.
         wh_ratio_clip: decoding clamps dw and dh to +-|log(wh_ratio_clip)|, a growth of at most 62.5 by
             default.
-        v1: MMDetection 1.1's convention: a box from x1 to x2 is ``x2 - x1 + 1`` wide and the image ends at
+        mmdet1: MMDetection 1.1's convention: a box from x1 to x2 is ``x2 - x1 + 1`` wide and the image ends at
             width - 1.
     """
 
@@ -72,7 +72,7 @@ class DeltaXYWHCoder:
         stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
         wh_ratio_clip: float = 16 / 1000,
         *,
-        v1: bool = False,
+        mmdet1: bool = False,
     ) -> None:
         self.means, self.stds = tuple(map(float, means)), tuple(map(float, stds))
         if len(self.means) != 4 or len(self.stds) != 4 or min(self.stds) <= 0:
@@ -80,7 +80,7 @@ class DeltaXYWHCoder:
         if not 0 < wh_ratio_clip < 1:
             raise ValueError(f"DeltaXYWHCoder: wh_ratio_clip must be in (0, 1), got {wh_ratio_clip}")
         self.max_log_ratio = -math.log(wh_ratio_clip)
-        self.extent = 1.0 if v1 else 0.0  # what is added to x2 - x1 to give a width
+        self.extent = 1.0 if mmdet1 else 0.0  # what is added to x2 - x1 to give a width
 
     def _center_and_size(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return (boxes[..., :2] + boxes[..., 2:]) * 0.5, boxes[..., 2:] - boxes[..., :2] + self.extent

@@ -40,19 +40,19 @@ def test_round_trips(seed, n):
     for coder in (
         DeltaXYWHCoder(),
         DeltaXYWHCoder((0.1, 0, -0.2, 0.3), (0.1, 0.2, 0.3, 2)),
-        DeltaXYWHCoder(v1=True),
+        DeltaXYWHCoder(mmdet1=True),
     ):
         torch.testing.assert_close(coder.decode(priors, coder.encode(priors, boxes)), boxes)
 
 
-@pytest.mark.parametrize("v1", [False, True])
-def test_deltas_against_the_definition(v1):
-    """Scalar arithmetic per box: centers, sizes (+1 in v1), means and stds."""
+@pytest.mark.parametrize("mmdet1", [False, True])
+def test_deltas_against_the_definition(mmdet1):
+    """Scalar arithmetic per box: centers, sizes (+1 in MMDetection 1.1), means and stds."""
     g = torch.Generator().manual_seed(0)
     priors, boxes = random_boxes(20, g), random_boxes(20, g)
     means, stds = (0.05, -0.05, 0.1, 0.0), (0.1, 0.1, 0.2, 0.2)
-    got = DeltaXYWHCoder(means, stds, v1=v1).encode(priors, boxes)
-    one = 1 if v1 else 0
+    got = DeltaXYWHCoder(means, stds, mmdet1=mmdet1).encode(priors, boxes)
+    one = 1 if mmdet1 else 0
     for p, b, row in zip(priors.tolist(), boxes.tolist(), got.tolist(), strict=True):
         pw, ph, bw, bh = (z[i + 2] - z[i] + one for z in (p, b) for i in (0, 1))
         deltas = (
@@ -70,7 +70,7 @@ def test_decode_clamps_growth_and_clips_to_the_image():
     x1, y1, x2, y2 = DeltaXYWHCoder().decode(prior, deltas)[0].tolist()
     assert x2 - x1 == pytest.approx(2 * 62.5) and y2 - y1 == pytest.approx(2 / 62.5, rel=1e-4)
     assert DeltaXYWHCoder().decode(prior, deltas.abs(), (40, 30)).tolist() == [[0, 0, 30, 40]]
-    assert DeltaXYWHCoder(v1=True).decode(prior, deltas.abs(), (40, 30)).tolist() == [[0, 0, 29, 39]]
+    assert DeltaXYWHCoder(mmdet1=True).decode(prior, deltas.abs(), (40, 30)).tolist() == [[0, 0, 29, 39]]
 
 
 def test_degenerate_gt_has_a_finite_target():

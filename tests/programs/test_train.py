@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mlc_ext.detectors.config.overrides import from_dict
-from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.engine.train_step import Stepper
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
 from mlc_ext.detectors.train import configuration, parse
 
@@ -228,16 +228,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder, compared, program)
 
 
 def at_iteration(monkeypatch, iteration, act):
-    """Calls ``act`` within a step of the trainer, after the optimizer and before the count."""
-    step = Trainer.step
+    """Calls ``act`` within the training step that makes it iteration ``iteration``, after the optimizer's step."""
+    step = Stepper.step
 
-    def wrapped(self, images, targets):
-        losses = step(self, images, targets)
-        if self.iteration == iteration:
+    def wrapped(self, before, *batch):
+        losses = step(self, before, *batch)
+        if before + 1 == iteration:
             act()
         return losses
 
-    monkeypatch.setattr(Trainer, "step", wrapped)
+    monkeypatch.setattr(Stepper, "step", wrapped)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -262,7 +262,7 @@ def test_a_second_signal_quits_at_once_and_leaves_the_old_checkpoint(folder, com
 
 
 def test_a_signal_during_the_last_evaluation_keeps_the_weights(folder, compared, program, monkeypatch):
-    interrupted = "mlc_ext.detectors.engine.trainer.evaluate"
+    interrupted = "mlc_ext.detectors.engine.validation.evaluate"
     monkeypatch.setattr(interrupted, lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     code, _, error = program("--quiet", "--epochs", "1", "--out", "evaluating")
     assert code == 130 and "holds iteration 4 of 4" in error
@@ -304,6 +304,7 @@ def test_an_error_of_a_loaders_worker_is_told_in_a_line(folder, compared, progra
         (["--epochs", "0"], {}, "schedule.epochs must be in 1..1000000, got 0"),
         (["--epochs", "-3"], {}, "schedule.epochs must be in 1..1000000, got -3"),
         (["--batch-size", "0"], {}, "schedule.batch_size must be in 1..1000000, got 0"),
+        (["--preset", "huge"], {}, "unknown preset 'huge'; there are demo, small, "),
         (["--compare", "--resume", "x.pt"], {}, "--compare starts two runs; --resume goes on with one"),
         (["--resume", "x.pt"], {}, "no checkpoint x.pt"),
         (["--data", "nowhere"], {}, "data set not found; looked for"),
@@ -346,7 +347,6 @@ def test_resuming_with_another_model_or_other_data_is_refused(folder, compared, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "huge"], "argument --preset: invalid choice: 'huge'"),
         (["--epoch-count", "3"], "unrecognized arguments: --epoch-count"),
         (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
     ],

@@ -13,7 +13,7 @@ import torch
 from small_runs import TINY, assert_same, config_of, finish, history, losses, reached, start, wait_until
 
 from mlc_ext.detectors import train
-from mlc_ext.detectors.config.overrides import from_dict, override
+from mlc_ext.detectors.config.overrides import RENAMED, from_dict, override, report_renamed
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, load_newest, save_checkpoint, set_aside, tidy
 
@@ -165,6 +165,23 @@ def test_auto_without_a_checkpoint_begins(finished, capsys):
     code, told, _ = program(capsys, "--out", finished.parent / "begun", "--resume", "auto")
     assert code == 0 and f"nothing to resume in {finished.parent / 'begun'}" in told
     assert_same_run(finished, finished.parent / "begun")
+
+
+def test_a_checkpoint_with_former_names_of_settings(finished, capsys):
+    """It resumes, and the log says once what the setting is called now."""
+    report_renamed.cache_clear()
+    out = finished.parent / "former"
+    state = load_checkpoint(finished / "checkpoint.2.pt")
+    for old, new in RENAMED.items():
+        (section, before), (_, after) = old.split("."), new.split(".")
+        state["config"][section][before] = state["config"][section].pop(after)
+    save_checkpoint(out.parent / "former.pt", {key: state[key] for key in state if key != "format"})
+    names = {old: False for old in RENAMED}  # --set is parsed before the run has its log
+    code, _, error = program(capsys, "--out", out, "--resume", out.parent / "former.pt", **names)
+    assert code == 0, error
+    assert_same_run(finished, out)
+    log = (out / "log.txt").read_text()
+    assert all(log.count(f"setting {old} is called {new} now") == 1 for old, new in RENAMED.items())
 
 
 def test_a_finished_run_is_evaluated_again(finished, capsys):
