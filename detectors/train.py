@@ -25,9 +25,11 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from mlc_ext.detectors import distributed
+from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.config.files import read_config_file
 from mlc_ext.detectors.config.overrides import assign, override, present_name, update
 from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
+from mlc_ext.detectors.config.reference import settings_text
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
@@ -38,10 +40,8 @@ from mlc_ext.detectors.runs.log_file import LOG, hold_log
 DEFAULT_PRESET = "demo"
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(arguments: list[str] | None = None, prog: str = "train.py") -> argparse.Namespace:
+    parser = make_parser(prog, __doc__)
     parser.add_argument("--preset", metavar="NAME", help=f"default: {DEFAULT_PRESET}; there are {', '.join(PRESETS)}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML or JSON; may name its preset (preset: NAME)")
     parser.add_argument("--data", metavar="DIR", help="COCO-format data set; default: one is generated")
@@ -72,6 +72,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile backbone, pyramid and head")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, repeatable")
+    parser.add_argument("--settings", action="store_true", help="print all settings with their defaults, and end")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(arguments)
 
@@ -121,8 +122,11 @@ def baseline_of(config: Config) -> Config:
     return dataclasses.replace(config, mlc=mlc, model=dataclasses.replace(config.model, nms="rescored"))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
+    options = parse(arguments, prog)
+    if options.settings:
+        print(settings_text())
+        return 0
     hold_log()
     try:
         config = configuration(options)
@@ -134,15 +138,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except NonFiniteLoss as error:
-        return _failed(1, error, told=error.here)
+        return _failed(prog, 1, error, shown=error.here)
     except distributed.LostPeer as error:
-        return _failed(1, error, told=distributed.is_main())
+        return _failed(prog, 1, error, shown=distributed.is_main())
     except (ValueError, OSError, ImportError, DataError) as error:
-        return _failed(2, error, told=distributed.is_main() or not isinstance(error, distributed.SetupError))
+        return _failed(prog, 2, error, shown=distributed.is_main() or not isinstance(error, distributed.SetupError))
     except RuntimeError as error:
         if (died := death_of_worker(error)) is None:
             raise
-        return _failed(2, died, told=True)
+        return _failed(prog, 2, died, shown=True)
     return 0
 
 
@@ -177,13 +181,11 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _failed(code: int, error: Exception, *, told: bool) -> int:
-    """Tells an error in a line, the log its traceback."""
+def _failed(prog: str, code: int, error: Exception, *, shown: bool) -> int:
+    """Logs an error with its traceback, prints it as one line if ``shown``, and returns the exit code."""
     LOG.error("%s", error, exc_info=error)
-    if told:
-        rank = distributed.rank()
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"train.py: {f'rank {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
+    if shown:
+        print_error(prog, error)
     return code
 
 
