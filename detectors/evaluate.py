@@ -3,12 +3,14 @@
     python detectors/evaluate.py runs/demo/checkpoint.pt [--data DIR]
     torchrun --nproc-per-node 8 detectors/evaluate.py runs/demo/checkpoint.pt
 
+The first line that is printed names the annotation file that is evaluated on.
 Where the run kept averaged weights (schedule.ema), those are evaluated.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -18,8 +20,10 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
-from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint
+from mlc_ext.detectors.evaluation.measure import measure_loaded
 from mlc_ext.detectors.evaluation.metrics_table import report
+from mlc_ext.detectors.runs.files import check_writable, write_whole
+from mlc_ext.detectors.runs.load import load_for_evaluation
 
 
 def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argparse.Namespace:
@@ -44,16 +48,16 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
     options = parse(arguments, prog)
     try:
         with distributed.session(options.device):
-            metrics = evaluate_checkpoint(
-                options.checkpoint,
-                options.data,
-                options.batch_size,
-                options.device,
-                results=options.results,
-                settings=options.set,
-            )
+            with distributed.together():
+                _check(options)
+            loaded = load_for_evaluation(options.checkpoint, options.data, options.device, settings=options.set)
             if distributed.is_main():
-                print(report(metrics))
+                print(f"validation set: {Path(loaded.dataset.annotation_file).absolute()}", flush=True)
+            measured = measure_loaded(loaded, options.batch_size)
+            if distributed.is_main():
+                print(report(measured.metrics()), flush=True)
+                if options.results is not None:
+                    write_whole(options.results, json.dumps(measured.evaluator.results()))
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, ImportError, DataError) as error:
@@ -66,6 +70,14 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
         print_error(prog, died)
         return 2
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What must not be found out after the work."""
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
+    if options.results is not None and distributed.is_main():
+        check_writable(options.results)
 
 
 if __name__ == "__main__":

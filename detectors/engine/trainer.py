@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import distributed
+from ..config.paths import with_absolute_paths
 from ..config.settings import Config
 from ..data.build import (
     CACHE,
@@ -66,7 +67,7 @@ class Trainer:
                 watch = Watch(self.folder.path / "tensorboard", self.train_set.category_names)
             self.log = RunLog(self.metrics, self.stepper, watch, self.total_iterations, progress=self.progress)
             if self.main:
-                config.save(self.folder.path / "config.json")
+                with_absolute_paths(config).save(self.folder.path / "config.json")
         self.stepper.connect()
 
     @property
@@ -147,7 +148,7 @@ class Trainer:
         place = {"epoch": self.iteration // len(self.loader), "position": self.iteration % len(self.loader)}
         state = {
             **self.stepper.state_dict(),
-            "config": self.config.to_dict(),
+            "config": with_absolute_paths(self.config).to_dict(),
             "num_classes": self.train_set.num_classes,
             "categories": self.train_set.category_names,
             "category_ids": list(self.train_set.label_to_category.values()),

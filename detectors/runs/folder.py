@@ -19,8 +19,10 @@ from .checkpoint import (
     set_aside,
     tidy,
 )
-from .files import plain, write_whole
+from .files import check_writable, plain, write_whole
 from .log_file import LOG, open_log
+
+_FILES = (NAME, "metrics.jsonl", "metrics.json", "results.json", "config.json", "log.txt")
 
 
 class RunFolder:
@@ -36,10 +38,19 @@ class RunFolder:
         self._saved_at: int | None = None
         self._resumed_from: Path | None = None
 
+    def check_outputs(self) -> None:
+        """Makes the folder; OSError for the first of its files that cannot be written."""
+        for name in _FILES:
+            check_writable(self.path / name)
+
     def open(self) -> None:
-        """Makes the folder, removes temporary files of killed processes and opens the log file."""
+        """Makes the folder, removes temporary files of killed processes and opens the log file.
+
+        OSError for the first file that cannot be written.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.main:
+            self.check_outputs()
             tidy(self.path)
             open_log(self.path / "log.txt")
         else:  # what only this rank can report: a broken image of its share, the traceback of an error
