@@ -16,8 +16,11 @@ def check_writable(path: Path) -> None:
     OSError, naming the file: a folder stands in its place, or its folder cannot be made or written to (read-only, full,
     too long a name). The file itself stays as it is.
     """
-    with writing(path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
+    with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if _is_device(path):

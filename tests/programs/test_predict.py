@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
+from untrained import SETTINGS, write_checkpoint
 
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.presets import preset
@@ -18,34 +19,6 @@ from mlc_ext.detectors.models import memory_layout
 from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.predict import find_images, image_ids, main
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
-
-SETTINGS = {
-    "model.backbone": "resnet18",
-    "model.weights": None,
-    "model.norm": "bn",
-    "model.fpn_channels": 64,
-    "model.num_convs": 1,
-    "data.short_side": "120,140",
-    "data.long_side": 200,
-    "data.generated_images": 8,
-    "data.generated_size": 96,
-}
-
-
-def write_checkpoint(folder: Path, name: str) -> Path:
-    """An untrained detector whose scores spread around a half."""
-    config = preset(name)
-    for key, value in SETTINGS.items():
-        if not (key == "model.num_convs" and "rpn" in name):
-            config = override(config, key, value)
-    torch.manual_seed(0)
-    model = build_model(config, 3)
-    torch.nn.init.normal_(model.head.cls_logits.weight, std=0.3)
-    torch.nn.init.zeros_(model.head.cls_logits.bias)
-    path = folder / f"{name}.pt"
-    save_checkpoint(path, {"model": model.state_dict(), "config": config.to_dict(), "num_classes": 3, "iteration": 1,
-                           "categories": ["cat", "dog", "emu"], "category_ids": [2, 5, 11]})  # fmt: skip
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +163,7 @@ def test_finding_images(tmp_path):
     (tmp_path / "deep" / "round").symlink_to(tmp_path)
 
     def found(*inputs, recursive=False):
-        pairs = find_images([tmp_path / i for i in inputs], recursive, tmp_path / "found")
+        pairs = find_images([tmp_path / i for i in inputs], recursive, tmp_path / "found", {})
         return [(str(path.relative_to(tmp_path)), str(place)) for path, place in pairs]
 
     top = tmp_path.name
