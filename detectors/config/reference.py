@@ -67,8 +67,6 @@ def settings_text() -> str:
     """The settings as text for a terminal."""
     parts = []
     for setting in all_settings():
-        head = f"{setting.section}.{setting.name} = {setting.default}  ({setting.type})"
-        parts.append(
-            head + "\n" + textwrap.fill(setting.description, 96, initial_indent="    ", subsequent_indent="    ")
-        )
+        parts.append(f"{setting.section}.{setting.name} = {setting.default}  ({setting.type})")
+        parts.append(textwrap.indent(textwrap.fill(setting.description, 96), "    "))
     return "\n".join(parts)

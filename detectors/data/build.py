@@ -72,6 +72,12 @@ def check_same_categories(train: CocoDetection, val: CocoDetection) -> None:
         raise ValueError(f"the categories of {val.annotation_file} are not those of {train.annotation_file}")
 
 
+def require_trained(dataset: CocoDetection, state: dict, path: Path) -> None:
+    """ValueError if the checkpoint's ``state`` was trained on another number of classes."""
+    if state["num_classes"] != dataset.num_classes:
+        raise ValueError(f"{path} was trained on {state['num_classes']} classes, the data have {dataset.num_classes}")
+
+
 def check_same_data(*datasets: CocoDetection) -> None:
     """SetupError if a rank has other images or objects than rank 0, for example an incomplete copy; all ranks call it.
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import distributed
+from mlc_ext.losses import reduce_mean
+
 from ..models.dense_detector import Target
 from ..runs.log_file import LOG
 from ..runs.metrics_log import SHORT_NAMES, MetricsLog
@@ -73,7 +74,7 @@ class RunLog:
 
         One transfer, the only one of training: the host waits for the device here.
         """
-        means = distributed.mean(torch.stack([torch.stack(values).mean() for values in self._window.values()]))
+        means = reduce_mean(torch.stack([torch.stack(values).mean() for values in self._window.values()]))
         *values, first_bad = torch.cat([means.double(), self.stepper.guard.first_bad.double()[None]]).tolist()
         return dict(zip(self._window, values, strict=True)), int(first_bad)
 

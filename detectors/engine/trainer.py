@@ -17,6 +17,7 @@ from ..data.build import (
     check_same_categories,
     check_same_data,
     require_objects,
+    require_trained,
     verify,
 )
 from ..models.build import build_model
@@ -177,7 +178,8 @@ class Trainer:
             return None
         path, state = found
         with distributed.together():
-            self.folder.check(path, state, self.config, self.train_set.num_classes, allowed)
+            require_trained(self.train_set, state, path)
+            self.folder.check(path, state, self.config, allowed)
             with as_misfit(path):
                 self.stepper.load_state_dict(state)
                 self.loader.load_state_dict(state["loader"])
@@ -229,7 +231,7 @@ class Trainer:
             LOG.error("lost another process: %s", error)
             if self.stepper.undo():
                 self._save_after("another process of this run is gone")
-            raise distributed.LostPeer("another process of this run is gone; --resume auto goes on") from error
+            raise distributed.LostPeer("another process of this run is gone; --resume auto continues it") from error
 
     def _save_after(self, failure: str) -> None:
         self.save()

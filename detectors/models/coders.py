@@ -44,15 +44,12 @@ class LTRBCoder:
         _check_last("LTRBCoder.encode", "boxes", boxes, 4)
         return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)
 
-    def decode(self, points: Tensor, ltrb: Tensor, image_size: tuple[float, float] | None = None) -> Tensor:
-        """Boxes ``[..., 4]`` from ``points`` ``[..., 2]`` and distances ``[..., 4]`` in pixels.
-
-        With ``image_size`` (height, width) they are clipped to the image. Raises as :meth:`encode`.
-        """
+    def decode(self, points: Tensor, ltrb: Tensor) -> Tensor:
+        """Boxes ``[..., 4]`` from ``points`` ``[..., 2]`` and distances ``[..., 4]`` in pixels. Raises as
+        :meth:`encode`."""
         _check_last("LTRBCoder.decode", "points", points, 2)
         _check_last("LTRBCoder.decode", "ltrb", ltrb, 4)
-        boxes = torch.cat((points - ltrb[..., :2], points + ltrb[..., 2:]), dim=-1)
-        return boxes if image_size is None else clip_boxes(boxes, image_size)
+        return torch.cat((points - ltrb[..., :2], points + ltrb[..., 2:]), dim=-1)
 
 
 class DeltaXYWHCoder:
@@ -62,8 +59,7 @@ class DeltaXYWHCoder:
         means, stds: of dx, dy, dw, dh: the network sees ``(delta - mean) / std``.
         wh_ratio_clip: decoding clamps dw and dh to +-|log(wh_ratio_clip)|, a growth of at most 62.5 by
             default.
-        mmdet1: MMDetection 1.1's convention: a box from x1 to x2 is ``x2 - x1 + 1`` wide and the image ends at
-            width - 1.
+        mmdet1: MMDetection 1.1's convention: a box from x1 to x2 is ``x2 - x1 + 1`` wide.
     """
 
     def __init__(
@@ -101,11 +97,9 @@ class DeltaXYWHCoder:
         # Scalars, not a tensor of means: that would be a host-to-device copy at every call.
         return torch.stack([(d - m) / s for d, m, s in zip(deltas, self.means, self.stds, strict=True)], dim=-1)
 
-    def decode(self, priors: Tensor, deltas: Tensor, image_size: tuple[float, float] | None = None) -> Tensor:
-        """Boxes ``[..., 4]`` from ``priors`` ``[..., 4]`` and predicted ``deltas`` ``[..., 4]``.
-
-        With ``image_size`` (height, width) they are clipped to the image. Raises as :meth:`encode`.
-        """
+    def decode(self, priors: Tensor, deltas: Tensor) -> Tensor:
+        """Boxes ``[..., 4]`` from ``priors`` ``[..., 4]`` and predicted ``deltas`` ``[..., 4]``. Raises as
+        :meth:`encode`."""
         _check_last("DeltaXYWHCoder.decode", "priors", priors, 4)
         _check_last("DeltaXYWHCoder.decode", "deltas", deltas, 4)
         # Before the exponential, where half precision would lose digits.
@@ -115,7 +109,4 @@ class DeltaXYWHCoder:
         growth = torch.stack((dw, dh), dim=-1).clamp(-self.max_log_ratio, self.max_log_ratio)
         center = prior_center + prior_size * torch.stack((dx, dy), dim=-1)
         half = (prior_size * growth.exp() - self.extent) * 0.5
-        boxes = torch.cat((center - half, center + half), dim=-1)
-        if image_size is None:
-            return boxes
-        return clip_boxes(boxes, (image_size[0] - self.extent, image_size[1] - self.extent))
+        return torch.cat((center - half, center + half), dim=-1)

@@ -26,7 +26,7 @@ class RPN(AnchorDetector):
     """RPN (Ren et al., 2015) on P2-P6; its detections are class-agnostic proposals (label 1).
 
     With mutual labeling all candidates are labeled first; the classification sample is then drawn from A+cls and the
-    negatives, the localization sample apart from A+loc; one normalizer serves both (METHOD, "RPN sampling").
+    negatives, the localization sample apart from A+loc; one normalizer serves both.
 
     Args:
         backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module that

@@ -1,4 +1,4 @@
-"""Files that programs write: made possible before the work begins, written whole or not at all, as plain JSON."""
+"""Output files: checked before the work begins, written atomically, as standard JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes beside ``path`` and renames: a reader, or a kill, never meets half a file.
+    """Writes a temporary file and renames it to ``path``, which is never an incomplete file.
 
     OSError names ``path``; the file that was there stays, and nothing is left beside it. A pipe or a device, such as
     /dev/null, is written to and stays what it is.
@@ -71,7 +71,7 @@ def _is_device(path: Path) -> bool:
 
 
 def plain(value: object) -> object:
-    """JSON has neither NaN nor infinity: null."""
+    """``value`` with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -80,13 +80,8 @@ class RunFolder:
         found = distributed.broadcast(found)
         return None if found is None else (Path(found[0]).resolve(), found[1])
 
-    def check(self, path: Path, state: dict, config: Config, num_classes: int, allowed: tuple[str, ...]) -> None:
-        """ValueError if a run of ``config`` on ``num_classes`` classes cannot resume from this checkpoint.
-
-        Versions that differ from the checkpoint's are a warning.
-        """
-        if state["num_classes"] != num_classes:
-            raise ValueError(f"{path} was trained on {state['num_classes']} classes, the data have {num_classes}")
+    def check(self, path: Path, state: dict, config: Config, allowed: tuple[str, ...]) -> None:
+        """ValueError if a run of ``config`` cannot resume from this checkpoint. Other versions are a warning."""
         if "optimizer" not in state:
             raise ValueError(f"{path} holds no optimizer state to resume from")
         check_unchanged(path, state, config, allowed)

@@ -27,11 +27,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def here(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    threads = torch.get_num_threads()
+def switches(in_folder):
     yield
-    torch.set_num_threads(threads)
     precision.configure(RunConfig(tf32=False))
 
 
