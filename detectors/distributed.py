@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -91,8 +93,10 @@ def end_program(status: int) -> NoReturn:
     """Ends the process with this exit code.
 
     One of several processes ends without the interpreter's teardown, which communication threads that are still running
-    can abort.
+    can abort. Ctrl-C is ignored from now on: the work is done, and the interpreter would end with another code.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         logging.shutdown()
         sys.stdout.flush()

@@ -9,19 +9,22 @@ Where the run kept averaged weights (schedule.ema), those are evaluated.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
+
+import argparse
+import json
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.evaluation.measure import measure_loaded
 from mlc_ext.detectors.evaluation.metrics_table import report
+from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.files import check_writable, write_whole
 from mlc_ext.detectors.runs.load import load_for_evaluation
 
@@ -44,6 +47,7 @@ def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argp
     return parser.parse_args(arguments)
 
 
+@interruptible
 def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
     options = parse(arguments, prog)
     try:
@@ -58,8 +62,6 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
                 print(report(measured.metrics()), flush=True)
                 if options.results is not None:
                     write_whole(options.results, json.dumps(measured.evaluator.results()))
-    except KeyboardInterrupt:
-        return 130
     except (ValueError, OSError, ImportError, DataError) as error:
         if distributed.is_main() or not isinstance(error, distributed.SetupError):
             print_error(prog, error)

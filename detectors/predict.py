@@ -14,30 +14,33 @@ after Ctrl-C or SIGTERM.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
+
 import argparse
 import errno
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mlc_ext.detectors import distributed
+from mlc_ext.detectors import distributed, interrupts
 from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import evaluation_transforms
 from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image, read_image
 from mlc_ext.detectors.evaluation.measure import to_original
+from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.models.dense_detector import DenseDetector
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 from mlc_ext.detectors.runs.files import check_writable, write_whole, writing
@@ -190,6 +193,7 @@ def predict(
     bar = tqdm(images, unit="img", disable=not progress, dynamic_ncols=True)
     try:
         for (path, place), image_id in zip(bar, ids, strict=True):
+            interrupts.check()
             try:
                 if not path.is_file():  # a pipe would be waited for
                     raise OSError("not a regular file, or a link without an end")
@@ -254,6 +258,7 @@ def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argpa
     return parser.parse_args(arguments)
 
 
+@interruptible
 def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
     options = parse(arguments, prog)
     unlisted: dict[Path, str] = {}
@@ -276,8 +281,6 @@ def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
             draw=not options.json,
             progress=not options.quiet,
         )
-    except KeyboardInterrupt:
-        return 130
     except (ValueError, OSError, ImportError) as error:
         print_error(prog, error)
         return 2
@@ -291,4 +294,4 @@ def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    distributed.end_program(main())

@@ -13,18 +13,21 @@ Exit code: 0; 2 for folders and options that cannot be used; 130 after Ctrl-C.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
+
+import argparse
+from collections.abc import Sequence
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, require_matplotlib
 from mlc_ext.detectors.reporting.curves import loss_charts, metric_charts, precision_charts, recall_charts
 from mlc_ext.detectors.reporting.embedded_images import Pictures
@@ -51,6 +54,7 @@ def parse(arguments: list[str] | None = None, prog: str = "report.py") -> argpar
     return parser.parse_args(arguments)
 
 
+@interruptible
 def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
     options = parse(arguments, prog)
     try:
@@ -68,8 +72,6 @@ def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
         folder = _charts_folder(options.out)
         for chart in charts:
             chart.save(folder)
-    except KeyboardInterrupt:
-        return 130
     except (ValueError, OSError, ImportError) as error:
         print_error(prog, error)
         return 2
@@ -154,4 +156,4 @@ def _examine(run: Run, **options) -> Findings | None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    distributed.end_program(main())

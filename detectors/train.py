@@ -15,14 +15,16 @@ after Ctrl-C or SIGTERM; 1 for other errors.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import importlib.util
 import sys
 from pathlib import Path
 
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
+
+import argparse
+import dataclasses
+import importlib.util
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
@@ -35,6 +37,7 @@ from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report
+from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.folder import RunFolder
 from mlc_ext.detectors.runs.log_file import LOG, hold_log
 
@@ -127,6 +130,7 @@ def baseline_of(config: Config) -> Config:
     return dataclasses.replace(config, mlc=mlc, model=dataclasses.replace(config.model, nms="rescored"))
 
 
+@interruptible
 def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
     options = parse(arguments, prog)
     if options.settings:
@@ -143,8 +147,6 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
                     RunFolder(each.run.out).check_outputs()
             results = {name: _train(name, each, options, allowed) for name, each in runs.items()}
             _say(report(*results.values(), names=tuple(results)))
-    except KeyboardInterrupt:
-        return 130
     except NonFiniteLoss as error:
         return _failed(prog, 1, error, shown=error.here)
     except distributed.LostPeer as error:

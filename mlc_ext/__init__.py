@@ -4,6 +4,7 @@ Operators (C++/CUDA, `torch.ops.mlc_ext.*`) and the method built on them. See RE
 mutual labeling and IoU rescoring into a training loop.
 """
 
+from . import _program_start  # isort: skip  # noqa: F401  (first: importing torch takes seconds)
 from pathlib import Path as _Path
 
 from . import _load

@@ -91,7 +91,12 @@ class Trainer:
         """
         self._begin()
         stop = self.total_iterations if until is None else min(until, self.total_iterations)
-        with Interruption() as interruption, self.log, self._saved_on_failure(interruption):
+        with (
+            contextlib.closing(self.folder),
+            Interruption() as interruption,
+            self.log,
+            self._saved_on_failure(interruption),
+        ):
             while self.iteration < stop:
                 if self._evaluation_is_due():  # also after resuming from a checkpoint saved just before it
                     self.evaluate()
@@ -110,8 +115,8 @@ class Trainer:
         self.loader.set_epoch(self.iteration // length)
         self.model.train()
         self.log.begin_window(self.iteration)
-        interruption.deferring = True  # no interruption between loading a batch and its step: a checkpoint has both
-        for images, targets in self.loader:
+        interruption.deferring = True  # within a step: a checkpoint has a whole number of them
+        for images, targets in interruption.waiting_for(self.loader):
             batch_size = self.loader.batch_length(self.iteration % length)  # over all ranks
             losses = self.stepper.step(self.iteration, images, targets, batch_size)
             self.iteration += 1

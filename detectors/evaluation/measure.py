@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mlc_ext.divergence import Divergence
 
-from .. import distributed
+from .. import distributed, interrupts
 from ..config.settings import Config
 from ..data.coco import CocoDetection
 from ..data.loader import build_loader
@@ -104,6 +104,7 @@ def measure(
     for images, targets in tqdm(
         _my_batches(dataset, batch_size, workers), desc="evaluating", leave=False, disable=not progress
     ):
+        interrupts.check()
         images = [image.to(device, non_blocking=True) for image in images]
         detections, predictions = model.detect(images, with_predictions=correlation)
         originals = [

@@ -111,8 +111,9 @@ def load_newest(folder: Path, skipped: Callable[[str], None]) -> tuple[Path, dic
 
 def tidy(folder: Path) -> None:
     """Removes the temporary files of killed processes."""
-    for path in Path(folder).glob(f".{NAME}.*"):
-        path.unlink(missing_ok=True)
+    for path in Path(folder).glob(".*"):
+        if re.fullmatch(r"\.\w+\.(pt|jsonl?|txt)\.\d+", path.name):
+            path.unlink(missing_ok=True)
 
 
 def set_aside(folder: Path) -> None:

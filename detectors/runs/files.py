@@ -63,7 +63,8 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}")
+    """Of this process: another one that writes the same file does not meet it."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def _is_device(path: Path) -> bool:
