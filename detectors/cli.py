@@ -24,7 +24,7 @@ def main() -> None:
     if name not in PROGRAMS:
         print(f"mlc-ext: unknown program {name!r}, there are {', '.join(PROGRAMS)}", file=sys.stderr)
         raise SystemExit(2)
-    module = importlib.import_module(f"{__package__}.{name}")  # only this one: each takes seconds to import
+    module = importlib.import_module(f"{__package__}.{name}")  # one alone: each imports for seconds
     from . import distributed
 
     distributed.end_program(module.main(arguments, f"mlc-ext {name}"))
