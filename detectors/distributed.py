@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mlc_ext._ranks import rank, world_size
+
+from .config.settings import DEVICE
 
 T = TypeVar("T")
 
@@ -47,10 +51,9 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}") from error
+    if not DEVICE.fullmatch(name):
+        raise ValueError(f"device must be cpu, cuda, cuda:N or auto, got {name!r}")
+    device = torch.device(name)
     if device.type != "cuda":
         return device
     local, local_world = (int(os.environ.get(key, default)) for key, default in _LOCAL)
@@ -90,8 +93,10 @@ def end_program(status: int) -> NoReturn:
     """Ends the process with this exit code.
 
     One of several processes ends without the interpreter's teardown, which communication threads that are still running
-    can abort.
+    can abort. Ctrl-C is ignored from now on: the work is done, and the interpreter would end with another code.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         logging.shutdown()
         sys.stdout.flush()

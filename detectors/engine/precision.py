@@ -25,9 +25,15 @@ def configure(run: RunConfig) -> None:
 
 
 def prepare(model: nn.Module, run: RunConfig) -> None:
-    """Memory layout and compilation of a detector that is on its device, in place; names of weights stay."""
+    """Memory layout and compilation of a detector that is on its device, in place; names of weights stay.
+
+    Raises ValueError for a compiler that torch does not know.
+    """
     set_memory_layout(model, run)
     if run.compile is not None:
+        if run.compile not in torch.compiler.list_backends(exclude_tags=()):
+            known = ", ".join(map(repr, torch.compiler.list_backends()))
+            raise ValueError(f"run.compile must be one of {known} or None, got {run.compile!r}")
         for module in (model.backbone, model.fpn, model.head):
             module.compile(backend=run.compile)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import distributed
+from ..config.paths import with_absolute_paths
 from ..config.settings import Config
 from ..data.build import (
     CACHE,
@@ -65,7 +66,7 @@ class Trainer:
                 watch = Watch(self.folder.path / "tensorboard", self.train_set.category_names)
             self.log = RunLog(self.metrics, self.stepper, watch, self.total_iterations, progress=self.progress)
             if self.main:
-                config.save(self.folder.path / "config.json")
+                with_absolute_paths(config).save(self.folder.path / "config.json")
         self.stepper.connect()
 
     @property
@@ -88,7 +89,12 @@ class Trainer:
         """
         self._begin()
         stop = self.total_iterations if until is None else min(until, self.total_iterations)
-        with Interruption() as interruption, self.log, self._saved_on_failure(interruption):
+        with (
+            contextlib.closing(self.folder),
+            Interruption() as interruption,
+            self.log,
+            self._saved_on_failure(interruption),
+        ):
             while self.iteration < stop:
                 if self._evaluation_is_due():  # also after resuming from a checkpoint saved just before it
                     self.evaluate()
@@ -107,8 +113,8 @@ class Trainer:
         self.loader.set_epoch(self.iteration // length)
         self.model.train()
         self.log.begin_window(self.iteration)
-        interruption.deferring = True  # no interruption between loading a batch and its step: a checkpoint has both
-        for images, targets in self.loader:
+        interruption.deferring = True  # within a step: a checkpoint has a whole number of them
+        for images, targets in interruption.waiting_for(self.loader):
             batch_size = self.loader.batch_length(self.iteration % length)  # over all ranks
             losses = self.stepper.step(self.iteration, images, targets, batch_size)
             self.iteration += 1
@@ -146,7 +152,7 @@ class Trainer:
         place = {"epoch": self.iteration // len(self.loader), "position": self.iteration % len(self.loader)}
         state = {
             **self.stepper.state_dict(),
-            "config": self.config.to_dict(),
+            "config": with_absolute_paths(self.config).to_dict(),
             "num_classes": self.train_set.num_classes,
             "categories": self.train_set.category_names,
             "category_ids": list(self.train_set.label_to_category.values()),

@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from mlc_ext.divergence import Divergence
 
-from .. import distributed
+from .. import distributed, interrupts
 from ..config.settings import Config
 from ..data.coco import CocoDetection
 from ..data.loader import build_loader
 from ..models.dense_detector import DenseDetector
 from ..runs.files import write_whole
-from ..runs.load import load_for_evaluation
+from ..runs.load import Loaded, load_for_evaluation
 from .coco_metrics import CocoEvaluator, ProposalEvaluator
 
 
@@ -67,12 +67,17 @@ def evaluate(
 
     Several ranks take every n-th image each and return the same metrics of all, each image counted once.
     """
-    measured = measure(model, dataset, **options)
+    return _metrics(measure(model, dataset, **options), results)
+
+
+def _metrics(measured: Measured, results: Path | None) -> dict[str, float]:
+    """The metrics on every rank; rank 0 computes them and writes the detections."""
     if not distributed.is_main():
         return distributed.broadcast({})
+    metrics = measured.metrics()
     if results is not None:
         write_whole(results, json.dumps(measured.evaluator.results()))
-    return distributed.broadcast(measured.metrics())
+    return distributed.broadcast(metrics)
 
 
 @torch.no_grad()
@@ -99,6 +104,7 @@ def measure(
     for images, targets in tqdm(
         _my_batches(dataset, batch_size, workers), desc="evaluating", leave=False, disable=not progress
     ):
+        interrupts.check()
         images = [image.to(device, non_blocking=True) for image in images]
         detections, predictions = model.detect(images, with_predictions=correlation)
         originals = [
@@ -137,6 +143,18 @@ def _my_batches(dataset: CocoDetection, batch_size: int, workers: int) -> Iterab
     return build_loader(Subset(dataset, mine), batch_size, shuffle=False, num_workers=workers)
 
 
+def measure_loaded(loaded: Loaded, batch_size: int | None = None) -> Measured:
+    """:func:`measure` of a loaded detector on its data set; ``batch_size`` None is the run's."""
+    return measure(
+        loaded.model,
+        loaded.dataset,
+        batch_size=rank_batch(loaded.config) if batch_size is None else batch_size,
+        device=loaded.device,
+        workers=loaded.config.data.workers,
+        backend=loaded.config.data.evaluator,
+    )
+
+
 def evaluate_checkpoint(
     path: Path,
     data: str | None = None,
@@ -152,13 +170,4 @@ def evaluate_checkpoint(
 
     Raises ValueError or FileNotFoundError for a checkpoint or data that cannot be used.
     """
-    loaded = load_for_evaluation(path, data, device, settings=settings)
-    return evaluate(
-        loaded.model,
-        loaded.dataset,
-        batch_size=rank_batch(loaded.config) if batch_size is None else batch_size,
-        device=loaded.device,
-        workers=loaded.config.data.workers,
-        backend=loaded.config.data.evaluator,
-        results=results,
-    )
+    return _metrics(measure_loaded(load_for_evaluation(path, data, device, settings=settings), batch_size), results)

@@ -25,7 +25,8 @@ def shown(key: str, value: float | None, *, signed: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     sign = "+" if signed else ""
-    return f"{100 * value:{sign}.1f}" if key.startswith(("AP", "AR")) else f"{value:{sign}.3f}"
+    text = f"{100 * value:{sign}.1f}" if key.startswith(("AP", "AR")) else f"{value:{sign}.3f}"
+    return text.replace("-", sign) if float(text) == 0 else text  # no -0.0
 
 
 def report(*columns: dict[str, float], names: tuple[str, ...] = ()) -> str:

@@ -25,12 +25,20 @@ MAX_DISTANCE = 65504.0
 GN_GROUPS = 32
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's, also where a single image has one value per group: torch refuses that, though the same image in a batch
+    of two gets the bias. It happens on a level of one cell (an image up to 128 pixels) with ``GN_GROUPS`` channels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps, torch.backends.cudnn.enabled)
+
+
 def _tower(channels: int, num_convs: int, norm: str | None) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=norm is None))
         if norm == "gn":
-            layers.append(nn.GroupNorm(GN_GROUPS, channels))
+            layers.append(GroupNorm(GN_GROUPS, channels))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 

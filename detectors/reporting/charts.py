@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..runs.files import writing
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which the color-blind tell apart."""
 
@@ -33,7 +35,9 @@ class Chart:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
     def save(self, folder: Path) -> None:
-        (folder / self.file).write_bytes(self.png)
+        """Writes the PNG; OSError names the file."""
+        with writing(folder / self.file):
+            (folder / self.file).write_bytes(self.png)
 
 
 def require_matplotlib() -> None:

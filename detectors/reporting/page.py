@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.metrics_table import REPORTED, shown
-from ..runs.history import Run, setting_differences
+from ..runs.history import Run, comparable, setting_differences
 from .charts import Chart
 from .embedded_images import Pictures
 from .label_viewer import MAX_CANDIDATES, MAX_OBJECTS
@@ -100,9 +100,10 @@ def _results(runs: Sequence[Run]) -> str:
     rows = []
     for k, run in enumerate(runs):
         cells = []
+        compared = k > 0 and comparable(runs[0], run)
         for key, _ in columns:
             value, first = (each.metrics.get(key, math.nan) for each in (run, runs[0]))
-            change = f"<small>{shown(key, value - first, signed=True)}</small>" if k else ""
+            change = f"<small>{shown(key, value - first, signed=True)}</small>" if compared else ""
             cells.append(shown(key, value) + change)
         rows.append([text(run.name), *cells])
     told = (
@@ -111,7 +112,13 @@ def _results(runs: Sequence[Run]) -> str:
     )
     if len(runs) > 1:
         told += f" Small: the difference from {text(runs[0].name)}."
-    return _table(["", *(text(heading) for _, heading in columns)], rows) + f'<p class="told">{told}</p>'
+    others = [text(run.name) for run in runs if not comparable(runs[0], run)]
+    warning = (
+        f'<p class="note"><strong>{", ".join(others)}: evaluated on another validation set than {text(runs[0].name)}. '
+        "These metrics cannot be compared.</strong></p>"
+    )
+    table = _table(["", *(text(heading) for _, heading in columns)], rows)
+    return (warning if others else "") + table + f'<p class="told">{told}</p>'
 
 
 def _settings(runs: Sequence[Run]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +14,7 @@ from mlc_ext.divergence import Divergence
 from ..evaluation.coco_metrics import PrecisionCurves, RecallCurves
 from ..evaluation.measure import measure, rank_batch
 from ..evaluation.metrics_table import REPORTED
-from ..runs.history import Run
+from ..runs.history import Run, comparable
 from ..runs.load import load_for_evaluation
 from .embedded_images import Pictures
 from .gallery import Group, crop, find_groups
@@ -28,6 +31,8 @@ class Findings:
     iteration: int
     dataset: str
     """What it was measured on."""
+    digest: str
+    """Of the images, categories and objects that it was measured on."""
     metrics: dict[str, float]
     curves: PrecisionCurves | RecallCurves
     divergence: Divergence
@@ -79,6 +84,7 @@ def examine(
     return Findings(
         iteration=loaded.iteration,
         dataset=dataset.summary(),
+        digest=hashlib.sha256(json.dumps(dataset.ground_truth(), sort_keys=True).encode()).hexdigest(),
         metrics=measured.metrics(),
         curves=measured.evaluator.curves(),
         divergence=measured.divergence,
@@ -90,6 +96,7 @@ def examine(
 def take_metrics(run: Run, findings: Findings | None, data: str | None) -> None:
     """Settles which metrics the tables show: those the run recorded, or those measured now where it recorded none or
     other data were asked for. What does not agree is noted."""
+    run.validation = None if findings is None else findings.digest
     if findings is None:
         if data and run.metrics:
             run.metrics, run.source = {}, ""
@@ -114,6 +121,13 @@ def take_metrics(run: Run, findings: Findings | None, data: str | None) -> None:
                 "or versions"
             )
             return
+
+
+def note_other_data(runs: Sequence[Run]) -> None:
+    """Notes the runs whose metrics are of another validation set than the first run's."""
+    for run in runs[1:]:
+        if not comparable(runs[0], run):
+            run.notes.append(f"evaluated on another validation set than {runs[0].name}: no differences are shown")
 
 
 def _file(dataset, image_id: int) -> str:

@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch import Tensor
 from mlc_ext._version import __version__
 
 from ..config.overrides import differences, from_dict
+from ..config.paths import with_absolute_paths
 from ..config.settings import Config
+from .files import writing
 
 FORMAT = "mlc_ext detector checkpoint 2"
 NAME = "checkpoint.pt"
@@ -33,20 +36,34 @@ def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None
     """Writes ``state`` to a temporary file and renames it to ``path``: ``path`` is never an incomplete file.
 
     With ``keep``, the previous file becomes ``checkpoint.1.pt``, that one ``checkpoint.2.pt`` and so on, ``keep`` files
-    in all. Without, the previous file is replaced.
+    in all. Without, the previous file is replaced. OSError names ``path``; the previous checkpoints remain.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                _save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if keep is not None:
+                _shift(path, keep)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _save(state: dict, file: BinaryIO) -> None:
+    """torch.save; its writer raises a RuntimeError of its own where the file raises an OSError."""
     try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **VERSIONS, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None:
-            _shift(path, keep)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        torch.save({"format": FORMAT, **VERSIONS, **state}, file)
+    except RuntimeError as error:
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__context__
+        if reason is None:
+            raise
+        raise reason from error
 
 
 def _shift(path: Path, keep: int) -> None:
@@ -94,8 +111,9 @@ def load_newest(folder: Path, skipped: Callable[[str], None]) -> tuple[Path, dic
 
 def tidy(folder: Path) -> None:
     """Removes the temporary files of killed processes."""
-    for path in Path(folder).glob(f".{NAME}.*"):
-        path.unlink(missing_ok=True)
+    for path in Path(folder).glob(".*"):
+        if re.fullmatch(r"\.\w+\.(pt|jsonl?|txt)\.\d+", path.name):
+            path.unlink(missing_ok=True)
 
 
 def set_aside(folder: Path) -> None:
@@ -143,9 +161,10 @@ def check_unchanged(path: Path, state: dict, config: Config, allowed: tuple[str,
 
     FREE settings may differ, and those in ``allowed``.
     """
+    before, now = with_absolute_paths(from_dict(state["config"])), with_absolute_paths(config)
     changed = {
         name: values
-        for name, values in differences(from_dict(state["config"]), config).items()
+        for name, values in differences(before, now).items()
         if name not in (*FREE, *allowed) and (name == "run.seed" or not name.startswith("run."))
     }
     if changed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import weakref
 from pathlib import Path
 
 from .. import distributed
@@ -19,8 +20,11 @@ from .checkpoint import (
     set_aside,
     tidy,
 )
-from .files import plain, write_whole
+from .files import check_writable, plain, write_whole
+from .lock import FolderLock
 from .log_file import LOG, open_log
+
+_FILES = (NAME, "metrics.jsonl", "metrics.json", "results.json", "config.json", "log.txt")
 
 
 class RunFolder:
@@ -33,20 +37,40 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.main = distributed.is_main()
+        self._lock = FolderLock(self.path)
         self._saved_at: int | None = None
         self._resumed_from: Path | None = None
 
+    def check_outputs(self) -> None:
+        """Makes the folder; OSError for the first of its files that cannot be written."""
+        for name in _FILES:
+            check_writable(self.path / name)
+
     def open(self) -> None:
-        """Makes the folder, removes temporary files of killed processes and opens the log file."""
+        """Makes and locks the folder, removes temporary files of killed processes and opens the log file.
+
+        ValueError if another run is in the folder, OSError for the first file that cannot be written.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.main:
+            warning = self._lock.acquire()
+            weakref.finalize(self, self._lock.release)
+            self.check_outputs()
             tidy(self.path)
             open_log(self.path / "log.txt")
+            if warning is not None:
+                self.warn(warning)
         else:  # what only this rank can report: a broken image of its share, the traceback of an error
             open_log(self.path / f"log_rank{distributed.rank()}.txt", logging.WARNING)
 
+    def close(self) -> None:
+        """Gives the folder back to other runs."""
+        self._lock.release()
+
     def begin(self) -> None:
         """Moves the checkpoints of an earlier run aside, unless this run resumes from one of them."""
+        if self.main:
+            self._lock.acquire()  # held since open(), unless the run was closed and goes on
         if self.main and (self._resumed_from is None or self._resumed_from.parent != self.path.resolve()):
             set_aside(self.path)
 

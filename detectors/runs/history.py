@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.overrides import differences, from_dict
+from ..config.paths import with_absolute_paths
 from ..config.settings import Config
 from .checkpoint import NAME
 
@@ -30,6 +31,8 @@ class Run:
     """Where the metrics come from, as text."""
     notes: list[str] = field(default_factory=list)
     """What is missing or cannot be read."""
+    validation: str | None = None
+    """Digest of the validation set that it was evaluated on for this report; None: it was not."""
 
     @property
     def checkpoint(self) -> Path:
@@ -88,6 +91,26 @@ def run_names(folders: Sequence[Path]) -> list[str]:
         length = next((n for n in range(1, len(own)) if all(o[-n:] != own[-n:] for o in others)), len(own))
         names.append(Path(*own[-length:]).as_posix())
     return names
+
+
+def comparable(a: Run, b: Run) -> bool:
+    """Whether the metrics of both are of the same validation set, as far as is known: by what was read for this report,
+    else by their settings."""
+    if a.validation is not None and b.validation is not None:
+        return a.validation == b.validation
+    if a.config is None or b.config is None:
+        return True
+    return _validation_settings(a.config) == _validation_settings(b.config)
+
+
+def _validation_settings(config: Config) -> list[object]:
+    data = with_absolute_paths(config).data
+    names = ["data", "val_images", "val_annotations", "val_is_train", "categories"]
+    if data.val_is_train:
+        names += ["train_images", "train_annotations", "limit_train"]
+    if data.data is None:
+        names += ["generated_images", "generated_size"]
+    return [getattr(data, name) for name in names]
 
 
 def setting_differences(runs: Sequence[Run]) -> dict[str, list[object]]:

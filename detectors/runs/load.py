@@ -54,7 +54,7 @@ def load_for_evaluation(
     with distributed.together():
         state = load_checkpoint(path)
         config = trained_config(state)
-        if data:
+        if data is not None:
             config = override(config, "data.data", data)
             for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
                 config = override(config, f"data.{name}", None)  # those of the run would take precedence

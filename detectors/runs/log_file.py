@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import sys
 from pathlib import Path
 
 LOG = logging.getLogger("mlc_ext.detectors")
@@ -11,6 +12,12 @@ LOG = logging.getLogger("mlc_ext.detectors")
 
 class _RunFile(logging.FileHandler):
     """The log file of a run, distinguished from the handlers that others have added."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Prints the first error of writing, such as a full disk, in a line; logging's own is a traceback a record."""
+        if isinstance(error := sys.exc_info()[1], OSError) and not getattr(self, "_reported", False):
+            self._reported = True
+            print(f"{self.baseFilename}: {error}", file=sys.stderr)
 
 
 def hold_log() -> None:

@@ -117,12 +117,12 @@ def test_a_file_that_changes_nothing(file, text):
         ("data: {keep_empty: 2}", "data.keep_empty must be bool (true or false), got 2"),
         ("data: {short_side: [640, 800.5]}", "data.short_side must be int or several int, got [640, 800.5]"),
         ("data: {short_side: []}", "data.short_side must be a side or several, got none"),
-        ("data: {short_side: [640, 0]}", "data.short_side[1] must be at least 1, got 0"),
-        ("data: {long_side: 0}", "data.long_side must be at least 1, got 0"),
-        ("data: {workers: -1}", "data.workers must be at least 0, got -1"),
+        ("data: {short_side: [640, 0]}", "data.short_side[1] must be in 1..65536, got 0"),
+        ("data: {long_side: 0}", "data.long_side must be in 1..65536, got 0"),
+        ("data: {workers: -1}", "data.workers must be in 0..1024, got -1"),
         ("data: {flip: 1.5}", "data.flip must be in 0..1, got 1.5"),
-        ("data: {limit_train: 0}", "data.limit_train must be at least 1, got 0"),
-        ("data: {evaluator: fast}", "data.evaluator must be one of pycocotools, faster_coco_eval, got 'fast'"),
+        ("data: {limit_train: 0}", "data.limit_train must be at least 1 or None, got 0"),
+        ("data: {evaluator: fast}", "data.evaluator must be one of 'pycocotools', 'faster_coco_eval', got 'fast'"),
     ],
 )
 def test_faults_are_told_in_a_line(file, capsys, monkeypatch, text, message):

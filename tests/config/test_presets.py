@@ -83,7 +83,7 @@ def test_settings_reach_the_model():
         ("retinanet_r50", "model.norm_on_bbox", True, "model.norm_on_bbox is no setting of 'retinanet'"),
         ("rpn_r50", "model.num_convs", 2, "model.num_convs is no setting of 'rpn'"),
         ("fcos_minus_r50", "model.nms", "iou", "needs mlc.iur"),
-        ("fcos_minus_r50_iur", "model.nms", "soft", "nms must be 'rescored' or 'iou', got 'soft'"),
+        ("fcos_minus_r50_iur", "model.nms", "soft", "model.nms must be one of 'rescored', 'iou', got 'soft'"),
     ],
 )
 def test_refuses(name, setting, value, text):

@@ -133,7 +133,7 @@ def test_resuming_gives_the_same_rate_wherever_it_happens():
 
 
 def test_unknown_options():
-    with pytest.raises(ValueError, match="schedule.optimizer must be 'sgd' or 'adamw', got 'adam'"):
+    with pytest.raises(ValueError, match="schedule.optimizer must be one of 'sgd', 'adamw', got 'adam'"):
         build_optimizer(Net(), override(Config(), "schedule.optimizer", "adam"))
-    with pytest.raises(ValueError, match="schedule.warmup must be 'constant' or 'linear', got 'cosine'"):
+    with pytest.raises(ValueError, match="schedule.warmup must be one of 'constant', 'linear', got 'cosine'"):
         LearningRate(override(Config(), "schedule.warmup", "cosine"), 10)

@@ -307,10 +307,10 @@ def test_switches(folder):
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
-        ("schedule.precision", "fp8", "schedule.precision must be one of ('fp32', 'bf16', 'fp16'), got 'fp8'"),
+        ("schedule.precision", "fp8", "schedule.precision must be one of 'fp32', 'bf16', 'fp16', got 'fp8'"),
         ("schedule.ema", 1, "schedule.ema must be in [0, 1) or None, got 1.0"),
         ("schedule.accumulate", 0, "schedule.accumulate must be at least 1, got 0"),
-        ("run.save_every", 0, "run.save_every must be at least 1, got 0"),
+        ("run.save_every", 0, "run.save_every must be at least 1 or None, got 0"),
         ("run.keep_checkpoints", 0, "run.keep_checkpoints must be at least 1, got 0"),
         ("run.log_every", 0, "run.log_every must be at least 1, got 0"),
     ],
@@ -318,6 +318,11 @@ def test_switches(folder):
 def test_settings_out_of_range(setting, value, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         override(Config(), setting, value)
+
+
+def test_an_unknown_compiler_is_refused_before_the_first_step():
+    with pytest.raises(ValueError, match="run.compile must be one of .*'inductor'.* or None, got 'inductr'"):
+        precision.prepare(torch.nn.Linear(1, 1), RunConfig(compile="inductr", channels_last=False))
 
 
 # draws and waits

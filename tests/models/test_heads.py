@@ -211,3 +211,15 @@ def test_no_images_and_no_graph_break():
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("channels", [32, 64])
+def test_one_image_with_levels_of_one_cell(channels):
+    """Levels of one cell with as many channels as groups: alone an image gets what it gets in a batch."""
+    head = perturbed(FCOSHead(channels, 3, num_convs=2, iou=True))
+    levels = pyramid(channels)
+    alone, both = head([level[:1] for level in levels]), head(levels)
+    for key, value in alone.items():
+        torch.testing.assert_close(value, both[key][:1])
+    sum(value.sum() for value in alone.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in head.parameters())

@@ -9,10 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
-from small_runs import config_of
+from untrained import configured, write_checkpoint
 
-from mlc_ext.detectors.config.overrides import override
-from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import build_validation_set
 from mlc_ext.detectors.data.generated.dataset import generate
 from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint, to_original
@@ -20,24 +18,6 @@ from mlc_ext.detectors.models import memory_layout
 from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.predict import find_images, image_ids, main
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
-
-
-def configured(name: str, folder: Path, **settings) -> Config:
-    changes = {"data__data": str(folder / "data"), "data__short_side": "120,140", "data__long_side": 200}
-    return config_of(name, folder, model__norm="bn", **changes, **settings)
-
-
-def write_checkpoint(folder: Path, name: str, **settings) -> Path:
-    """An untrained detector whose scores spread around a half."""
-    config = configured(name, folder, **settings)
-    torch.manual_seed(0)
-    model = build_model(override(config, "model.weights", None), 3)
-    torch.nn.init.normal_(model.head.cls_logits.weight, std=0.3)
-    torch.nn.init.zeros_(model.head.cls_logits.bias)
-    path = folder / f"{name}.pt"
-    save_checkpoint(path, {"model": model.state_dict(), "config": config.to_dict(), "num_classes": 3, "iteration": 1,
-                           "categories": ["cat", "dog", "emu"], "category_ids": [2, 5, 11]})  # fmt: skip
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +173,7 @@ def test_finding_images(tmp_path):
     (tmp_path / "deep" / "round").symlink_to(tmp_path)
 
     def found(*inputs, recursive=False):
-        pairs = find_images([tmp_path / i for i in inputs], recursive, tmp_path / "found")
+        pairs = find_images([tmp_path / i for i in inputs], recursive, tmp_path / "found", {})
         return [(str(path.relative_to(tmp_path)), str(place)) for path, place in pairs]
 
     top = tmp_path.name
