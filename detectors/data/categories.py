@@ -115,9 +115,10 @@ class ClassLabels:
 
 
 def trained_categories(state: Mapping[str, Any]) -> dict[int, str] | None:
-    """{id: name} of the classes of a checkpoint, in the order of its labels; None for those of version 0.1."""
-    names, ids = state.get("categories"), state.get("category_ids")
-    return None if names is None or ids is None else dict(zip(ids, names, strict=True))
+    """{id: name} of the classes of a checkpoint, in the order of its labels; None where it does not have a name and an
+    id for each, as those of version 0.1."""
+    names, ids = state.get("categories") or [], state.get("category_ids") or []
+    return dict(zip(ids, names, strict=True)) if len(names) == len(ids) == state["num_classes"] else None
 
 
 def label_as_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint: Path) -> None:
@@ -142,8 +143,7 @@ def require_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint
     trained, own = trained_categories(state), dataset.categories
     if trained is None and dataset.num_classes != state["num_classes"]:
         raise ValueError(
-            f"{checkpoint} was trained on {state['num_classes']} classes, {dataset.annotation_file} has "
-            f"{dataset.num_classes}"
+            f"{checkpoint} was trained on {state['num_classes']} classes, the data have {dataset.num_classes}"
         )
     if trained is None or list(trained.items()) == list(own.items()):
         return

@@ -90,6 +90,7 @@ class DetectionLoader:
         self.loader, self.batch_sampler = loader, sampler
         self.position = 0
         self._resume_at = 0
+        self._told: set[str] = set()
         self._lengths: tuple[int, list[int]] | None = None  # of an epoch's batches
 
     @property
@@ -108,7 +109,7 @@ class DetectionLoader:
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
         self.batch_sampler.start = self.position = self._resume_at
         self._resume_at = 0
-        for batch in batches(self.loader):
+        for batch in batches(self.loader, self._told):
             batch = self._usable(batch)
             self.position += 1
             yield batch

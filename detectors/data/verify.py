@@ -28,7 +28,7 @@ def broken_images(images: Dataset, *, workers: int, progress: bool) -> dict[int,
     )
     found: dict[int, str] = {}
     with tqdm(total=len(mine), desc="checking images", unit="img", disable=not progress or rank > 0) as bar:
-        for batch in batches(loader):
+        for batch in batches(loader, set()):
             for _, problem in batch:
                 if isinstance(problem, DataError):
                     raise problem

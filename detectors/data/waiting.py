@@ -18,14 +18,13 @@ TELL_AFTER, END_AFTER = 60.0, 1200.0
 """Seconds without a batch after which this is told, and after which the run ends."""
 
 
-def batches(loader: DataLoader) -> Iterator[Any]:
-    """The loader's batches, unpacked.
+def batches(loader: DataLoader, told: set[str]) -> Iterator[Any]:
+    """The loader's batches, unpacked. ``told`` keeps what was told, over the passes of one run.
 
     Raises:
         StarvedLoader: the system refuses open files or shared memory, or no batch came for ``END_AFTER`` seconds.
         DataError: a worker died.
     """
-    told: set[str] = set()
     try:
         iterator = iter(loader)
     except OSError as error:

@@ -123,10 +123,10 @@ def agrees(document: Any, dataset: CocoDetection) -> bool:
     if {"images listed again under another id, taken as one"} & set(dataset.noted):
         return False
     try:
-        keys = [json.dumps(row.get("id")) for row in document["annotations"]]
-    except AttributeError:  # an annotation that is no object
+        keys = [row.get("id") for row in document["annotations"]]
+        return len(set(keys)) == len(keys)  # of annotations that share an id (1, 1.0, true) pycocotools keeps the last
+    except (AttributeError, TypeError):  # an annotation that is no object, an id that is no key
         return False
-    return len(set(keys)) == len(keys)  # of annotations that share an id pycocotools keeps the last
 
 
 def check(folder, document: Any, seen: list[str] | None = None) -> None:
