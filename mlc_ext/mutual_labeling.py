@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ._errors import choice
 from .losses import iou_rescoring_loss, normalizer, prediction_alignment_loss
-from .ops import mutual_labels, paired_box_iou
+from .ops import mutual_labels, paired_box_iou, segmented_otsu
 from .ops.mutual_labels import IGNORED, POSITIVE
+
+CANDIDATES = ("positives", "own_levels", "all")
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,24 @@ class MLCConfig:
     """Weight of the IoU rescoring loss in Eq. 11; the paper gives none."""
     degenerate: str = "baseline"
     """What a gt whose candidates cannot be split does: "baseline" or "literal" (see mlc_ext.mutual_labels)."""
-    candidates: str = "all"
-    """J^k: "all" the detector names, with the originally ignored, or the baseline's "positives" alone."""
+    candidates: str | None = None
+    """J^k, read where a detector builds its assigner: "positives" of the baseline, "own_levels" (FCOS) or "all" (see
+    the assigners). None: the detector's own, "positives" for FCOS and "all" for RetinaNet and RPN."""
+    min_gap: float = 0.0
+    """A group whose two classes have means that differ by less than this is not split; 0: off."""
+    metric: str = "crossed"
+    """What a task's labels are cut from: "crossed", the other task's value (the paper, Eq. 4-6), or "alignment",
+    S * I^alignment_exponent for both tasks. The latter is this project's extension, not the paper's method; FCOS's own
+    candidates then are "all" (docs/extension.md)."""
+    alignment_exponent: float = 6.0
+    """Exponent of I in the metric "alignment"."""
     tau: str = "lower"
     """Where a threshold lies between the two classes: "lower", the largest value of the lower one, or "midpoint" of
     that and the smallest value above. The labels are the same, the weights of Eq. 7 and 8 are not."""
     bins: int | None = None
     """None for exact Otsu thresholds, or the number of histogram bins."""
-    iur_start_epoch: float = 0.0
-    """Epochs before the IoU layer is trained; 0: from the start, on the positives in force."""
+    iur_start_epoch: float | None = None
+    """Epochs before the IoU layer is trained and ranks detections; None: start_epoch, 0: from the start."""
     detach_iou_target: bool = True
     """Whether the IoU target is a constant of the IoU rescoring loss."""
     alignment: float = 0.0
@@ -53,15 +64,26 @@ class MLCConfig:
 
     def __post_init__(self) -> None:
         choice("MLCConfig", "degenerate", self.degenerate, ("baseline", "literal"))
-        choice("MLCConfig", "candidates", self.candidates, ("all", "positives"))
+        if self.candidates is not None:
+            choice("MLCConfig", "candidates", self.candidates, CANDIDATES)
+        choice("MLCConfig", "metric", self.metric, ("crossed", "alignment"))
         choice("MLCConfig", "tau", self.tau, ("lower", "midpoint"))
-        for name in ("start_epoch", "iur_start_epoch", "alpha", "gamma", "alignment"):
-            if not getattr(self, name) >= 0:
+        for name in ("start_epoch", "iur_start_epoch", "alpha", "gamma", "alignment", "min_gap", "alignment_exponent"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"MLCConfig: {name} must not be negative, got {getattr(self, name)}")
         if self.bins is not None and not 2 <= self.bins <= 65536:
             raise ValueError(f"MLCConfig: bins must be in [2, 65536] or None, got {self.bins}")
         if self.bins is not None and self.tau == "midpoint":
             raise ValueError("MLCConfig: tau='midpoint' is for exact thresholds; with bins it is the center of a bin")
+
+    @property
+    def rescoring_start(self) -> float:
+        """The epoch from which the IoU layer is trained and used, with ``iur``."""
+        return self.start_epoch if self.iur_start_epoch is None else self.iur_start_epoch
+
+    def candidates_of(self, own: str) -> str:
+        """The candidates to build an assigner with, where ``own`` are the detector's."""
+        return own if self.candidates is None else self.candidates
 
 
 @dataclass
@@ -107,7 +129,9 @@ class TaskTargets:
     scores: Tensor
     """[N] float32 S_j of each candidate for the class of its gt, differentiable; 0 for the others."""
     thresholds: tuple[Tensor, Tensor] | None = field(default=None)
-    """(tau^cls [K], tau^loc [K]) where labeling was mutual."""
+    """(tau^cls [K], tau^loc [K]) where labeling was mutual; with the metric "alignment" both are of that metric."""
+    sampled_normalizer: Tensor | None = None
+    """What every loss is divided by where priors were sampled (RPN); None: counts of positives."""
 
     @property
     def num_cls_positive(self) -> Tensor:
@@ -136,11 +160,9 @@ def task_targets(
         boxes: [N, 4] decoded predictions, xyxy pixels.
         gt_boxes: [K, 4] xyxy pixels of the whole batch, without crowd.
         gt_labels: [K] int64 in 1..C.
-        config: alpha, degenerate rule, candidates, tau and bins are read.
+        config: alpha, degenerate rule, metric, min_gap, tau and bins are read.
         mutual: whether Eq. 4-8 decide, or the baseline.
     """
-    if config.candidates == "positives":
-        assignment = assignment.positives_only()
     candidate = assignment.candidate_gt >= 0
     if gt_boxes.shape[0] == 0:  # nothing to gather from
         gt_boxes, gt_labels = gt_boxes.new_zeros(1, 4), gt_labels.new_ones(1)
@@ -154,9 +176,12 @@ def task_targets(
     thresholds = None
     if mutual:
         baseline = torch.where(assignment.originally_ignored, IGNORED, assignment.labels)
+        by_score, by_iou = _cut_values(
+            scores.detach(), ious.detach(), assignment.candidate_gt, gt_boxes.shape[0], config
+        )
         result = mutual_labels(
-            scores.detach().nan_to_num(),  # a model that has diverged is for its losses to tell
-            ious.detach().nan_to_num(),
+            by_score,
+            by_iou,
             assignment.candidate_gt,
             baseline,
             gt_boxes.shape[0],
@@ -169,11 +194,11 @@ def task_targets(
         thresholds = (result.score_thresholds, result.iou_thresholds)
         if config.tau == "midpoint":
             ignored = candidate & (baseline == IGNORED)
-            by_score = _MidpointThresholds(scores.detach(), thresholds[0], gt)
-            by_iou = _MidpointThresholds(ious.detach(), thresholds[1], gt)
-            loc_weights = by_score.weights(loc_weights, ignored & loc_positive, config.alpha)
-            cls_weights = by_iou.weights(cls_weights, ignored, config.alpha)
-            thresholds = (by_score.tau, by_iou.tau)
+            moved_score = _MidpointThresholds(by_score, thresholds[0], gt)
+            moved_iou = _MidpointThresholds(by_iou, thresholds[1], gt)
+            loc_weights = moved_score.weights(loc_weights, ignored & loc_positive, config.alpha)
+            cls_weights = moved_iou.weights(cls_weights, ignored, config.alpha)
+            thresholds = (moved_score.tau, moved_iou.tau)
     else:
         labels = assignment.labels
         loc_positive = labels == POSITIVE
@@ -191,6 +216,33 @@ def task_targets(
         scores=scores,
         thresholds=thresholds,
     )
+
+
+def _cut_values(scores: Tensor, ious: Tensor, gt: Tensor, num_gts: int, config: MLCConfig) -> tuple[Tensor, Tensor]:
+    """The [N] values whose thresholds decide localization and classification; finite."""
+    # a model that has diverged is reported by its losses
+    values = scores.nan_to_num(), ious.nan_to_num()
+    if config.metric == "alignment":
+        values = (values[0] * values[1] ** config.alignment_exponent,) * 2
+    if config.min_gap > 0:
+        values = tuple(_flattened(v, gt, num_gts, config) for v in values)
+    return values
+
+
+def _flattened(values: Tensor, gt: Tensor, num_gts: int, config: MLCConfig) -> Tensor:
+    """``values`` with the groups whose two classes' means differ by less than ``min_gap`` made equal, so that they are
+    treated as any group that cannot be split."""
+    candidate, group = gt >= 0, gt.clamp(min=0)
+    tau = segmented_otsu(values, gt, num_gts, bins=config.bins)
+    above = candidate & (values > tau[group])
+    exact, means = values.double(), []
+    for chosen in (above, candidate & ~above):
+        sums = exact.new_zeros(2, num_gts)
+        sums[0].index_add_(0, group, torch.where(chosen, exact, 0.0))
+        sums[1].index_add_(0, group, chosen.double())
+        means.append(sums[0] / sums[1])
+    narrow = means[0] - means[1] < config.min_gap  # NaN, of a group without two classes, is not
+    return torch.where(candidate & narrow[group], tau[group], values)
 
 
 class _MidpointThresholds:
@@ -220,11 +272,12 @@ def mlc_losses(
     Args:
         targets: of :func:`task_targets`.
         iou_logits: [N] logits of the predicted IoU, or None without an IoU layer.
-        rescoring: whether the IoU layer is trained yet (``config.iur_start_epoch``); before, its loss is 0 and still
+        rescoring: whether the IoU layer is trained yet (``config.rescoring_start``); before, its loss is 0 and still
             connected, so that the layer has a gradient on every rank.
 
     Returns:
-        ``iou_rescoring`` = gamma * sum (P_j - I_j)^2 / |A+cls u A+loc| (Eq. 10, 11) with ``config.iur``;
+        ``iou_rescoring`` = gamma * sum (P_j - I_j)^2 / |A+cls u A+loc| (Eq. 10, 11) with ``config.iur``, divided by
+        ``targets.sampled_normalizer`` instead where there is one;
         ``prediction_alignment`` with a positive ``config.alignment``.
     """
     losses = {}
@@ -235,7 +288,10 @@ def mlc_losses(
             iou_logits, targets.ious, targets.iou_positive, detach_target=config.detach_iou_target
         )
         gamma = config.gamma if rescoring else 0.0
-        losses["iou_rescoring"] = gamma * total / normalizer(targets.iou_positive.sum())
+        divisor = targets.sampled_normalizer
+        if divisor is None:
+            divisor = normalizer(targets.iou_positive.sum())
+        losses["iou_rescoring"] = gamma * total / divisor
     if config.alignment > 0:
         total = prediction_alignment_loss(targets.scores, targets.ious, targets.baseline_positive)
         losses["prediction_alignment"] = config.alignment * total / normalizer(targets.baseline_positive.sum())

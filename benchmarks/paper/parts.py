@@ -69,6 +69,8 @@ def scale_config(scale: str, detector: str) -> Config:
     if scale == "full":
         return set_to(r50(detector, ml=False, iur=False), "schedule.epochs", 19)
     model = {"backbone": "efficientnet_lite0", "weights": "imagenet"}
+    if scale == "small":  # with fixed statistics and frozen stages the classes stay at chance
+        model |= {"norm": "bn", "frozen_stages": 0}
     schedule = {"optimizer": "adamw", "weight_decay": 1e-2, "bias_lr_factor": 1.0, "warmup": "linear"}
     if scale == "small":
         model |= {"fpn_channels": 64} | ({} if detector == "rpn" else {"num_convs": 2})

@@ -9,24 +9,34 @@ import torch
 from torch import Tensor
 
 import mlc_ext
-from mlc_ext.mutual_labeling import Assignment
+from mlc_ext._errors import choice
+from mlc_ext.mutual_labeling import CANDIDATES, Assignment
 
 
 @dataclass(frozen=True)
 class MaxIoUAssigner:
     """RetinaNet's and RPN's rule: the gt of the largest IoU, and for every gt its best anchors.
 
-    Candidates of mutual labeling: anchors whose best IoU is at least ``low`` and above 0, to that gt; forced ones to
-    theirs. Originally ignored: those below ``high`` that are not forced (METHOD, "Mutual labeling").
+    Candidates of mutual labeling ("all"): anchors whose best IoU is at least ``low`` and above 0, to that gt; forced
+    ones to theirs. Originally ignored: those below ``high`` that are not forced.
 
     Args:
         high, low, min_forced_iou, crowd_iof: thresholds of :func:`mlc_ext.match_boxes`.
+        candidates: "all" as above, or "positives": the baseline's alone, so that nothing is originally ignored.
+
+    Raises:
+        ValueError: ``candidates`` is neither.
     """
 
     high: float = 0.5
     low: float = 0.4
     min_forced_iou: float = 0.0
     crowd_iof: float = 0.5
+    candidates: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.candidates not in ("all", "positives"):
+            raise ValueError(f"MaxIoUAssigner: candidates must be 'all' or 'positives', got {self.candidates!r}")
 
     def __call__(self, anchors: Tensor, targets: Sequence[dict[str, Tensor]]) -> Assignment:
         """Assigns [A, 4] anchors in every image; ``gt`` runs over the batch's ``boxes``.
@@ -55,7 +65,8 @@ class MaxIoUAssigner:
             before = _sent(crowds_before, torch.int64, device)[:, None]
             gt = torch.where(gt >= 0, gt - before, gt)
         labels, gt = matched.labels.flatten(), gt.flatten()
-        return Assignment(labels=labels, candidate_gt=gt, originally_ignored=(labels == -1) & (gt >= 0))
+        found = Assignment(labels=labels, candidate_gt=gt, originally_ignored=(labels == -1) & (gt >= 0))
+        return found if self.candidates == "all" else found.positives_only()
 
 
 def _sent(values: list, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -73,16 +84,22 @@ GT_CHUNK = 64
 class FCOSAssigner:
     """FCOS (Tian et al., 2019): a point is positive for the smallest gt that contains it and fits its level.
 
-    Candidates of mutual labeling: every point of every level inside a gt box. A positive keeps its gt; another goes
-    to the smallest gt that contains it and counts as originally ignored (METHOD, "Mutual labeling"). Points in a crowd
-    box that are in no other are ignored.
+    Points in a crowd box that are in no other are ignored.
+
+    Candidates of mutual labeling are the positives, each of its gt, and by ``candidates`` further points, each of the
+    smallest gt that may have it; those count as originally ignored.
 
     Args:
         strides: pixels per cell of each level.
         regress_ranges: (low, high) of each level: a point fits if max(l, t, r, b) is in it, ends included.
         center_sampling_radius: None, or the radius in strides of the square around a gt's center that its positives
-            must lie in (the later trick; 1.5). Candidates are not limited by it.
+            must lie in (the later trick; 1.5). Further candidates are not limited by it.
         v1: MMDetection 1.1's areas, by which the smallest gt is found: (width + 1) * (height + 1).
+        candidates: "positives" alone; "own_levels", every point in a gt on the levels where that gt has a positive;
+            or "all", every point in a gt on every level.
+
+    Raises:
+        ValueError: a range is missing, or ``candidates`` is none of these.
     """
 
     def __init__(
@@ -92,7 +109,10 @@ class FCOSAssigner:
         center_sampling_radius: float | None = None,
         *,
         v1: bool = False,
+        candidates: str = "positives",
     ) -> None:
+        choice("FCOSAssigner", "candidates", candidates, CANDIDATES)
+        self.candidates = candidates
         self.strides = tuple(strides)
         if regress_ranges is None:
             regress_ranges = default_regress_ranges(self.strides)
@@ -108,7 +128,10 @@ class FCOSAssigner:
         targets: per image ``boxes`` [G, 4] xyxy and ``crowd`` [C, 4] xyxy.
         """
         all_points = torch.cat(list(points))
-        facts = [(low, high, stride) for (low, high), stride in zip(self.regress_ranges, self.strides, strict=True)]
+        facts = [
+            (low, high, stride, number)
+            for number, ((low, high), stride) in enumerate(zip(self.regress_ranges, self.strides, strict=True))
+        ]
         # filled on the device: a tensor of a list would be a copy that the host waits for
         level = torch.cat(
             [
@@ -127,27 +150,49 @@ class FCOSAssigner:
         self, points: Tensor, level: Tensor, gt_boxes: Tensor, crowd: Tensor, offset: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """-> labels [P] int8, candidate_gt [P] int64, originally_ignored [P] bool."""
+        positive_gt, inside_gt = self._smallest(points, level, gt_boxes)
+        positive = positive_gt >= 0
+        candidate_gt = positive_gt
+        if self.candidates == "all":
+            candidate_gt = torch.where(positive, positive_gt, inside_gt)
+        elif self.candidates == "own_levels" and gt_boxes.shape[0] > 0:
+            own = self._levels_with_positives(positive_gt, level, gt_boxes.shape[0])
+            candidate_gt = torch.where(positive, positive_gt, self._smallest(points, level, gt_boxes, own)[1])
+        labels = positive.to(torch.int8)
+        if crowd.shape[0] > 0:
+            on_crowd = _inside(points, crowd).any(dim=1) & (inside_gt < 0)
+            labels = torch.where(on_crowd, -1, labels)
+        candidate_gt = torch.where(candidate_gt >= 0, candidate_gt + offset, candidate_gt)
+        return labels, candidate_gt, (candidate_gt >= 0) & ~positive
+
+    def _smallest(
+        self, points: Tensor, level: Tensor, gt_boxes: Tensor, levels_of: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """[P] int64 each, -1 for none: the smallest gt that a point is positive for, and the smallest that contains it,
+        of those with ``levels_of`` [G, L] bool on the point's level where that is given."""
         n = points.shape[0]
-        # running minima of the area over chunks of gts: of those that fit the level, and of all that contain the point
+        # running minima of the area over chunks of gts
         best_area = points.new_full((2, n), float("inf"))
         best_gt = points.new_full((2, n), -1, dtype=torch.int64)
         for start in range(0, gt_boxes.shape[0], GT_CHUNK):
             boxes = gt_boxes[start : start + GT_CHUNK]
             area = (boxes[:, 2:] - boxes[:, :2] + self.extent).prod(1)
             inside, fits = self._inside_and_fits(points, level, boxes)
+            if levels_of is not None:
+                inside = inside & levels_of[start : start + GT_CHUNK].T[level[:, 3].long()]
             for rule, allowed in enumerate((fits, inside)):
                 smallest, gt = torch.where(allowed, area, float("inf")).min(dim=1)
                 better = smallest < best_area[rule]
                 best_area[rule] = torch.where(better, smallest, best_area[rule])
                 best_gt[rule] = torch.where(better, gt + start, best_gt[rule])
-        positive = best_gt[0] >= 0
-        candidate_gt = torch.where(positive, best_gt[0], best_gt[1])
-        labels = positive.to(torch.int8)
-        if crowd.shape[0] > 0:
-            on_crowd = _inside(points, crowd).any(dim=1) & (candidate_gt < 0)
-            labels = torch.where(on_crowd, -1, labels)
-        candidate_gt = torch.where(candidate_gt >= 0, candidate_gt + offset, candidate_gt)
-        return labels, candidate_gt, (candidate_gt >= 0) & ~positive
+        return best_gt[0], best_gt[1]
+
+    def _levels_with_positives(self, positive_gt: Tensor, level: Tensor, num_gts: int) -> Tensor:
+        """[G, L] bool."""
+        levels = len(self.strides)
+        cell = torch.where(positive_gt >= 0, positive_gt * levels + level[:, 3].long(), num_gts * levels)
+        found = torch.zeros(num_gts * levels + 1, dtype=torch.bool, device=cell.device).index_fill_(0, cell, True)
+        return found[:-1].view(num_gts, levels)
 
     def _inside_and_fits(self, points: Tensor, level: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """[P, G] bool: the point lies in the gt (strictly); it also satisfies the level's range and the center rule."""
@@ -157,7 +202,7 @@ class FCOSAssigner:
         fits = inside & (longest >= level[:, :1]) & (longest <= level[:, 1:2])
         if self.center_sampling_radius is not None:
             center = (boxes[:, :2] + boxes[:, 2:]) / 2
-            reach = (level[:, 2:] * self.center_sampling_radius)[:, None]
+            reach = (level[:, 2:3] * self.center_sampling_radius)[:, None]
             low = torch.maximum(center - reach, boxes[:, :2])
             high = torch.minimum(center + reach, boxes[:, 2:])
             p = points[:, None]

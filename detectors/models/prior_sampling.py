@@ -37,36 +37,47 @@ def _uniform(shape: torch.Size, device: torch.device) -> Tensor:
     return values
 
 
-def sample_at_most(mask: Tensor, limit: int | Tensor, largest: int) -> Tensor:
+def sample_at_most(mask: Tensor, limit: int | Tensor, largest: int, weights: Tensor | None = None) -> Tensor:
     """A random subset of each row's True entries.
 
     Args:
         mask: [B, A] bool.
         limit: how many of a row, an int or [B].
         largest: an upper bound of ``limit`` known to the host.
+        weights: [B, A], none negative. Entries of weight 1 or more are drawn first, all equally likely; the others
+            fill what is left, drawn without replacement in proportion to their weights, those of weight 0 never.
 
     Returns:
-        [B, A] bool, a subset of ``mask`` with min(limit, count) entries a row, all subsets equally likely.
+        [B, A] bool, a subset of ``mask`` with min(limit, count) entries a row; without ``weights`` all subsets are
+        equally likely.
+
+    Source of the keys of the weighted draw: Efraimidis and Spirakis, 2006.
     """
     largest = min(largest, mask.shape[1])
     if largest == 0:
         return torch.zeros_like(mask)
-    keys = torch.where(mask, _uniform(mask.shape, mask.device), -1.0)
-    best, index = keys.topk(largest, dim=1)
+    keys = _uniform(mask.shape, mask.device)
+    if weights is not None:
+        keys = torch.where(weights >= 1, keys, torch.log1p(-keys) / weights)  # the latter are 0 at most
+        mask = mask & (weights > 0)
+    best, index = torch.where(mask, keys, float("-inf")).topk(largest, dim=1)
     rank = torch.arange(largest, device=mask.device)
     within = rank < (limit[:, None] if isinstance(limit, Tensor) else limit)
-    return torch.zeros_like(mask).scatter_(1, index, within & (best >= 0))
+    return torch.zeros_like(mask).scatter_(1, index, within & (best > float("-inf")))
 
 
-def sample_balanced(positive: Tensor, negative: Tensor, size: int, max_positive: int) -> tuple[Tensor, Tensor]:
+def sample_balanced(
+    positive: Tensor, negative: Tensor, size: int, max_positive: int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """``size`` priors an image, at most ``max_positive`` of them positive, the rest negatives (RPN).
 
     Args:
         positive, negative: [B, A] bool.
+        weights: [B, A] of the positives' draw (see :func:`sample_at_most`); None: uniform.
 
     Returns:
         The sampled positives and negatives, [B, A] bool each.
     """
-    positive = sample_at_most(positive, max_positive, max_positive)
+    positive = sample_at_most(positive, max_positive, max_positive, weights)
     room = size - positive.sum(1)
     return positive, sample_at_most(negative, room, size)
