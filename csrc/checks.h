@@ -129,8 +129,8 @@ inline void check_paired_box_iou_backward(const char* op, const Tensor& grad, co
 }
 
 inline void check_match_boxes(const char* op, const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_offsets,
-                              const std::optional<Tensor>& crowd, double high, double low, double min_forced_iou,
-                              double crowd_iof) {
+                              const std::optional<Tensor>& crowd, double high, double low, int64_t forced,
+                              double min_forced_iou, double crowd_iof) {
   check_boxes(op, "priors", priors);
   check_boxes(op, "gt_boxes", gt_boxes);
   MLC_CHECK_TYPE(gt_boxes.scalar_type() == priors.scalar_type(), op, "gt_boxes must have the dtype of priors (",
@@ -149,6 +149,7 @@ inline void check_match_boxes(const char* op, const Tensor& priors, const Tensor
   }
   MLC_CHECK_VALUE(0 <= low && low <= high && high <= 1, op, "thresholds must satisfy 0 <= low <= high <= 1, got low ",
                   low, ", high ", high);
+  MLC_CHECK_VALUE(forced >= 0 && forced <= 2, op, "forced must be 0, 1 or 2, got ", forced);
   MLC_CHECK_VALUE(min_forced_iou >= 0 && min_forced_iou <= 1, op, "min_forced_iou must be in [0, 1], got ",
                   min_forced_iou);
   MLC_CHECK_VALUE(crowd_iof > 0 && crowd_iof <= 1, op, "crowd_iof must be in (0, 1], got ", crowd_iof);

@@ -21,7 +21,7 @@ STABLE_TORCH_LIBRARY(mlc_ext, m) {
       "float gamma) -> Tensor");
   m.def(
       "match_boxes(Tensor priors, Tensor gt_boxes, Tensor gt_offsets, Tensor? crowd, float high, float low, "
-      "bool low_quality, float min_forced_iou, float crowd_iof) -> (Tensor labels, Tensor matched_gt, Tensor ious)");
+      "int forced, float min_forced_iou, float crowd_iof) -> (Tensor labels, Tensor matched_gt, Tensor ious)");
   m.def(
       "iou_nms(Tensor boxes, Tensor scores, Tensor quality, Tensor? labels, float iou_threshold) -> (Tensor, Tensor)");
   m.def(

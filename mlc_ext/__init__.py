@@ -1,7 +1,8 @@
 """MLC: modulating localization and classification for harmonized object detection.
 
-Operators (C++/CUDA, `torch.ops.mlc_ext.*`) and the method built on them. See README.md for the few lines that put
-mutual labeling and IoU rescoring into a training loop.
+C++/CUDA operators (`torch.ops.mlc_ext.*`) and the method built on them: mutual labeling, IoU rescoring, their losses
+and the divergence metric. It needs torch and numpy. The detectors of `mlc_ext.detectors` need more packages
+(`pip install 'mlc-ext[detectors]'`) and are not imported here.
 """
 
 from pathlib import Path as _Path
@@ -15,7 +16,24 @@ _TREE = _Path(__file__).resolve().parents[1]
 if (_TREE / "detectors" / "__init__.py").is_file() and (_TREE / "csrc").is_dir():
     __path__.append(str(_TREE))  # a source tree that is not installed: `mlc_ext.detectors` is the folder detectors/
 
-from .ops import (  # noqa: E402  (the operators must be registered first)
+# ruff: noqa: E402  (the operators must be registered first)
+from .assigners import FCOSAssigner, MaxIoUAssigner
+from .assignment import Assignment
+from .divergence import Divergence
+from .losses import (
+    binary_cross_entropy_loss,
+    centerness_loss,
+    centerness_target,
+    count_per_image,
+    iou_rescoring_loss,
+    l1_loss,
+    normalizer,
+    prediction_alignment_loss,
+    reduce_mean,
+    smooth_l1,
+)
+from .mutual_labeling import MLCConfig, TaskTargets, mlc_losses, task_targets
+from .ops import (
     MatchedBoxes,
     MutualLabels,
     NmsResult,
@@ -32,30 +50,56 @@ from .ops import (  # noqa: E402  (the operators must be registered first)
     segmented_spearman,
     sigmoid_focal_loss,
 )
+from .sampling import sample_at_most, sample_balanced
 
 __all__ = [
+    "Assignment",
+    "Divergence",
+    "FCOSAssigner",
+    "MLCConfig",
     "MatchedBoxes",
+    "MaxIoUAssigner",
     "MutualLabels",
     "NmsResult",
+    "TaskTargets",
     "__version__",
     "batched_iou_nms",
     "batched_rescored_nms",
+    "binary_cross_entropy_loss",
     "box_iou",
     "build_info",
+    "centerness_loss",
+    "centerness_target",
+    "count_per_image",
     "iou_loss",
     "iou_nms",
+    "iou_rescoring_loss",
+    "l1_loss",
     "match_boxes",
+    "mlc_losses",
     "mutual_labels",
+    "normalizer",
     "paired_box_iou",
+    "prediction_alignment_loss",
+    "reduce_mean",
     "rescored_nms",
+    "sample_at_most",
+    "sample_balanced",
     "segmented_otsu",
     "segmented_spearman",
     "sigmoid_focal_loss",
+    "smooth_l1",
+    "task_targets",
 ]
 
 
 def build_info() -> dict[str, object]:
-    """What was built and what runs: versions, compiler, flags, whether the CUDA kernels are there."""
+    """How the operators were built and what they run on.
+
+    Returns:
+        A dict of versions (mlc_ext, torch, Python), compiler, flags, the path of the compiled module, and whether the
+        CUDA kernels are present and for which architectures.
+    """
     import platform
 
     import torch

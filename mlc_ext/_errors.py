@@ -1,23 +1,26 @@
-"""Errors of the operators as Python knows them.
+"""Checks of arguments, and the operators' errors as TypeError and ValueError.
 
-The kernels raise through torch's C ABI, which knows only RuntimeError; their messages carry the kind
-(csrc/checks.h). `call` gives TypeError and ValueError back.
+The kernels raise through torch's C ABI, which has RuntimeError alone; their messages name the kind of error
+(csrc/checks.h).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+_Choice = TypeVar("_Choice", str, str | None)
 _CHECK_FAILED = re.compile(r"mlc_ext\.(ValueError|TypeError): ([^\n]*)")
 _SCHEMA_REFUSED = re.compile(r"mlc_ext::(\w+)\(\) (Expected a value of type[^\n]*)")
 
 
-def call(op, *args):
+def call(op: Callable[..., Any], *args: object) -> Any:
     """op(*args), with its check failures raised as TypeError or ValueError."""
-    if torch.compiler.is_compiling():  # traced: the message is translated by nobody, but still names op and value
+    if torch.compiler.is_compiling():  # a traced operator raises RuntimeError; its message is the same
         return op(*args)
     try:
         return op(*args)
@@ -32,19 +35,20 @@ def call(op, *args):
 
 
 def check_tensors(op: str, **arguments: Tensor) -> None:
-    """A TypeError for what is no tensor: torch takes None for one and fails obscurely."""
+    """TypeError if an argument is not a tensor. torch accepts None for one and fails later, with an unclear message."""
     for name, value in arguments.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
 
 
 def check_floating(op: str, name: str, x: Tensor) -> None:
+    """TypeError if a tensor is not floating point."""
     if not x.is_floating_point():
         raise TypeError(f"{op}: {name} must be floating point, got {x.dtype}")
 
 
 def limit(op: str, name: str, value: int | None) -> int:
-    """`value`, or -1 for None; a ValueError where it is negative."""
+    """The limit as the operators take it: `value`, or -1 for None. ValueError if it is negative."""
     if value is None:
         return -1
     if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
@@ -54,8 +58,8 @@ def limit(op: str, name: str, value: int | None) -> int:
     return value
 
 
-def choice(op: str, name: str, value: str, allowed: tuple[str, ...]) -> str:
-    """`value`, or a ValueError that lists what is allowed."""
+def choice(op: str, name: str, value: _Choice, allowed: tuple[_Choice, ...]) -> _Choice:
+    """`value`. ValueError, with the list of allowed values, if it is not one of them."""
     if value not in allowed:
         raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     return value

@@ -1,30 +1,34 @@
-"""The method, detector-agnostic: from a baseline's assignment to the targets and losses of MLC.
+"""Mutual labeling and IoU rescoring for any dense detector: from a baseline's assignment to targets and losses.
 
-A detector hands over what it knows about every prior of the batch (:class:`Assignment`, class logits, decoded boxes)
-and gets back who is positive for which task and with what weight (:class:`TaskTargets`). RetinaNet, FCOS, RPN and any
-other dense detector differ only in how they assign and in their own losses.
+A detector passes the :class:`Assignment` of the batch's priors, its class logits and its decoded boxes to
+:func:`task_targets`. The returned :class:`TaskTargets` has the labels and weights of both tasks. Detectors differ only
+in their assignment and in their own losses.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._errors import choice
+from ._errors import check_tensors, choice
+from .assignment import CANDIDATES, IGNORED, POSITIVE, Assignment
 from .losses import iou_rescoring_loss, normalizer, prediction_alignment_loss
 from .ops import mutual_labels, paired_box_iou, segmented_otsu
-from .ops.mutual_labels import IGNORED, POSITIVE
 
-CANDIDATES = ("positives", "own_levels", "all")
+_PAPER_ALPHA = {"fcos-": 0.0, "fcos": 0.0, "retinanet": 0.5, "rpn": 2.0}  # section 4.1
 
 
 @dataclass(frozen=True)
 class MLCConfig:
-    """Which parts of the method are on, and the settings the paper gives or leaves open.
+    """The method's settings: which parts are on, and the values that the paper gives or leaves open.
 
-    Raises ValueError for a setting out of its range.
+    :meth:`paper` has the paper's settings of each detector.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     ml: bool = True
@@ -32,20 +36,20 @@ class MLCConfig:
     iur: bool = True
     """IoU rescoring (Eq. 10, 11): train the IoU layer and rank by score x IoU."""
     start_epoch: float = 12
-    """Epochs of baseline training before mutual labeling is on (the paper: 12); a fraction falls inside an epoch."""
+    """Epochs of baseline training before mutual labeling starts (the paper: 12); a fraction is a part of an epoch."""
     alpha: float = 0.0
-    """Exponent of the weights of originally ignored priors: FCOS- 0, RetinaNet 0.5, RPN 2."""
+    """Exponent of the weights of originally ignored priors (Eq. 7, 8)."""
     gamma: float = 1.0
     """Weight of the IoU rescoring loss in Eq. 11; the paper gives none."""
     degenerate: str = "baseline"
-    """What a gt whose candidates cannot be split does: "baseline" or "literal" (see mlc_ext.mutual_labels)."""
+    """The rule for a gt whose candidates cannot be split: "baseline" or "literal" (see mlc_ext.mutual_labels)."""
     candidates: str | None = None
     """J^k, read where a detector builds its assigner: "positives" of the baseline, "own_levels" (FCOS) or "all" (see
     the assigners). None: the detector's own, "positives" for FCOS and "all" for RetinaNet and RPN."""
     min_gap: float = 0.0
     """A group whose two classes have means that differ by less than this is not split; 0: off."""
     metric: str = "crossed"
-    """What a task's labels are cut from: "crossed", the other task's value (the paper, Eq. 4-6), or "alignment",
+    """The values that a task's labels are cut from: "crossed", the other task's (the paper, Eq. 4-6), or "alignment",
     S * I^alignment_exponent for both tasks. The latter is this project's extension, not the paper's method; FCOS's own
     candidates then are "all" (docs/extension.md)."""
     alignment_exponent: float = 6.0
@@ -64,8 +68,7 @@ class MLCConfig:
 
     def __post_init__(self) -> None:
         choice("MLCConfig", "degenerate", self.degenerate, ("baseline", "literal"))
-        if self.candidates is not None:
-            choice("MLCConfig", "candidates", self.candidates, CANDIDATES)
+        choice("MLCConfig", "candidates", self.candidates, (None, *CANDIDATES))
         choice("MLCConfig", "metric", self.metric, ("crossed", "alignment"))
         choice("MLCConfig", "tau", self.tau, ("lower", "midpoint"))
         for name in ("start_epoch", "iur_start_epoch", "alpha", "gamma", "alignment", "min_gap", "alignment_exponent"):
@@ -85,60 +88,61 @@ class MLCConfig:
         """The candidates to build an assigner with, where ``own`` are the detector's."""
         return own if self.candidates is None else self.candidates
 
+    @classmethod
+    def paper(cls, detector: str, **changes: Any) -> MLCConfig:
+        """The paper's settings of a detector: the defaults, with the detector's ``alpha``.
 
-@dataclass
-class Assignment:
-    """A baseline's assignment of the N priors of a batch, images one after another.
+        Args:
+            detector: ``"fcos-"`` (FCOS without centerness) or ``"fcos"``: alpha 0; ``"retinanet"``: 0.5; ``"rpn"``: 2.
+            changes: other values for fields of :class:`MLCConfig`.
 
-    ``gt`` indices run over the K boxes of the whole batch; crowd boxes are not among them.
-    """
+        Raises:
+            ValueError: unknown detector, or a setting is out of its range. TypeError: a change is not a field.
 
-    labels: Tensor
-    """[N] int8, as the baseline trains: 1 positive, 0 negative, -1 ignored."""
-    candidate_gt: Tensor
-    """[N] int64: the gt whose candidate a prior is (J^k), -1 for none. Baseline positives are candidates of theirs."""
-    originally_ignored: Tensor
-    """[N] bool: candidates that mutual labeling weighs by their margin (Eq. 7, 8)."""
-
-    def positives_only(self) -> Assignment:
-        """The baseline's positives as the only candidates: nothing that it ignored is leveraged."""
-        candidate_gt = torch.where(self.labels == POSITIVE, self.candidate_gt, -1)
-        return Assignment(self.labels, candidate_gt, torch.zeros_like(self.originally_ignored))
+        Source: paper section 4.1.
+        """
+        choice("MLCConfig.paper", "detector", detector, tuple(_PAPER_ALPHA))
+        settings: dict[str, Any] = {"alpha": _PAPER_ALPHA[detector]}
+        return cls(**(settings | changes))
 
 
 @dataclass
 class TaskTargets:
-    """Who trains which task, for N priors. Normalizers are counts of positives, never sums of weights."""
+    """What the N priors of a batch train. Normalizers are counts of positives, never sums of weights."""
 
     cls_labels: Tensor
-    """[N] int64: 0 background, 1..C the class, -1 ignored."""
+    """[N] int64: -1 ignored, 0 background, else 1 + the class column, whatever the gts' labels start at. It is the
+    convention of :func:`mlc_ext.sigmoid_focal_loss`."""
     cls_weights: Tensor
     """[N] float32 weights of the classification loss; 0 where ignored."""
     loc_weights: Tensor
     """[N] float32 weights of the localization loss; 0 where not positive."""
     loc_positive: Tensor
-    """[N] bool: A+loc."""
+    """[N] bool: A+loc, the positives of localization."""
     iou_positive: Tensor
-    """[N] bool: A+cls u A+loc, which the IoU layer learns from."""
+    """[N] bool: the union of A+cls and A+loc, which trains the IoU layer."""
     baseline_positive: Tensor
     """[N] bool: the baseline's positives."""
     matched_boxes: Tensor
-    """[N, 4] the gt box of each candidate; zeros for the others."""
+    """[N, 4] the gt box of each candidate; zeros for other priors."""
     ious: Tensor
-    """[N] float32 I_j of each candidate's decoded box, differentiable; 0 for the others."""
+    """[N] float32 I_j, the IoU of each candidate's decoded box with its gt, differentiable; 0 for other priors."""
     scores: Tensor
-    """[N] float32 S_j of each candidate for the class of its gt, differentiable; 0 for the others."""
-    thresholds: tuple[Tensor, Tensor] | None = field(default=None)
-    """(tau^cls [K], tau^loc [K]) where labeling was mutual; with the metric "alignment" both are of that metric."""
+    """[N] float32 S_j, each candidate's score for the class of its gt, differentiable; 0 for other priors."""
+    thresholds: tuple[Tensor, Tensor] | None = None
+    """(tau^cls [K], tau^loc [K]) of mutual labeling, K the number of gts (1 for none); None for the baseline. With the
+    metric "alignment" both are of that metric."""
     sampled_normalizer: Tensor | None = None
-    """What every loss is divided by where priors were sampled (RPN); None: counts of positives."""
+    """The divisor of every loss where priors were sampled (RPN); None: the counts of positives."""
 
     @property
     def num_cls_positive(self) -> Tensor:
+        """Scalar: the number of A+cls, the positives of classification."""
         return (self.cls_labels > 0).sum()
 
     @property
     def num_loc_positive(self) -> Tensor:
+        """Scalar: the number of A+loc, the positives of localization."""
         return self.loc_positive.sum()
 
 
@@ -151,26 +155,40 @@ def task_targets(
     config: MLCConfig,
     *,
     mutual: bool,
+    first_label: int,
 ) -> TaskTargets:
-    """Targets of both tasks, the baseline's or the mutual ones. No host synchronization.
+    """Targets of both tasks: those of mutual labeling, or the baseline's. No host synchronization.
 
     Args:
         assignment: of the batch's N priors.
-        cls_logits: [N, C] class logits; C = 1 for RPN's objectness.
-        boxes: [N, 4] decoded predictions, xyxy pixels.
+        cls_logits: [N, C] class logits of any floating dtype; C = 1 for RPN's objectness.
+        boxes: [N, 4] decoded predictions, xyxy pixels, float32 or float64.
         gt_boxes: [K, 4] xyxy pixels of the whole batch, without crowd.
-        gt_labels: [K] int64 in 1..C.
-        config: alpha, degenerate rule, metric, min_gap, tau and bins are read.
-        mutual: whether Eq. 4-8 decide, or the baseline.
+        gt_labels: [K] int64 in first_label .. first_label + C - 1. For RPN, ``first_label`` for every gt.
+        config: alpha, degenerate, metric, min_gap, tau and bins are read. The candidates are the assignment's.
+        mutual: whether Eq. 4-8 give the targets, or the baseline.
+        first_label: the label of class column 0. Labels 1..C with C columns: 1. MMDetection, 0..C-1: 0. torchvision,
+            whose COCO models have 91 columns for the labels 1..90: 0.
+
+    Returns:
+        :class:`TaskTargets`.
+
+    Raises:
+        TypeError: boxes are in half precision, or labels not int64. ValueError: a shape is wrong, or (CPU only; on CUDA
+        no synchronization is spent on it) a label is out of range.
+
+    Source: paper Eq. 4-8.
     """
+    _check_task_inputs(assignment, cls_logits, boxes, gt_boxes, gt_labels, first_label)
     candidate = assignment.candidate_gt >= 0
+    gt_columns = gt_labels - first_label
     if gt_boxes.shape[0] == 0:  # nothing to gather from
-        gt_boxes, gt_labels = gt_boxes.new_zeros(1, 4), gt_labels.new_ones(1)
+        gt_boxes, gt_columns = gt_boxes.new_zeros(1, 4), gt_columns.new_zeros(1)
     gt = assignment.candidate_gt.clamp(min=0)
     matched_boxes = gt_boxes[gt].to(boxes.dtype) * candidate[:, None]
-    matched_labels = gt_labels[gt]
+    columns = gt_columns[gt]
     ious = paired_box_iou(boxes, matched_boxes).float() * candidate
-    logits = cls_logits.gather(1, (matched_labels - 1)[:, None]).squeeze(1)
+    logits = cls_logits.gather(1, columns[:, None]).squeeze(1)
     scores = logits.float().sigmoid() * candidate
 
     thresholds = None
@@ -205,7 +223,7 @@ def task_targets(
         cls_weights, loc_weights = (labels != IGNORED).float(), loc_positive.float()
     cls_positive = labels == POSITIVE
     return TaskTargets(
-        cls_labels=torch.where(cls_positive, matched_labels, labels.long()),
+        cls_labels=torch.where(cls_positive, columns + 1, labels.long()),
         cls_weights=cls_weights,
         loc_weights=loc_weights,
         loc_positive=loc_positive,
@@ -218,9 +236,36 @@ def task_targets(
     )
 
 
+def _check_task_inputs(
+    assignment: Assignment, cls_logits: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_labels: Tensor, first_label: int
+) -> None:
+    op, n = "task_targets", len(assignment.labels)
+    check_tensors(op, cls_logits=cls_logits, boxes=boxes, gt_boxes=gt_boxes, gt_labels=gt_labels)
+    if boxes.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{op}: boxes must be float32 or float64, got {boxes.dtype}. Decode them in float32: convert the predicted "
+            "offsets before the decoding. Half precision changes the IoU with the gt by 0.1 to 0.2"
+        )
+    if gt_labels.dtype != torch.int64:
+        raise TypeError(f"{op}: gt_labels must be int64, got {gt_labels.dtype}")
+    if boxes.shape != (n, 4):
+        raise ValueError(f"{op}: boxes must have shape [{n}, 4] for {n} assigned priors, got {list(boxes.shape)}")
+    if cls_logits.dim() != 2 or cls_logits.shape[0] != n:
+        raise ValueError(f"{op}: cls_logits must have shape [{n}, C], got {list(cls_logits.shape)}")
+    if gt_labels.dim() != 1 or gt_boxes.shape != (len(gt_labels), 4):
+        shapes = f"{list(gt_boxes.shape)} and {list(gt_labels.shape)}"
+        raise ValueError(f"{op}: gt_boxes must have shape [K, 4] and gt_labels [K], got {shapes}")
+    if gt_labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        last_label = first_label + cls_logits.shape[1] - 1
+        wrong = gt_labels[(gt_labels < first_label) | (gt_labels > last_label)]
+        if wrong.numel() > 0:
+            columns = f"{cls_logits.shape[1]} class columns and first_label={first_label}"
+            raise ValueError(f"{op}: gt_labels must be in {first_label}..{last_label} ({columns}), got {int(wrong[0])}")
+
+
 def _cut_values(scores: Tensor, ious: Tensor, gt: Tensor, num_gts: int, config: MLCConfig) -> tuple[Tensor, Tensor]:
     """The [N] values whose thresholds decide localization and classification; finite."""
-    # a model that has diverged is reported by its losses
+    # NaN would be an error here; it must reach the losses, which report it
     values = scores.nan_to_num(), ious.nan_to_num()
     if config.metric == "alignment":
         values = (values[0] * values[1] ** config.alignment_exponent,) * 2
@@ -246,9 +291,9 @@ def _flattened(values: Tensor, gt: Tensor, num_gts: int, config: MLCConfig) -> T
 
 
 class _MidpointThresholds:
-    """Thresholds moved up to halfway between the two classes, where both have members.
+    """Thresholds moved up to halfway between the two classes, in the groups where both classes have members.
 
-    values: [N], 0 where ``gt`` [N] names no group of theirs (a 0 is above no threshold). tau: [K] Otsu's.
+    values: [N]; 0, which is above no threshold, where a prior is no candidate. tau: [K] Otsu's. gt: [N] in 0..K - 1.
     """
 
     def __init__(self, values: Tensor, tau: Tensor, gt: Tensor) -> None:
@@ -259,7 +304,7 @@ class _MidpointThresholds:
         self._values, self._gt = values, gt
 
     def weights(self, weights: Tensor, chosen: Tensor, alpha: float) -> Tensor:
-        """Eq. 7 or 8 anew for the ``chosen`` [N] bool of groups that were split; the others' weights stay."""
+        """``weights`` [N], with Eq. 7 or 8 computed again for the ``chosen`` [N] bool of groups that were split."""
         margin = (self._values - self.tau[self._gt]).abs()
         return torch.where(chosen & self.split[self._gt], margin**alpha, weights)
 
@@ -267,23 +312,29 @@ class _MidpointThresholds:
 def mlc_losses(
     targets: TaskTargets, iou_logits: Tensor | None, config: MLCConfig, *, rescoring: bool = True
 ) -> dict[str, Tensor]:
-    """What the method adds to the detector's own losses, weighted and normalized.
+    """The losses that the method adds to the detector's own, weighted and normalized.
 
     Args:
         targets: of :func:`task_targets`.
         iou_logits: [N] logits of the predicted IoU, or None without an IoU layer.
-        rescoring: whether the IoU layer is trained yet (``config.rescoring_start``); before, its loss is 0 and still
-            connected, so that the layer has a gradient on every rank.
+        config: iur, gamma, detach_iou_target and alignment are read.
+        rescoring: whether training of the IoU layer has started (``config.rescoring_start``). If not, its loss is 0 and
+            still part of the graph, so that the layer gets a gradient on every rank.
 
     Returns:
-        ``iou_rescoring`` = gamma * sum (P_j - I_j)^2 / |A+cls u A+loc| (Eq. 10, 11) with ``config.iur``, divided by
-        ``targets.sampled_normalizer`` instead where there is one;
-        ``prediction_alignment`` with a positive ``config.alignment``.
+        A dict of scalars. With ``config.iur``: ``iou_rescoring`` = gamma * sum (P_j - I_j)^2 / |A+cls u A+loc| (Eq. 10,
+        11); the divisor is ``targets.sampled_normalizer`` where that is given. With ``config.alignment`` > 0:
+        ``prediction_alignment``.
+
+    Raises:
+        ValueError: ``config.iur`` is on and ``iou_logits`` is None.
+
+    Source: paper Eq. 10 and 11; Table 1 for prediction alignment.
     """
-    losses = {}
+    losses: dict[str, Tensor] = {}
     if config.iur:
         if iou_logits is None:
-            raise ValueError("mlc_losses: config.iur is on but the head gave no iou_logits")
+            raise ValueError("mlc_losses: config.iur is on, but iou_logits is None")
         total = iou_rescoring_loss(
             iou_logits, targets.ious, targets.iou_positive, detach_target=config.detach_iou_target
         )

@@ -183,7 +183,7 @@ def match_boxes(
     *,
     high: float,
     low: float,
-    low_quality: bool = True,
+    forced: str | None = "forcing",
     min_forced_iou: float = 0.0,
     crowd: Tensor | None = None,
     crowd_iof: float = 0.5,
@@ -202,7 +202,7 @@ def match_boxes(
         gts = torch.arange(int(gt_offsets[b]), int(gt_offsets[b + 1]))
         is_crowd = torch.zeros(len(gts), dtype=torch.bool) if crowd is None else crowd[gts]
         objects, crowds = gts[~is_crowd], gts[is_crowd]
-        forced = torch.full((num_priors,), -1)
+        forced_gt = torch.full((num_priors,), -1)
         if len(objects) > 0 and num_priors > 0:
             matrix = box_iou(priors, gt_boxes[objects])
             ious[b] = matrix.amax(1)
@@ -210,9 +210,10 @@ def match_boxes(
             candidate = (ious[b] > 0) & (ious[b] >= low)
             matched[b, candidate] = objects[first[candidate]]
             for g, best in enumerate(matrix.amax(0)):
-                if low_quality and best > 0 and best >= min_forced_iou:
-                    forced[matrix[:, g] == best] = objects[g]
-        positive = (forced >= 0) | ((ious[b] >= high) & (ious[b] > 0))
+                if forced is not None and best > 0 and best >= min_forced_iou:
+                    of_gt = matrix[:, g] == best
+                    forced_gt[of_gt] = objects[g] if forced == "forcing" else objects[first[of_gt]]
+        positive = (forced_gt >= 0) | ((ious[b] >= high) & (ious[b] > 0))
         on_crowd = torch.zeros(num_priors, dtype=torch.bool)
         area = _extent(priors[:, :2], priors[:, 2:])
         for k in crowds.tolist():
@@ -222,7 +223,7 @@ def match_boxes(
             on_crowd |= (area > 0) & (inter > 0) & (inter >= crowd_iof * area)
         labels[b, (matched[b] >= 0) | on_crowd] = -1
         labels[b, positive] = 1
-        matched[b] = torch.where(forced >= 0, forced, matched[b])
+        matched[b] = torch.where(forced_gt >= 0, forced_gt, matched[b])
     return MatchedBoxes(labels, matched, ious)
 
 

@@ -11,8 +11,8 @@ from comparisons import random_boxes, rng, same_bits
 from torch import Tensor
 
 import mlc_ext
+from mlc_ext import Assignment, MLCConfig, mlc_losses, task_targets
 from mlc_ext.losses import iou_loss, normalizer, sigmoid_focal_loss
-from mlc_ext.mutual_labeling import Assignment, MLCConfig, mlc_losses, task_targets
 
 GROUPS, CLASSES = 40, 5
 LIMITS = {"score_threshold": 0.05, "pre_nms_top_k": 900, "max_detections": 100}
@@ -87,7 +87,7 @@ def criterion(config: MLCConfig, box_loss: str) -> Callable[..., list[Tensor]]:
         leaves = [t.detach().requires_grad_() for t in (logits, boxes, iou_logits)]
         logits, boxes, iou_logits = leaves
         assignment = Assignment(labels, candidates, (labels == -1) & (candidates >= 0))
-        task = task_targets(assignment, logits, boxes, gts, gt_labels, config, mutual=True)
+        task = task_targets(assignment, logits, boxes, gts, gt_labels, config, mutual=True, first_label=1)
         losses = {
             "classification": sigmoid_focal_loss(logits, task.cls_labels, task.cls_weights)
             / normalizer(task.num_cls_positive),

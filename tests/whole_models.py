@@ -3,12 +3,11 @@
 import torch
 from torch import nn
 
-from mlc_ext.detectors.config.presets import ALPHA
+from mlc_ext import MLCConfig
 from mlc_ext.detectors.models.backbones.base import IMAGENET_RGB
 from mlc_ext.detectors.models.fcos import FCOS
 from mlc_ext.detectors.models.retinanet import RetinaNet
 from mlc_ext.detectors.models.rpn import RPN
-from mlc_ext.mutual_labeling import MLCConfig
 
 DETECTORS = ("fcos", "fcos-", "retinanet", "rpn")
 
@@ -28,7 +27,7 @@ class Pooling(nn.Module):
 
 def build(detector, num_classes=3, *, mlc=None, seed=0, **options):
     torch.manual_seed(seed)
-    mlc = mlc or MLCConfig(alpha=ALPHA[detector], start_epoch=0)
+    mlc = mlc or MLCConfig.paper(detector, start_epoch=0)
     settings = {"mlc": mlc, "fpn_channels": 64, **options}  # groups of two: P7 may have one cell
     if detector == "rpn":
         return RPN(backbone=Pooling((4, 8, 16, 32)), **settings)

@@ -92,8 +92,8 @@ def run_matching(device: str, n: int, counts: tuple[int, ...], dtype: torch.dtyp
     crowd = torch.rand(len(gts), generator=g) < 0.2
     priors, gts, starts, crowd = on(device, priors, gts, starts, crowd)
     for flags in (None, crowd):
-        for low_quality in (True, False):
-            mlc_ext.match_boxes(priors, gts, starts, high=0.5, low=0.4, crowd=flags, low_quality=low_quality)
+        for forced in (None, "forcing", "own_best"):
+            mlc_ext.match_boxes(priors, gts, starts, high=0.5, low=0.4, crowd=flags, forced=forced)
 
 
 def run_unaligned(device: str) -> None:

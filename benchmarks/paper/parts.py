@@ -12,15 +12,15 @@ from pathlib import Path
 
 from _harness import commit
 
+from mlc_ext import MLCConfig
 from mlc_ext.detectors.config.overrides import assign, differences, from_dict
 from mlc_ext.detectors.config.overrides import override as set_to
-from mlc_ext.detectors.config.presets import ALPHA, r50
+from mlc_ext.detectors.config.presets import r50
 from mlc_ext.detectors.config.settings import Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint
 from mlc_ext.detectors.runs.checkpoint import NAME
 from mlc_ext.detectors.runs.files import plain, write_whole
-from mlc_ext.mutual_labeling import MLCConfig
 
 from .rows import ROWS, STEMS
 
@@ -82,7 +82,7 @@ def scale_config(scale: str, detector: str) -> Config:
         data = DataConfig(short_side=320, long_side=320, cache=True, workers=4)
     return Config(
         model=ModelConfig(detector=detector, **model),
-        mlc=MLCConfig(ml=False, iur=False, alpha=ALPHA[detector]),
+        mlc=MLCConfig.paper(detector, ml=False, iur=False),
         data=data,
         schedule=ScheduleConfig(**schedule),
         run=RunConfig(

@@ -64,7 +64,8 @@ MLC_SIMD_CLONES T raise_best(const T* x1, const T* y1, const T* x2, const T* y2,
   return *std::max_element(highest, highest + kLanes);
 }
 
-// Sets forced to the gt's index where the IoU with it equals `target`. gts come in ascending order of their index.
+// Sets forced to the gt's index where the IoU with it equals `target`, the gt's largest. gts come in ascending order of
+// their index.
 template <typename T>
 MLC_SIMD_CLONES void mark_forced(const T* x1, const T* y1, const T* x2, const T* y2, const T* area, int64_t n,
                                  Box<T> gt, T gt_area, T target, int32_t index, int32_t* __restrict forced) {
@@ -170,10 +171,10 @@ class Matcher {
   void decide(int64_t block, int64_t first, int64_t count, const T* best, const int32_t* best_gt, const int32_t* forced,
               int8_t* labels, int64_t* matched, scalar_t* ious) const {
     for (int64_t i = begin(block); i < end(block); ++i) {
-      const int32_t to = forced[i - begin(block)];
-      labels[i] = rule_.label(best[i], to >= 0, false);
-      const bool candidate = to >= 0 || rule_.is_candidate(best[i]);
-      matched[i] = candidate ? first + (to >= 0 ? to : best_gt[i]) : -1;
+      const int32_t forcing = forced[i - begin(block)];
+      labels[i] = rule_.label(best[i], forcing >= 0, false);
+      const int gt = rule_.matched_gt(best[i], best_gt[i], forcing);
+      matched[i] = gt >= 0 ? first + gt : -1;
       ious[i] = static_cast<scalar_t>(best[i]);
     }
     if (crowd_ == nullptr) return;
@@ -199,9 +200,9 @@ class Matcher {
 
 std::tuple<Tensor, Tensor, Tensor> match_boxes(const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_offsets,
                                                const std::optional<Tensor>& crowd, double high, double low,
-                                               bool low_quality, double min_forced_iou, double crowd_iof) {
+                                               int64_t forced, double min_forced_iou, double crowd_iof) {
   constexpr const char* op = "match_boxes";
-  check_match_boxes(op, priors, gt_boxes, gt_offsets, crowd, high, low, min_forced_iou, crowd_iof);
+  check_match_boxes(op, priors, gt_boxes, gt_offsets, crowd, high, low, forced, min_forced_iou, crowd_iof);
   Tensor priors_c = torch::stable::contiguous(priors), gts_c = torch::stable::contiguous(gt_boxes);
   Tensor offsets_c = torch::stable::contiguous(gt_offsets);
   std::optional<Tensor> crowd_c;
@@ -221,7 +222,7 @@ std::tuple<Tensor, Tensor, Tensor> match_boxes(const Tensor& priors, const Tenso
     using scalar_t = decltype(tag);
     using T = compute_t<scalar_t>;
     const MatchRule<T> rule{static_cast<T>(high), static_cast<T>(low), static_cast<T>(min_forced_iou),
-                            static_cast<T>(crowd_iof), low_quality};
+                            static_cast<T>(crowd_iof), static_cast<Forced>(forced)};
     Matcher<scalar_t> matcher(priors_c.const_data_ptr<scalar_t>(), num_priors, gts_c.const_data_ptr<scalar_t>(),
                               offsets, batch, crowd_c.has_value() ? crowd_c->const_data_ptr<bool>() : nullptr, rule);
     matcher.run(labels.mutable_data_ptr<int8_t>(), matched.mutable_data_ptr<int64_t>(),

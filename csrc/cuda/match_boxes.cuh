@@ -156,12 +156,33 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// The first of the gts with which a prior has its largest IoU. Pass 2 computes it again, for the forced priors alone:
+// to store it for all of them in pass 1 would cost more.
+template <typename T, typename scalar_t>
+__device__ __forceinline__ int own_best_gt(const Box<T>& prior, const scalar_t* image_gts, int count,
+                                           const bool* is_crowd) {
+  const T area = prior.area();
+  T best = T(0);
+  int best_index = -1;
+  for (int g = 0; g < count; ++g) {
+    const Box<T> gt = load_box<T>(image_gts, g);
+    if ((is_crowd != nullptr && is_crowd[g]) || !meets_hull(gt, hull_of_prior(prior))) continue;
+    const T iou = iou_of(prior, area, gt, gt.area());
+    if (iou > best) {
+      best = iou;
+      best_index = g;
+    }
+  }
+  return best_index;
+}
+
 // Pass 2: forced matches. No prior of a warp is forced to a gt whose best IoU is above all of the warp's.
 template <typename T, int kThreads, typename scalar_t>
 __global__ void __launch_bounds__(kThreads)
     match_force_kernel(const scalar_t* __restrict__ priors, int64_t num_priors, const scalar_t* __restrict__ gts,
-                       const int64_t* __restrict__ offsets, int64_t batch, int64_t num_gts, MatchRule<T> rule,
-                       MatchBests<T> bests, int8_t* __restrict__ labels, int64_t* __restrict__ matched) {
+                       const int64_t* __restrict__ offsets, int64_t batch, int64_t num_gts,
+                       const bool* __restrict__ is_crowd, MatchRule<T> rule, MatchBests<T> bests,
+                       int8_t* __restrict__ labels, int64_t* __restrict__ matched) {
   __shared__ GtsOfWarp<T> shared_gts[kThreads / kWarpSize];
   const PriorIndex at(blockIdx.x, num_priors);
   if (at.warp_is_outside(num_priors)) return;
@@ -172,7 +193,7 @@ __global__ void __launch_bounds__(kThreads)
     const GtRange range(offsets, b, num_gts);
     const scalar_t* image_gts = gts + 4 * range.begin;
     const iou_bits_t<T>* best_of_gts = bests.of_gt + range.begin;
-    int forced = -1;
+    int forcing = -1;
     for (int first = 0; first < range.count; first += kWarpSize) {
       const int mine = first + lane_index();
       const bool exists = mine < range.count;
@@ -189,13 +210,18 @@ __global__ void __launch_bounds__(kThreads)
       for (; left != 0; left &= left - 1) {
         const int lane = lowest_bit(left);
         const T iou = iou_of(prior, area, shared.box[lane], shared.area[lane]);
-        if (iou == __shfl_sync(kFullWarp, target, lane)) forced = first + lane;
+        if (iou == __shfl_sync(kFullWarp, target, lane)) forcing = first + lane;
       }
     }
-    if (at.inside && forced >= 0) {
+    if (at.inside && forcing >= 0) {
+      int own_best = -1;
+      if (rule.forced == Forced::kOwnBest) {
+        const bool* image_crowd = is_crowd == nullptr ? nullptr : is_crowd + range.begin;
+        own_best = own_best_gt(load_box<T>(priors, at.index), image_gts, range.count, image_crowd);
+      }
       const int64_t to = b * num_priors + at.index;
       labels[to] = rule.label(T(0), true, false);
-      matched[to] = range.begin + forced;
+      matched[to] = range.begin + rule.matched_gt(T(0), own_best, forcing);
     }
   }
 }

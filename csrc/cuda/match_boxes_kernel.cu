@@ -7,9 +7,9 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> match_boxes(const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_offsets,
                                                const std::optional<Tensor>& crowd, double high, double low,
-                                               bool low_quality, double min_forced_iou, double crowd_iof) {
+                                               int64_t forced, double min_forced_iou, double crowd_iof) {
   constexpr const char* op = "match_boxes";
-  check_match_boxes(op, priors, gt_boxes, gt_offsets, crowd, high, low, min_forced_iou, crowd_iof);
+  check_match_boxes(op, priors, gt_boxes, gt_offsets, crowd, high, low, forced, min_forced_iou, crowd_iof);
   const DeviceGuard guard(priors.get_device_index());
   const Tensor p = vector_aligned(priors), g = vector_aligned(gt_boxes);
   const Tensor offsets = torch::stable::contiguous(gt_offsets);
@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor, Tensor> match_boxes(const Tensor& priors, const Tenso
     using scalar_t = decltype(tag);
     using T = compute_t<scalar_t>;
     const MatchRule<T> rule{static_cast<T>(high), static_cast<T>(low), static_cast<T>(min_forced_iou),
-                            static_cast<T>(crowd_iof), low_quality};
+                            static_cast<T>(crowd_iof), static_cast<Forced>(forced)};
     Workspace workspace;
     const size_t of_gt = workspace.reserve<iou_bits_t<T>>(num_gts);
     const size_t of_warp = workspace.reserve<iou_bits_t<T>>(batch * num_warps);
@@ -43,12 +43,13 @@ std::tuple<Tensor, Tensor, Tensor> match_boxes(const Tensor& priors, const Tenso
     const int64_t* offset = offsets.const_data_ptr<int64_t>();
     int8_t* label = labels.mutable_data_ptr<int8_t>();
     int64_t* match = matched.mutable_data_ptr<int64_t>();
-    match_best_kernel<T, threads><<<grid, threads, 0, stream>>>(prior, num_priors, gt, offset, batch, num_gts,
-                                                                data_or_null<bool>(crowd_c), rule, bests, label, match,
+    const bool* is_crowd = data_or_null<bool>(crowd_c);
+    match_best_kernel<T, threads><<<grid, threads, 0, stream>>>(prior, num_priors, gt, offset, batch, num_gts, is_crowd,
+                                                                rule, bests, label, match,
                                                                 ious.mutable_data_ptr<scalar_t>());
-    if (low_quality && num_gts > 0) {
-      match_force_kernel<T, threads>
-          <<<grid, threads, 0, stream>>>(prior, num_priors, gt, offset, batch, num_gts, rule, bests, label, match);
+    if (rule.forced != Forced::kNone && num_gts > 0) {
+      match_force_kernel<T, threads><<<grid, threads, 0, stream>>>(prior, num_priors, gt, offset, batch, num_gts,
+                                                                   is_crowd, rule, bests, label, match);
     }
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();

@@ -13,12 +13,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from mlc_ext.mutual_labeling import MLCConfig
+from mlc_ext import MLCConfig
 
 from .settings import Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig
-
-# paper section 4.1
-ALPHA = {"fcos": 0.0, "fcos-": 0.0, "retinanet": 0.5, "rpn": 2.0}
 
 METHODS = {
     "": {"ml": False, "iur": False},
@@ -68,7 +65,7 @@ def r50(detector: str, *, v1: bool = False, model: dict | None = None, **mlc) ->
         schedule = dataclasses.replace(schedule, warmup_factor=1 / 3, clip_grad=35.0)
     return Config(
         model=ModelConfig(detector=detector, v1=v1, **(model or {})),
-        mlc=MLCConfig(alpha=ALPHA[detector], start_epoch=ml_start(schedule.epochs), **mlc),
+        mlc=MLCConfig.paper(detector, start_epoch=ml_start(schedule.epochs), **mlc),
         schedule=dataclasses.replace(schedule),
         data=DataConfig(workers=4),
     )

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlc_ext.mutual_labeling import MLCConfig
+from mlc_ext import MLCConfig
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from ..models.prior_sampling import draws_by_image
+from mlc_ext.sampling import draws_by_image
 
 
 def seed_everything(*key: int) -> None:

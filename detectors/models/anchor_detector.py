@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlc_ext.losses import smooth_l1
-from mlc_ext.mutual_labeling import Assignment, TaskTargets
+from mlc_ext import Assignment, MaxIoUAssigner, TaskTargets, smooth_l1
 
 from .anchors import AnchorGenerator
-from .assigners import MaxIoUAssigner
 from .coders import DeltaXYWHCoder
 from .dense_detector import DenseDetector, Target
 

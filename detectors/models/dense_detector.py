@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets, mlc_losses, task_targets
+from mlc_ext import Assignment, MLCConfig, TaskTargets, mlc_losses, task_targets
 
 from .batching import batch_images
 from .postprocess import Postprocessor
@@ -164,6 +164,7 @@ class DenseDetector(nn.Module):
             torch.ones_like(gt_labels) if self.class_agnostic else gt_labels,
             self.mlc,
             mutual=self.mutual if mutual is None else mutual,
+            first_label=1,
         )
         return Labeled(priors, boxes, assignment, task)
 

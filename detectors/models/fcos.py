@@ -7,11 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlc_ext.losses import centerness_loss, centerness_target, iou_loss, normalizer, reduce_mean, sigmoid_focal_loss
-from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets
+from mlc_ext import (
+    Assignment,
+    FCOSAssigner,
+    MLCConfig,
+    TaskTargets,
+    centerness_loss,
+    centerness_target,
+    iou_loss,
+    normalizer,
+    reduce_mean,
+    sigmoid_focal_loss,
+)
 
 from .anchors import fcos_points
-from .assigners import FCOSAssigner
 from .backbones.build import build_backbone
 from .coders import LTRBCoder
 from .dense_detector import DenseDetector, Target

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mlc_ext.losses import count_per_image, normalizer, sigmoid_focal_loss
-from mlc_ext.mutual_labeling import MLCConfig, TaskTargets
+from mlc_ext import MaxIoUAssigner, MLCConfig, TaskTargets, count_per_image, normalizer, sigmoid_focal_loss
 
 from .anchor_detector import AnchorDetector
 from .anchors import AnchorGenerator
-from .assigners import MaxIoUAssigner
 from .backbones.build import build_backbone
 from .fpn import FPN
 from .heads import RetinaNetHead
@@ -25,7 +23,7 @@ class RetinaNet(AnchorDetector):
         num_classes: real classes, C.
         backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module like
             those it builds.
-        mlc: the method's settings; the paper's alpha here is 0.5.
+        mlc: the method's settings, by default ``MLCConfig.paper("retinanet")``.
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 0.11 MMDetection 1.1's.
         v1: MMDetection 1.1's anchors and coder (+1 widths).
         fpn_channels, num_convs: width of the pyramid, depth of the towers.
@@ -48,7 +46,7 @@ class RetinaNet(AnchorDetector):
         postprocessor: Postprocessor | None = None,
         backbone_options: dict | None = None,
     ) -> None:
-        mlc = mlc or MLCConfig(alpha=0.5)
+        mlc = mlc or MLCConfig.paper("retinanet")
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, **(backbone_options or {}))
         anchors = AnchorGenerator.retinanet(v1=v1)

@@ -6,17 +6,22 @@ import dataclasses
 
 from torch import Tensor
 
-from mlc_ext.losses import binary_cross_entropy_loss, normalizer
-from mlc_ext.mutual_labeling import MLCConfig, TaskTargets
+from mlc_ext import (
+    MaxIoUAssigner,
+    MLCConfig,
+    TaskTargets,
+    binary_cross_entropy_loss,
+    normalizer,
+    sample_at_most,
+    sample_balanced,
+)
 
 from .anchor_detector import AnchorDetector
 from .anchors import AnchorGenerator
-from .assigners import MaxIoUAssigner
 from .backbones.build import build_backbone
 from .fpn import FPN
 from .heads import RPNHead
 from .postprocess import Postprocessor
-from .prior_sampling import sample_at_most, sample_balanced
 
 PROPOSALS = Postprocessor(
     score_threshold=float("-inf"), pre_nms_top_k=2000, iou_threshold=0.7, max_detections=1000, per_level=True
@@ -35,7 +40,7 @@ class RPN(AnchorDetector):
     Args:
         backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module that
             gives C2-C5.
-        mlc: the method's settings; the paper's alpha here is 2.
+        mlc: the method's settings, by default ``MLCConfig.paper("rpn")``.
         sample_size, max_positive: priors drawn per image, and how many of them may be positive.
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 1/9 MMDetection 1.1's.
         v1: MMDetection 1.1's anchors and coder (+1 widths).
@@ -60,7 +65,7 @@ class RPN(AnchorDetector):
         postprocessor: Postprocessor | None = None,
         backbone_options: dict | None = None,
     ) -> None:
-        mlc = mlc or MLCConfig(alpha=2.0)
+        mlc = mlc or MLCConfig.paper("rpn")
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, **({"out_indices": (0, 1, 2, 3)} | (backbone_options or {})))
         if not 0 < max_positive <= sample_size:

@@ -121,10 +121,10 @@ void test_iou_loss() {
 void test_match_boxes() {
   using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
   auto match = op<Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, double, double,
-                         bool, double, double)>("mlc_ext::match_boxes");
+                         int64_t, double, double)>("mlc_ext::match_boxes");
   // IoUs 1, 1/2 and 0 with the one gt: positive, ignored but still its candidate, negative
   auto [labels, gt, ious] = match.call(boxes({0, 0, 4, 4, 0, 0, 4, 2, 9, 9, 10, 10}), boxes({0, 0, 4, 4}), ints({0, 1}),
-                                       std::nullopt, .7, .3, true, 0., .5);
+                                       std::nullopt, .7, .3, 1, 0., .5);
   expect_equal(labels, bytes({1, -1, 0}).view({1, 3}), "match_boxes: labels");
   expect_equal(gt, ints({0, 0, -1}).view({1, 3}), "match_boxes: matched gts");
   expect_equal(ious, floats({1.f, .5f, 0.f}).view({1, 3}), "match_boxes: IoUs");

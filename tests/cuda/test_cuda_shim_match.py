@@ -5,6 +5,7 @@ import torch
 from test_cuda_shim import call, generator, library, pytestmark, random_boxes, same_bits  # noqa: F401
 
 import mlc_ext
+from mlc_ext.ops.match_boxes import _FORCED
 
 
 def shim_match(library, priors, gts, offsets, crowd, rule):  # noqa: F811
@@ -14,7 +15,7 @@ def shim_match(library, priors, gts, offsets, crowd, rule):  # noqa: F811
     ious = priors.new_full((batch, n), 77)
     name = "float" if priors.dtype == torch.float32 else "double"
     function = getattr(library("driver_match"), f"shim_match_boxes_{name}")
-    order = [float(rule[key]) for key in ("high", "low")] + [int(rule["low_quality"])]
+    order = [float(rule[key]) for key in ("high", "low")] + [_FORCED.index(rule["forced"])]
     order += [float(rule[key]) for key in ("min_forced_iou", "crowd_iof")]
     call(function, priors, n, gts, offsets, batch, len(gts), crowd, *order, labels, matched, ious)
     return labels, matched, ious
@@ -22,7 +23,7 @@ def shim_match(library, priors, gts, offsets, crowd, rule):  # noqa: F811
 
 def check(library, priors, gts, counts, crowd=None, **rule):  # noqa: F811
     offsets = torch.tensor([0, *counts]).cumsum(0)
-    rule = {"low_quality": True, "min_forced_iou": 0.0, "crowd_iof": 0.5} | rule
+    rule = {"forced": "forcing", "min_forced_iou": 0.0, "crowd_iof": 0.5} | rule
     expected = mlc_ext.match_boxes(priors, gts, offsets, crowd=crowd, **rule)
     labels, matched, ious = shim_match(library, priors, gts, offsets, crowd, rule)
     assert torch.equal(labels, expected.labels)
@@ -32,14 +33,14 @@ def check(library, priors, gts, counts, crowd=None, **rule):  # noqa: F811
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("low_quality", [True, False])
+@pytest.mark.parametrize("forced", _FORCED)
 @pytest.mark.parametrize("with_crowd", [True, False])
-def test_match_boxes(library, dtype, low_quality, with_crowd):  # noqa: F811
+def test_match_boxes(library, dtype, forced, with_crowd):  # noqa: F811
     g = generator(5)
     counts = [71, 0, 6]  # three rounds of 32, the last in part; three images on two rows of blocks
     priors, gts = random_boxes(150, g, dtype=dtype).round(), random_boxes(77, g, size=70, dtype=dtype).round()
     crowd = torch.rand(77, generator=g) < 0.3 if with_crowd else None
-    expected = check(library, priors, gts, counts, crowd, high=0.5, low=0.4, low_quality=low_quality)
+    expected = check(library, priors, gts, counts, crowd, high=0.5, low=0.4, forced=forced)
     assert set(expected.labels.unique().tolist()) == {-1, 0, 1}
 
 
@@ -51,7 +52,7 @@ def test_ties_and_several_forcing_gts(library):  # noqa: F811
         last = count - 1
         assert check(library, priors, gts, [count], high=0.5, low=0.4).matched_gt.tolist() == [[last, last, -1]]
         # not forced: the first of equals
-        rule = {"high": 0.5, "low": 0.1, "low_quality": False}
+        rule = {"high": 0.5, "low": 0.1, "forced": None}
         assert check(library, priors, gts, [count], **rule).matched_gt.tolist() == [[0, 0, 0]]
 
 
@@ -68,16 +69,16 @@ def test_a_gts_best_prior_may_be_in_any_block(library):  # noqa: F811
 def test_on_the_thresholds(library):  # noqa: F811
     gts = torch.tensor([[0.0, 0.0, 4.0, 4.0], [20.0, 0.0, 24.0, 4.0]])
     priors = [[0, 0, 4, 2], [0, 0, 4, 1], [0, 0, 2, 1], [22, 0, 26, 4], [23, 0, 27, 4]]
-    rule = {"high": 0.5, "low": 0.25, "low_quality": False}
+    rule = {"high": 0.5, "low": 0.25, "forced": None}
     expected = check(library, torch.tensor(priors).float(), gts, [2], torch.tensor([False, True]), **rule)
     assert expected.labels.tolist() == [[1, -1, 0, -1, 0]]
 
 
-@pytest.mark.parametrize("low_quality", [True, False])
-def test_no_gts_one_image_of_many_and_the_rpn_rule(library, low_quality):  # noqa: F811
+@pytest.mark.parametrize("forced", _FORCED)
+def test_no_gts_one_image_of_many_and_the_rpn_rule(library, forced):  # noqa: F811
     g = generator(7)
     priors = random_boxes(70, g)
-    rule = {"high": 0.7, "low": 0.3, "low_quality": low_quality}
+    rule = {"high": 0.7, "low": 0.3, "forced": forced}
     check(library, priors, torch.zeros(0, 4), [0, 0], **rule)
     check(library, priors, random_boxes(5, g), [0, 5, 0, 0], **rule, min_forced_iou=0.3)
     check(library, priors, random_boxes(5, g), [5], torch.ones(5, dtype=torch.bool), **rule)
@@ -87,7 +88,7 @@ def test_malformed_offsets_stay_inside_the_gts(library):  # noqa: F811
     """The GPU does not look at gt_offsets before the launch: an image has the gts that there are, or none."""
     g = generator(9)
     priors, gts = random_boxes(70, g), random_boxes(6, g)
-    rule = {"high": 0.5, "low": 0.4, "low_quality": True, "min_forced_iou": 0.0, "crowd_iof": 0.5}
+    rule = {"high": 0.5, "low": 0.4, "forced": "forcing", "min_forced_iou": 0.0, "crowd_iof": 0.5}
     whole = mlc_ext.match_boxes(priors, gts, torch.tensor([0, 6]), high=0.5, low=0.4)
     offsets = torch.tensor([-(2**62), 2**62, 3, -5, -7])  # all six, then falling, falling, below 0
     labels, matched, ious = shim_match(library, priors, gts, offsets, None, rule)

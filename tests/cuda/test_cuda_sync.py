@@ -10,10 +10,10 @@ from cuda_programs import PROGRAMS
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mlc_ext import MLCConfig
 from mlc_ext.detectors.models.dense_detector import prepare_targets
 from mlc_ext.detectors.models.fcos import FCOS
 from mlc_ext.detectors.models.retinanet import RetinaNet
-from mlc_ext.mutual_labeling import MLCConfig
 
 BUSY_CYCLES = 400_000_000
 """0.2 s of a GPU's clock."""

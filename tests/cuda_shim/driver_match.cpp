@@ -23,9 +23,10 @@ void match(const T* priors, int64_t num_priors, const T* gts, const int64_t* off
     match_best_kernel<T, threads>(priors, num_priors, gts, offsets, batch, num_gts, crowd, rule, bests, labels, matched,
                                   ious);
   });
-  if (!rule.low_quality || num_gts == 0) return;
+  if (rule.forced == Forced::kNone || num_gts == 0) return;
   cuda_shim::launch(grid, threads, [&] {
-    match_force_kernel<T, threads>(priors, num_priors, gts, offsets, batch, num_gts, rule, bests, labels, matched);
+    match_force_kernel<T, threads>(priors, num_priors, gts, offsets, batch, num_gts, crowd, rule, bests, labels,
+                                   matched);
   });
 }
 
@@ -34,19 +35,17 @@ void match(const T* priors, int64_t num_priors, const T* gts, const int64_t* off
 extern "C" {
 
 void shim_match_boxes_float(const float* priors, int64_t num_priors, const float* gts, const int64_t* offsets,
-                            int64_t batch, int64_t num_gts, const bool* crowd, double high, double low,
-                            int64_t low_quality, double min_forced_iou, double crowd_iof, int8_t* labels,
-                            int64_t* matched, float* ious) {
+                            int64_t batch, int64_t num_gts, const bool* crowd, double high, double low, int64_t forced,
+                            double min_forced_iou, double crowd_iof, int8_t* labels, int64_t* matched, float* ious) {
   const MatchRule<float> rule{static_cast<float>(high), static_cast<float>(low), static_cast<float>(min_forced_iou),
-                              static_cast<float>(crowd_iof), low_quality != 0};
+                              static_cast<float>(crowd_iof), static_cast<Forced>(forced)};
   match<float>(priors, num_priors, gts, offsets, batch, num_gts, crowd, rule, labels, matched, ious);
 }
 
 void shim_match_boxes_double(const double* priors, int64_t num_priors, const double* gts, const int64_t* offsets,
-                             int64_t batch, int64_t num_gts, const bool* crowd, double high, double low,
-                             int64_t low_quality, double min_forced_iou, double crowd_iof, int8_t* labels,
-                             int64_t* matched, double* ious) {
+                             int64_t batch, int64_t num_gts, const bool* crowd, double high, double low, int64_t forced,
+                             double min_forced_iou, double crowd_iof, int8_t* labels, int64_t* matched, double* ious) {
   match<double>(priors, num_priors, gts, offsets, batch, num_gts, crowd,
-                {high, low, min_forced_iou, crowd_iof, low_quality != 0}, labels, matched, ious);
+                {high, low, min_forced_iou, crowd_iof, static_cast<Forced>(forced)}, labels, matched, ious);
 }
 }

@@ -17,8 +17,8 @@ from mlc_ext.detectors.engine import precision
 from mlc_ext.detectors.engine.ema import WeightAverage
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint
-from mlc_ext.detectors.models.prior_sampling import draws_by_image, sample_at_most
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, trained_weights
+from mlc_ext.sampling import draws_by_image, sample_at_most
 
 
 @pytest.fixture(scope="module")

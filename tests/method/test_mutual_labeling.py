@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlc_ext.mutual_labeling import Assignment, MLCConfig, TaskTargets, mlc_losses, task_targets
+from mlc_ext import Assignment, MLCConfig, TaskTargets, mlc_losses, task_targets
 
 NUM_CLASSES = 4
 
@@ -128,7 +128,7 @@ def check(case, found: TaskTargets, config):
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
 def test_mutual_targets_equal_equations_4_to_8(seed, alpha):
     case, config = random_case(seed), MLCConfig(alpha=alpha)
-    found = task_targets(*case, config, mutual=True)
+    found = task_targets(*case, config, mutual=True, first_label=1)
     check(case, found, config)
     # the case tells tasks apart, and from the baseline
     assert not torch.equal(found.cls_labels > 0, found.loc_positive)
@@ -144,7 +144,7 @@ def test_mutual_targets_equal_equations_4_to_8(seed, alpha):
 def test_baseline_targets(seed):
     case = random_case(seed)
     assignment, logits, boxes, gt_boxes, gt_labels = case
-    found = task_targets(*case, MLCConfig(), mutual=False)
+    found = task_targets(*case, MLCConfig(), mutual=False, first_label=1)
     scores, ious = measured(*case)
     np.testing.assert_allclose(found.ious, ious, atol=1e-6)
     np.testing.assert_allclose(found.scores, scores, atol=1e-6)
@@ -173,7 +173,7 @@ def test_groups_that_cannot_be_split(task, degenerate):
         boxes[:6] = boxes[0]
     case = (assignment, logits, boxes, gt_boxes, torch.tensor([1, 2, 3, 4]))
     config = MLCConfig(alpha=0.5, degenerate=degenerate)
-    found = task_targets(*case, config, mutual=True)
+    found = task_targets(*case, config, mutual=True, first_label=1)
     check(case, found, config)
     keeps = degenerate == "baseline"
     assert (found.loc_positive[:6].sum() == 3 if keeps else found.loc_positive[:6].sum() == 0) or task == "ious"
@@ -184,7 +184,7 @@ def test_all_overlaps_zero():
     """Early in training no decoded box need touch its gt: the classification keeps the baseline's positives."""
     case = list(random_case(7, num_empty=0))
     case[2] = case[2] + 1000
-    found = task_targets(*case, MLCConfig(), mutual=True)
+    found = task_targets(*case, MLCConfig(), mutual=True, first_label=1)
     assert (found.ious == 0).all()
     assert torch.equal(found.cls_labels > 0, case[0].labels == 1)
     assert found.num_loc_positive > 0  # scores still split
@@ -194,7 +194,7 @@ def test_all_overlaps_zero():
 def test_no_gts(mutual):
     assignment, logits, boxes, gt_boxes, gt_labels = random_case(0, num_gts=0)
     logits.requires_grad_(), boxes.requires_grad_()
-    found = task_targets(assignment, logits, boxes, gt_boxes, gt_labels, MLCConfig(), mutual=mutual)
+    found = task_targets(assignment, logits, boxes, gt_boxes, gt_labels, MLCConfig(), mutual=mutual, first_label=1)
     assert torch.equal(found.cls_labels, assignment.labels.long()) and (assignment.labels == -1).any()
     assert found.cls_weights.tolist() == (assignment.labels == 0).tolist()
     assert not found.loc_positive.any() and not found.iou_positive.any() and not found.loc_weights.any()
@@ -207,7 +207,7 @@ def test_no_gts(mutual):
 def test_bins_are_those_of_the_histogram_rule():
     from skimage.filters import threshold_otsu
 
-    found = task_targets(*random_case(3), MLCConfig(bins=256), mutual=True)
+    found = task_targets(*random_case(3), MLCConfig(bins=256), mutual=True, first_label=1)
     members = random_case(3)[0].candidate_gt == 1
     expected = threshold_otsu(found.ious[members].numpy(), nbins=256)
     assert found.thresholds[1][1].item() == pytest.approx(float(expected), abs=1e-6)
@@ -217,7 +217,9 @@ def test_bins_are_those_of_the_histogram_rule():
 def test_gradients_only_through_scores_and_ious(mutual):
     assignment, logits, boxes, gt_boxes, gt_labels = random_case(1)
     logits.requires_grad_(), boxes.requires_grad_(), gt_boxes.requires_grad_()
-    found = task_targets(assignment, logits, boxes, gt_boxes, gt_labels, MLCConfig(alpha=0.5), mutual=mutual)
+    found = task_targets(
+        assignment, logits, boxes, gt_boxes, gt_labels, MLCConfig(alpha=0.5), mutual=mutual, first_label=1
+    )
     constants = [found.cls_labels, found.cls_weights, found.loc_weights, *(found.thresholds or ())]
     assert not any(c.requires_grad for c in constants)
     candidate = assignment.candidate_gt >= 0
@@ -241,8 +243,8 @@ def test_thresholds_at_the_midpoint(alpha, degenerate):
     boxes[members] = gt_boxes[1]  # all IoUs are 1
     case = (assignment, logits, boxes, gt_boxes, gt_labels)
     config = MLCConfig(alpha=alpha, tau="midpoint", degenerate=degenerate)
-    found = task_targets(*case, config, mutual=True)
-    lower = task_targets(*case, MLCConfig(alpha=alpha, degenerate=degenerate), mutual=True)
+    found = task_targets(*case, config, mutual=True, first_label=1)
+    lower = task_targets(*case, MLCConfig(alpha=alpha, degenerate=degenerate), mutual=True, first_label=1)
     check(case, found, config)
     assert torch.equal(found.cls_labels, lower.cls_labels) and torch.equal(found.loc_positive, lower.loc_positive)
     assert torch.equal(found.cls_weights, lower.cls_weights) == (alpha == 0)
@@ -252,7 +254,7 @@ def test_thresholds_at_the_midpoint(alpha, degenerate):
 def test_the_baselines_positives_as_candidates():
     """What the baseline ignored stays ignored, its other negatives stay negatives: Eq. 4-6 among positives alone."""
     assignment, *rest = random_case(3)
-    found = task_targets(assignment.positives_only(), *rest, MLCConfig(alpha=2.0), mutual=True)
+    found = task_targets(assignment.positives_only(), *rest, MLCConfig(alpha=2.0), mutual=True, first_label=1)
     positive = assignment.labels == 1
     assert torch.equal(found.cls_labels[~positive], assignment.labels[~positive].long())
     assert not found.loc_positive[~positive].any()
@@ -269,7 +271,7 @@ def test_the_baselines_positives_as_candidates():
 def test_groups_whose_classes_are_close_are_not_split(min_gap, tau, degenerate):
     case, seen = random_case(1, n=60), set()
     config = MLCConfig(alpha=0.5, min_gap=min_gap, tau=tau, degenerate=degenerate)
-    found = task_targets(*case, config, mutual=True)
+    found = task_targets(*case, config, mutual=True, first_label=1)
     check(case, found, config)
     for k in range(5):
         for values in (found.scores, found.ious):
@@ -280,7 +282,8 @@ def test_groups_whose_classes_are_close_are_not_split(min_gap, tau, degenerate):
     if min_gap == 2.0 and degenerate == "baseline":
         assert torch.equal(found.cls_labels > 0, found.baseline_positive)
     if min_gap == 0.2:
-        plain = task_targets(*case, dataclasses.replace(config, min_gap=0.0), mutual=True)
+        off = dataclasses.replace(config, min_gap=0.0)
+        plain = task_targets(*case, off, mutual=True, first_label=1)
         assert all(torch.equal(getattr(plain, key), getattr(found, key)) for key in ("cls_labels", "loc_weights"))
 
 
@@ -289,7 +292,7 @@ def test_groups_whose_classes_are_close_are_not_split(min_gap, tau, degenerate):
 def test_one_cut_of_the_alignment_for_both_tasks(exponent, min_gap):
     case = random_case(3)
     config = MLCConfig(alpha=2.0, metric="alignment", alignment_exponent=exponent, min_gap=min_gap)
-    found = task_targets(*case, config, mutual=True)
+    found = task_targets(*case, config, mutual=True, first_label=1)
     check(case, found, config)
     if min_gap == 0:
         assert torch.equal(found.cls_labels > 0, found.loc_positive) and found.loc_positive.any()
@@ -297,7 +300,7 @@ def test_one_cut_of_the_alignment_for_both_tasks(exponent, min_gap):
 
 
 def test_a_sampled_normalizer_replaces_the_count():
-    found = task_targets(*random_case(2), MLCConfig(), mutual=True)
+    found = task_targets(*random_case(2), MLCConfig(), mutual=True, first_label=1)
     logits = torch.randn(len(found.ious), generator=torch.Generator().manual_seed(0))
     plain = mlc_losses(found, logits, MLCConfig())["iou_rescoring"]
     sampled = dataclasses.replace(found, sampled_normalizer=torch.tensor(50.0))
@@ -313,7 +316,7 @@ def test_the_iou_layer_starts_with_mutual_labeling_by_default():
 
 
 def test_the_iou_layer_may_start_later():
-    found = task_targets(*random_case(2), MLCConfig(), mutual=False)
+    found = task_targets(*random_case(2), MLCConfig(), mutual=False, first_label=1)
     logits = torch.zeros(len(found.ious), requires_grad=True)
     loss = mlc_losses(found, logits, MLCConfig(), rescoring=False)["iou_rescoring"]
     loss.backward()
@@ -327,7 +330,7 @@ def test_iou_rescoring_loss(mutual, detach):
     case = random_case(2)
     boxes = case[2].requires_grad_()
     config = MLCConfig(gamma=2.5, detach_iou_target=detach)
-    found = task_targets(*case, config, mutual=mutual)
+    found = task_targets(*case, config, mutual=mutual, first_label=1)
     logits = torch.randn(len(boxes), generator=torch.Generator().manual_seed(9)).requires_grad_()
     losses = mlc_losses(found, logits, config)
     assert list(losses) == ["iou_rescoring"]
@@ -343,7 +346,7 @@ def test_prediction_alignment_loss():
     case = random_case(4)
     case[1].requires_grad_(), case[2].requires_grad_()
     config = MLCConfig(ml=False, iur=False, alignment=3.0)
-    found = task_targets(*case, config, mutual=True)  # baseline positives even so
+    found = task_targets(*case, config, mutual=True, first_label=1)  # baseline positives even so
     losses = mlc_losses(found, None, config)
     assert list(losses) == ["prediction_alignment"]
     positive = case[0].labels == 1
@@ -355,9 +358,9 @@ def test_prediction_alignment_loss():
 
 
 def test_nothing_on_means_no_losses_and_iur_needs_its_layer():
-    found = task_targets(*random_case(0), MLCConfig(), mutual=False)
+    found = task_targets(*random_case(0), MLCConfig(), mutual=False, first_label=1)
     assert mlc_losses(found, None, MLCConfig(ml=True, iur=False)) == {}
-    with pytest.raises(ValueError, match="config.iur is on but the head gave no iou_logits"):
+    with pytest.raises(ValueError, match="config.iur is on, but iou_logits is None"):
         mlc_losses(found, None, MLCConfig(iur=True))
 
 
@@ -365,7 +368,7 @@ def test_nothing_on_means_no_losses_and_iur_needs_its_layer():
 def test_half_predictions_are_measured_in_float32(dtype):
     case = random_case(6)
     case = (case[0], case[1].to(dtype), *case[2:])
-    found = task_targets(*case, MLCConfig(alpha=0.5), mutual=True)
+    found = task_targets(*case, MLCConfig(alpha=0.5), mutual=True, first_label=1)
     assert found.scores.dtype == found.ious.dtype == found.cls_weights.dtype == torch.float32
     check((case[0], case[1].float(), *case[2:]), found, MLCConfig(alpha=0.5))
 
@@ -393,7 +396,7 @@ def test_defaults_are_the_papers():
         ({"alignment": -1.0}, "alignment must not be negative, got -1.0"),
         ({"bins": 1}, r"bins must be in \[2, 65536\] or None, got 1"),
         ({"iur_start_epoch": -2}, "iur_start_epoch must not be negative, got -2"),
-        ({"candidates": "some"}, "candidates must be one of 'positives', 'own_levels', 'all', got 'some'"),
+        ({"candidates": "some"}, "candidates must be one of None, 'positives', 'own_levels', 'all', got 'some'"),
         ({"metric": "paper"}, "metric must be one of 'crossed', 'alignment', got 'paper'"),
         ({"min_gap": -0.1}, "min_gap must not be negative, got -0.1"),
         ({"alignment_exponent": -6.0}, "alignment_exponent must not be negative, got -6.0"),

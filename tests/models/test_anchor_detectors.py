@@ -7,13 +7,12 @@ import torch
 from golden import load_golden
 from torch import nn
 
+from mlc_ext import MLCConfig, sample_at_most, sample_balanced
 from mlc_ext.detectors.models.backbones.base import IMAGENET_RGB
 from mlc_ext.detectors.models.heads import flatten_level
 from mlc_ext.detectors.models.postprocess import Postprocessor
-from mlc_ext.detectors.models.prior_sampling import sample_at_most, sample_balanced
 from mlc_ext.detectors.models.retinanet import RetinaNet
 from mlc_ext.detectors.models.rpn import RPN
-from mlc_ext.mutual_labeling import MLCConfig
 
 OFF = MLCConfig(ml=False, iur=False)
 

@@ -5,10 +5,10 @@ import torch
 from golden import load_golden
 from torch import nn
 
+from mlc_ext import MLCConfig
 from mlc_ext.detectors.models.backbones.base import IMAGENET_RGB
 from mlc_ext.detectors.models.fcos import FCOS
 from mlc_ext.detectors.models.postprocess import Postprocessor
-from mlc_ext.mutual_labeling import MLCConfig
 
 BASELINE = MLCConfig(ml=False, iur=False)
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from whole_models import BATCHES, DETECTORS, IMAGES, build
 
+from mlc_ext import MLCConfig
 from mlc_ext.detectors.config.overrides import override
-from mlc_ext.detectors.config.presets import ALPHA, METHODS, preset
+from mlc_ext.detectors.config.presets import METHODS, preset
 from mlc_ext.detectors.engine.trainer import Trainer
-from mlc_ext.mutual_labeling import MLCConfig
 
 SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[3] / "shared"))
 
@@ -19,7 +19,7 @@ SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_two_hundred_steps_in_bfloat16(detector):
     """Mutual labeling from the hundredth step; in turn ordinary images, half of them empty, all, and all but none."""
-    model = build(detector, mlc=MLCConfig(alpha=ALPHA[detector], start_epoch=100, alignment=0.1))
+    model = build(detector, mlc=MLCConfig.paper(detector, start_epoch=100, alignment=0.1))
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for step in range(200):
@@ -39,7 +39,7 @@ def test_two_hundred_steps_in_bfloat16(detector):
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_the_loss_falls(detector, method):
     """Forty steps on one batch; boxes and scores that both improve leave mutual labeling its positives."""
-    mlc = MLCConfig(**METHODS[method], alpha=ALPHA[detector], start_epoch=0)
+    mlc = MLCConfig.paper(detector, **METHODS[method], start_epoch=0)
     model = build(detector, mlc=mlc)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     totals = []
@@ -130,7 +130,7 @@ def test_learns_eight_images_by_heart(detector, method, tmp_path):
     settings = {
         "model.detector": detector,
         "mlc.start_epoch": 12 / 19 * epochs,
-        "mlc.alpha": ALPHA[detector],
+        "mlc.alpha": MLCConfig.paper(detector).alpha,
         **{f"mlc.{key}": on for key, on in METHODS[method].items()},
         "data.data": str(SHARED / "data" / "coco_small"),
         "data.limit_train": 8,

@@ -41,16 +41,16 @@ def check(device, priors, gts, gt_offsets, crowd=None, **rule):
     counts=st.lists(st.integers(0, 6), max_size=4),
     rounded=st.booleans(),
     with_crowd=st.booleans(),
-    low_quality=st.booleans(),
+    forced=st.sampled_from([None, "forcing", "own_best"]),
     rule=st.sampled_from([RETINANET, RPN, {"high": 0.5, "low": 0.5}, {"high": 0.0, "low": 0.0}]),
     dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
 )
-def test_equals_reference(device, seed, num_priors, counts, rounded, with_crowd, low_quality, rule, dtype):
+def test_equals_reference(device, seed, num_priors, counts, rounded, with_crowd, forced, rule, dtype):
     generator = rng(seed)
     gts = boxes(sum(counts), generator, rounded=rounded).to(dtype)
     priors = boxes(num_priors, generator, rounded=rounded).to(dtype)
     crowd = torch.rand(len(gts), generator=generator) < 0.3 if with_crowd else None
-    check(device, priors, gts, offsets(counts), crowd, low_quality=low_quality, **rule)
+    check(device, priors, gts, offsets(counts), crowd, forced=forced, **rule)
 
 
 def test_threads_do_not_matter(threads):
@@ -68,7 +68,7 @@ def test_on_the_threshold(device):
     """IoU exactly 1/2 and 1/4: at least high is positive, at least low is ignored, below is negative."""
     gt = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
     priors = torch.tensor([[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 4.0, 1.0], [0.0, 0.0, 2.0, 1.0], [9.0, 9.0, 12.0, 12.0]])
-    found = check(device, priors, gt, offsets([1]), high=0.5, low=0.25, low_quality=False)
+    found = check(device, priors, gt, offsets([1]), high=0.5, low=0.25, forced=None)
     assert found.ious.tolist() == [[0.5, 0.25, 0.125, 0.0]]
     assert found.labels.tolist() == [[1, -1, 0, 0]]
     assert found.matched_gt.tolist() == [[0, 0, -1, -1]]
@@ -161,7 +161,7 @@ def test_a_nan_prior_changes_no_other(device, side):
     """Wherever it stands among its neighbors, whose hull it must not hide."""
     generator = rng(4)
     priors, gts = boxes(600, generator), boxes(20, generator)
-    rule = {**RETINANET, "low_quality": False}  # a NaN prior may be a gt's best
+    rule = {**RETINANET, "forced": None}  # a NaN prior may be a gt's best
     expected = match(device, priors, gts, offsets([20]), None, rule)
     for where in (0, 17, 300, 511, 599):
         odd = priors.clone()

@@ -117,8 +117,8 @@ def check_match(num_priors: int, num_gts: int) -> None:
     priors, gts = large_boxes(num_priors, 2), large_boxes(num_gts, 3)
     offsets = torch.tensor([0, num_gts])
     some = corners(num_priors, 100)
-    found = match_boxes(priors, gts, offsets, high=0.7, low=0.5, low_quality=False)
-    expected = reference.match_boxes(priors[some], gts, offsets, high=0.7, low=0.5, low_quality=False)
+    found = match_boxes(priors, gts, offsets, high=0.7, low=0.5, forced=None)
+    expected = reference.match_boxes(priors[some], gts, offsets, high=0.7, low=0.5, forced=None)
     for ours, theirs in zip(found, expected, strict=True):
         same_values(ours[:, some], theirs)
     forced = match_boxes(priors, gts, offsets, high=0.7, low=0.5)

@@ -45,11 +45,11 @@ def cases():
     for n in (9, 0):
         yield "batched_iou_nms", (*nms_inputs(n), 0.5, 0.05, -1, 3)
     for n in (20, 0):
-        yield "match_boxes", (*match_inputs(n), 0.5, 0.4, True, 0.0, 0.5)
+        yield "match_boxes", (*match_inputs(n), 0.5, 0.4, 1, 0.0, 0.5)
         scores, ious, ids, _ = group_inputs(n)
         yield "segmented_spearman", (scores, ious, ids, GROUPS if n else 0)  # opcheck: NaN is not NaN
     priors, gts, offsets, _ = match_inputs(20, torch.bfloat16)
-    yield "match_boxes", (priors, gts, offsets, None, 0.7, 0.3, False, 0.3, 1.0)
+    yield "match_boxes", (priors, gts, offsets, None, 0.7, 0.3, 2, 0.3, 1.0)
     for n, m, dtype, grad in (
         (5, 4, torch.float64, True),
         (5, 4, torch.float16, False),

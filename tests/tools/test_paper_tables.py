@@ -15,7 +15,6 @@ from benchmark_modules import BENCHMARKS, benchmark_modules
 from coco_files import make_dataset, random_rows
 from small_runs import TINY, assert_same
 
-from mlc_ext.detectors.config.presets import ALPHA
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 
@@ -137,7 +136,7 @@ def test_a_seeds_parts(paper, tmp_path):
     assert by_name["fcos-_ml"].after is by_name["fcos-"].after is by_name["stem_fcos-"]
     assert by_name["fcos-_mlc"].after is by_name["stem_fcos-_iou"] and by_name["stem_fcos-_iou"].config.mlc.iur
     assert by_name["fcos-_iou_nms"].after is by_name["fcos-_iur"] and by_name["fcos-_iou_nms"].tests
-    assert by_name["rpn_mlc"].config.mlc.alpha == ALPHA["rpn"] and by_name["rpn_mlc"].config.mlc.ml
+    assert by_name["rpn_mlc"].config.mlc.alpha == 2 and by_name["rpn_mlc"].config.mlc.ml
     assert all(part.config.mlc.start_epoch == 12 and part.config.milestones() == (16, 18) for part in every)
     full = build(["retinanet_ml"], "full", 0, tmp_path, "coco", ["mlc.start_epoch=7"], None)
     assert [part.config.schedule.epochs for part in full] == [19, 19] and full[0].config.mlc.start_epoch == 7

@@ -1,105 +1,42 @@
-"""Which prior belongs to which gt: the baselines' own rules, handed to mutual labeling as an Assignment."""
+"""FCOSAssigner: the assignment of FCOS, by location and size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-import mlc_ext
-from mlc_ext._errors import choice
-from mlc_ext.mutual_labeling import CANDIDATES, Assignment
-
-
-@dataclass(frozen=True)
-class MaxIoUAssigner:
-    """RetinaNet's and RPN's rule: the gt of the largest IoU, and for every gt its best anchors.
-
-    Candidates of mutual labeling ("all"): anchors whose best IoU is at least ``low`` and above 0, to that gt; forced
-    ones to theirs. Originally ignored: those below ``high`` that are not forced.
-
-    Args:
-        high, low, min_forced_iou, crowd_iof: thresholds of :func:`mlc_ext.match_boxes`.
-        candidates: "all" as above, or "positives": the baseline's alone, so that nothing is originally ignored.
-
-    Raises:
-        ValueError: ``candidates`` is neither.
-    """
-
-    high: float = 0.5
-    low: float = 0.4
-    min_forced_iou: float = 0.0
-    crowd_iof: float = 0.5
-    candidates: str = "all"
-
-    def __post_init__(self) -> None:
-        if self.candidates not in ("all", "positives"):
-            raise ValueError(f"MaxIoUAssigner: candidates must be 'all' or 'positives', got {self.candidates!r}")
-
-    def __call__(self, anchors: Tensor, targets: Sequence[dict[str, Tensor]]) -> Assignment:
-        """Assigns [A, 4] anchors in every image; ``gt`` runs over the batch's ``boxes``.
-
-        targets: per image ``boxes`` [G, 4] xyxy and ``crowd`` [C, 4] xyxy.
-        """
-        counts = [(len(t["boxes"]), len(t["crowd"])) for t in targets]
-        offsets, crowds_before = [0], []
-        for objects, crowd in counts:
-            crowds_before.append(offsets[-1] - sum(o for o, _ in counts[: len(crowds_before)]))
-            offsets.append(offsets[-1] + objects + crowd)
-        device = anchors.device
-        is_crowd = [flag for objects, crowd in counts for flag in [False] * objects + [True] * crowd]
-        matched = mlc_ext.match_boxes(
-            anchors,
-            torch.cat([boxes for t in targets for boxes in (t["boxes"], t["crowd"])]).to(anchors.dtype),
-            _sent(offsets, torch.int64, device),
-            high=self.high,
-            low=self.low,
-            min_forced_iou=self.min_forced_iou,
-            crowd=_sent(is_crowd, torch.bool, device) if any(is_crowd) else None,
-            crowd_iof=self.crowd_iof,
-        )
-        gt = matched.matched_gt
-        if any(is_crowd):  # the op counts crowd boxes, an Assignment does not
-            before = _sent(crowds_before, torch.int64, device)[:, None]
-            gt = torch.where(gt >= 0, gt - before, gt)
-        labels, gt = matched.labels.flatten(), gt.flatten()
-        found = Assignment(labels=labels, candidate_gt=gt, originally_ignored=(labels == -1) & (gt >= 0))
-        return found if self.candidates == "all" else found.positives_only()
-
-
-def _sent(values: list, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A list as a tensor on the device. From pinned memory: a GPU's driver may let the host wait for other copies."""
-    return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
-
+from .._errors import choice
+from ..assignment import CANDIDATES, IGNORED, Assignment
 
 INFINITY = 1e8
-"""The last level's upper end, as MMDetection writes it."""
+"""The upper end of the last level's range, as in MMDetection."""
 
-# gts compared at a time: bounds the memory to O(points x this), whatever an image holds
+# gts compared at a time: memory is O(points x this), however many gts an image has
 GT_CHUNK = 64
 
 
 class FCOSAssigner:
     """FCOS (Tian et al., 2019): a point is positive for the smallest gt that contains it and fits its level.
 
-    Points in a crowd box that are in no other are ignored.
+    A point in a crowd box that lies in no other box is ignored.
 
     Candidates of mutual labeling are the positives, each of its gt, and by ``candidates`` further points, each of the
-    smallest gt that may have it; those count as originally ignored.
+    smallest gt that may have it; those are originally ignored.
 
     Args:
         strides: pixels per cell of each level.
-        regress_ranges: (low, high) of each level: a point fits if max(l, t, r, b) is in it, ends included.
-        center_sampling_radius: None, or the radius in strides of the square around a gt's center that its positives
-            must lie in (the later trick; 1.5). Further candidates are not limited by it.
-        v1: MMDetection 1.1's areas, by which the smallest gt is found: (width + 1) * (height + 1).
-        candidates: "positives" alone; "own_levels", every point in a gt on the levels where that gt has a positive;
-            or "all", every point in a gt on every level.
+        regress_ranges: (low, high) of each level, in pixels: a point fits if max(l, t, r, b), the largest distance to
+            a side of the gt, is in it, ends included. None: FCOS's own, (-1, 64), (64, 128) ... for strides 8..128.
+        center_sampling_radius: None, or the radius, in strides, of the square around a gt's center in which its
+            positives must lie (1.5 in FCOS's later versions). It does not limit the further candidates.
+        v1: compute areas as MMDetection 1.1 does, (width + 1) * (height + 1), to find the smallest gt.
+        candidates: "positives" alone; "own_levels", also every point in a gt on the levels where that gt has a
+            positive; or "all", also every point in a gt on every level.
 
     Raises:
-        ValueError: a range is missing, or ``candidates`` is none of these.
+        ValueError: as many ``regress_ranges`` as ``strides`` are needed; ``candidates`` is unknown.
     """
 
     def __init__(
@@ -111,8 +48,7 @@ class FCOSAssigner:
         v1: bool = False,
         candidates: str = "positives",
     ) -> None:
-        choice("FCOSAssigner", "candidates", candidates, CANDIDATES)
-        self.candidates = candidates
+        self.candidates = choice("FCOSAssigner", "candidates", candidates, CANDIDATES)
         self.strides = tuple(strides)
         if regress_ranges is None:
             regress_ranges = default_regress_ranges(self.strides)
@@ -122,17 +58,24 @@ class FCOSAssigner:
         self.center_sampling_radius = center_sampling_radius
         self.extent = 1.0 if v1 else 0.0  # what is added to x2 - x1 to give a width
 
-    def __call__(self, points: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]) -> Assignment:
-        """Assigns the points of all levels ([HW_l, 2] each) in every image; ``gt`` runs over the whole batch.
+    def __call__(self, points: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> Assignment:
+        """Assigns the points of every image. No host synchronization.
 
-        targets: per image ``boxes`` [G, 4] xyxy and ``crowd`` [C, 4] xyxy.
+        Args:
+            points: [HW_l, 2] (x, y) in pixels of each level l, the same in every image.
+            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy and, optionally, ``crowd`` [C, 4] xyxy.
+                Other keys are ignored.
+
+        Returns:
+            The :class:`mlc_ext.Assignment` of B * P priors, P points of all levels each; gt indices are those of the
+            concatenated ``boxes``.
         """
         all_points = torch.cat(list(points))
         facts = [
             (low, high, stride, number)
             for number, ((low, high), stride) in enumerate(zip(self.regress_ranges, self.strides, strict=True))
         ]
-        # filled on the device: a tensor of a list would be a copy that the host waits for
+        # filled on the device: the host would wait for the copy of a list
         level = torch.cat(
             [
                 torch.stack([p.new_full((len(p),), fact) for fact in of_level], dim=1)
@@ -141,8 +84,9 @@ class FCOSAssigner:
         )
         parts, offset = [], 0
         for target in targets:
-            parts.append(self._assign_image(all_points, level, target["boxes"], target["crowd"], offset))
-            offset += target["boxes"].shape[0]
+            boxes = target["boxes"]
+            parts.append(self._assign_image(all_points, level, boxes, target.get("crowd", boxes[:0]), offset))
+            offset += boxes.shape[0]
         labels, candidate_gt, ignored = (torch.cat(column) for column in zip(*parts, strict=True))
         return Assignment(labels=labels, candidate_gt=candidate_gt, originally_ignored=ignored)
 
@@ -161,7 +105,7 @@ class FCOSAssigner:
         labels = positive.to(torch.int8)
         if crowd.shape[0] > 0:
             on_crowd = _inside(points, crowd).any(dim=1) & (inside_gt < 0)
-            labels = torch.where(on_crowd, -1, labels)
+            labels = torch.where(on_crowd, IGNORED, labels)
         candidate_gt = torch.where(candidate_gt >= 0, candidate_gt + offset, candidate_gt)
         return labels, candidate_gt, (candidate_gt >= 0) & ~positive
 

@@ -14,8 +14,12 @@ _generators: dict[torch.device, list[torch.Generator]] = {}
 
 @contextlib.contextmanager
 def draws_by_image(seeds: Sequence[int]) -> Iterator[None]:
-    """Within, what is drawn for image i of a batch of ``len(seeds)`` depends on ``seeds[i]`` and the device alone, not
-    on the batch's other images; without, draws come from torch's global generator."""
+    """A context in which the draws for image i of a batch depend on ``seeds[i]`` and the device alone, not on the
+    batch's other images. Outside of it, draws come from torch's global generator.
+
+    Args:
+        seeds: one per image of the batches that are sampled inside.
+    """
     global _seeds, _generators
     outer = _seeds, _generators
     _seeds, _generators = list(seeds), {}
@@ -38,20 +42,21 @@ def _uniform(shape: torch.Size, device: torch.device) -> Tensor:
 
 
 def sample_at_most(mask: Tensor, limit: int | Tensor, largest: int, weights: Tensor | None = None) -> Tensor:
-    """A random subset of each row's True entries.
+    """A random subset of each row's True entries. No host synchronization.
 
     Args:
         mask: [B, A] bool.
-        limit: how many of a row, an int or [B].
-        largest: an upper bound of ``limit`` known to the host.
-        weights: [B, A], none negative. Entries of weight 1 or more are drawn first, all equally likely; the others
-            fill what is left, drawn without replacement in proportion to their weights, those of weight 0 never.
+        limit: the largest size of a row's subset, an int or an integer tensor [B].
+        largest: an upper bound of ``limit`` that is known on the host.
+        weights: [B, A], not negative; None: a uniform draw. Entries of weight 1 or more are drawn first, all equally
+            likely. The others fill the rest, drawn without replacement in proportion to their weights; those of weight
+            0 are never drawn.
 
     Returns:
-        [B, A] bool, a subset of ``mask`` with min(limit, count) entries a row; without ``weights`` all subsets are
-        equally likely.
+        [B, A] bool, a subset of ``mask`` with min(limit, number of True) entries per row; without ``weights`` all such
+        subsets are equally likely.
 
-    Source of the keys of the weighted draw: Efraimidis and Spirakis, 2006.
+    Source of the weighted draw: Efraimidis and Spirakis 2006.
     """
     largest = min(largest, mask.shape[1])
     if largest == 0:
@@ -69,14 +74,19 @@ def sample_at_most(mask: Tensor, limit: int | Tensor, largest: int, weights: Ten
 def sample_balanced(
     positive: Tensor, negative: Tensor, size: int, max_positive: int, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``size`` priors an image, at most ``max_positive`` of them positive, the rest negatives (RPN).
+    """A random sample of each image's priors: at most ``max_positive`` positives, filled up with negatives to ``size``.
+    No host synchronization.
 
     Args:
         positive, negative: [B, A] bool.
-        weights: [B, A] of the positives' draw (see :func:`sample_at_most`); None: uniform.
+        size: the size of an image's sample, if there are as many priors. RPN: 256.
+        max_positive: RPN: 128.
+        weights: [B, A] of the positives' draw, as in :func:`sample_at_most`.
 
     Returns:
-        The sampled positives and negatives, [B, A] bool each.
+        The sampled positives and the sampled negatives, [B, A] bool each.
+
+    Source: Ren et al. 2015 (RPN).
     """
     positive = sample_at_most(positive, max_positive, max_positive, weights)
     room = size - positive.sum(1)
