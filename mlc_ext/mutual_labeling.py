@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._cuts import MidpointThresholds, cut_values
 from ._errors import check_tensors, choice
 from .assignment import CANDIDATES, IGNORED, POSITIVE, Assignment
 from .losses import iou_rescoring_loss, normalizer, prediction_alignment_loss
-from .ops import mutual_labels, paired_box_iou, segmented_otsu
+from .ops import mutual_labels, paired_box_iou
 
 _PAPER_ALPHA = {"fcos-": 0.0, "fcos": 0.0, "retinanet": 0.5, "rpn": 2.0}  # section 4.1
 
@@ -194,7 +195,7 @@ def task_targets(
     thresholds = None
     if mutual:
         baseline = torch.where(assignment.originally_ignored, IGNORED, assignment.labels)
-        by_score, by_iou = _cut_values(
+        by_score, by_iou = cut_values(
             scores.detach(), ious.detach(), assignment.candidate_gt, gt_boxes.shape[0], config
         )
         result = mutual_labels(
@@ -212,8 +213,8 @@ def task_targets(
         thresholds = (result.score_thresholds, result.iou_thresholds)
         if config.tau == "midpoint":
             ignored = candidate & (baseline == IGNORED)
-            moved_score = _MidpointThresholds(by_score, thresholds[0], gt)
-            moved_iou = _MidpointThresholds(by_iou, thresholds[1], gt)
+            moved_score = MidpointThresholds(by_score, thresholds[0], gt)
+            moved_iou = MidpointThresholds(by_iou, thresholds[1], gt)
             loc_weights = moved_score.weights(loc_weights, ignored & loc_positive, config.alpha)
             cls_weights = moved_iou.weights(cls_weights, ignored, config.alpha)
             thresholds = (moved_score.tau, moved_iou.tau)
@@ -261,52 +262,6 @@ def _check_task_inputs(
         if wrong.numel() > 0:
             columns = f"{cls_logits.shape[1]} class columns and first_label={first_label}"
             raise ValueError(f"{op}: gt_labels must be in {first_label}..{last_label} ({columns}), got {int(wrong[0])}")
-
-
-def _cut_values(scores: Tensor, ious: Tensor, gt: Tensor, num_gts: int, config: MLCConfig) -> tuple[Tensor, Tensor]:
-    """The [N] values whose thresholds decide localization and classification; finite."""
-    # NaN would be an error here; it must reach the losses, which report it
-    values = scores.nan_to_num(), ious.nan_to_num()
-    if config.metric == "alignment":
-        values = (values[0] * values[1] ** config.alignment_exponent,) * 2
-    if config.min_gap > 0:
-        values = tuple(_flattened(v, gt, num_gts, config) for v in values)
-    return values
-
-
-def _flattened(values: Tensor, gt: Tensor, num_gts: int, config: MLCConfig) -> Tensor:
-    """``values`` with the groups whose two classes' means differ by less than ``min_gap`` made equal, so that they are
-    treated as any group that cannot be split."""
-    candidate, group = gt >= 0, gt.clamp(min=0)
-    tau = segmented_otsu(values, gt, num_gts, bins=config.bins)
-    above = candidate & (values > tau[group])
-    exact, means = values.double(), []
-    for chosen in (above, candidate & ~above):
-        sums = exact.new_zeros(2, num_gts)
-        sums[0].index_add_(0, group, torch.where(chosen, exact, 0.0))
-        sums[1].index_add_(0, group, chosen.double())
-        means.append(sums[0] / sums[1])
-    narrow = means[0] - means[1] < config.min_gap  # NaN, of a group without two classes, is not
-    return torch.where(candidate & narrow[group], tau[group], values)
-
-
-class _MidpointThresholds:
-    """Thresholds moved up to halfway between the two classes, in the groups where both classes have members.
-
-    values: [N]; 0, which is above no threshold, where a prior is no candidate. tau: [K] Otsu's. gt: [N] in 0..K - 1.
-    """
-
-    def __init__(self, values: Tensor, tau: Tensor, gt: Tensor) -> None:
-        above = torch.where(values > tau[gt], values, float("inf"))
-        smallest_above = torch.full_like(tau, float("inf")).scatter_reduce(0, gt, above, "amin")
-        self.split = smallest_above.isfinite()
-        self.tau = torch.where(self.split, (tau + smallest_above) / 2, tau)
-        self._values, self._gt = values, gt
-
-    def weights(self, weights: Tensor, chosen: Tensor, alpha: float) -> Tensor:
-        """``weights`` [N], with Eq. 7 or 8 computed again for the ``chosen`` [N] bool of groups that were split."""
-        margin = (self._values - self.tau[self._gt]).abs()
-        return torch.where(chosen & self.split[self._gt], margin**alpha, weights)
 
 
 def mlc_losses(
