@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ._cuts import MidpointThresholds, cut_values
 from ._errors import check_tensors, choice
-from .assignment import CANDIDATES, IGNORED, POSITIVE, Assignment
+from .assignment import CANDIDATES, Assignment
 from .losses import iou_rescoring_loss, normalizer, prediction_alignment_loss
 from .ops import mutual_labels, paired_box_iou
+from .ops.mutual_labels import IGNORED, POSITIVE
 
 _PAPER_ALPHA = {"fcos-": 0.0, "fcos": 0.0, "retinanet": 0.5, "rpn": 2.0}  # section 4.1
 

@@ -1,8 +1,9 @@
-"""Every operator in plain torch: the specification that the kernels are tested against, slow and readable."""
+"""Every operator in plain torch, slow and readable: the kernels are tested against it."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,9 +75,9 @@ def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bi
 def mutual_labels(
     scores: Tensor,
     ious: Tensor,
-    segment_ids: Tensor,
+    candidate_gt: Tensor,
     baseline_labels: Tensor,
-    num_segments: int,
+    num_gts: int,
     *,
     alpha: float,
     degenerate: str = "baseline",
@@ -84,15 +85,15 @@ def mutual_labels(
 ) -> MutualLabels:
     """See :func:`mlc_ext.mutual_labels`."""
     compute = torch.promote_types(scores.dtype, torch.float32)
-    candidate, gt = segment_ids >= 0, segment_ids.clamp(min=0)
+    candidate, gt = candidate_gt >= 0, candidate_gt.clamp(min=0)
 
     def task(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tau = segmented_otsu(values, segment_ids, num_segments, bins=bins)
+        tau = segmented_otsu(values, candidate_gt, num_gts, bins=bins)
         labels, weights = baseline_labels.to(torch.int8).clone(), (baseline_labels != IGNORED).to(compute)
-        if num_segments == 0:
+        if num_gts == 0:
             return labels, weights, tau
         above = values > tau[gt]
-        splittable = torch.zeros(num_segments, dtype=torch.bool)
+        splittable = torch.zeros(num_gts, dtype=torch.bool)
         splittable[gt[candidate & above]] = True
         decided = candidate & (splittable[gt] | (degenerate == "literal"))
         margin = (values.to(compute) - tau[gt].to(compute)).abs() ** alpha
@@ -192,9 +193,8 @@ def match_boxes(
     batch, num_priors = gt_offsets.numel() - 1, priors.shape[0]
     compute = torch.promote_types(priors.dtype, torch.float32)
     priors, gt_boxes = priors.to(compute), gt_boxes.to(compute)
-    high, low, min_forced_iou, crowd_iof = (
-        torch.tensor(value, dtype=compute) for value in (high, low, min_forced_iou, crowd_iof)
-    )
+    at_least = {"high": high, "low": low, "forced": min_forced_iou, "crowd": crowd_iof}
+    at_least = {name: torch.tensor(value, dtype=compute).item() for name, value in at_least.items()}  # rounded
     labels = torch.zeros(batch, num_priors, dtype=torch.int8)
     matched = torch.full((batch, num_priors), -1)
     ious = torch.zeros(batch, num_priors, dtype=compute)
@@ -207,20 +207,20 @@ def match_boxes(
             matrix = box_iou(priors, gt_boxes[objects])
             ious[b] = matrix.amax(1)
             first = (matrix == ious[b][:, None]).int().argmax(1)  # the first of equals
-            candidate = (ious[b] > 0) & (ious[b] >= low)
+            candidate = (ious[b] > 0) & (ious[b] >= at_least["low"])
             matched[b, candidate] = objects[first[candidate]]
             for g, best in enumerate(matrix.amax(0)):
-                if forced is not None and best > 0 and best >= min_forced_iou:
+                if forced is not None and best > 0 and best >= at_least["forced"]:
                     of_gt = matrix[:, g] == best
                     forced_gt[of_gt] = objects[g] if forced == "forcing" else objects[first[of_gt]]
-        positive = (forced_gt >= 0) | ((ious[b] >= high) & (ious[b] > 0))
+        positive = (forced_gt >= 0) | ((ious[b] >= at_least["high"]) & (ious[b] > 0))
         on_crowd = torch.zeros(num_priors, dtype=torch.bool)
         area = _extent(priors[:, :2], priors[:, 2:])
         for k in crowds.tolist():
             inter = _extent(
                 torch.maximum(priors[:, :2], gt_boxes[k, :2]), torch.minimum(priors[:, 2:], gt_boxes[k, 2:])
             )
-            on_crowd |= (area > 0) & (inter > 0) & (inter >= crowd_iof * area)
+            on_crowd |= (area > 0) & (inter > 0) & (inter >= at_least["crowd"] * area)
         labels[b, (matched[b] >= 0) | on_crowd] = -1
         labels[b, positive] = 1
         matched[b] = torch.where(forced_gt >= 0, forced_gt, matched[b])
@@ -261,7 +261,7 @@ def rescored_nms(
 
 
 def batched_rescored_nms(
-    boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None, iou_threshold: float, **limits
+    boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None, iou_threshold: float, **limits: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`mlc_ext.batched_rescored_nms`."""
     batch, n = scores.shape
@@ -269,8 +269,8 @@ def batched_rescored_nms(
     keep, kept_scores = torch.full((batch, size), -1), scores.new_zeros(batch, size)
     counts = torch.zeros(batch, dtype=torch.int64)
     for b in range(batch):
-        optional = [None if t is None else t[b] for t in (quality, labels)]
-        kept, product = rescored_nms(boxes[b], scores[b], *optional, iou_threshold, **limits)
+        quality_b, labels_b = (None if t is None else t[b] for t in (quality, labels))
+        kept, product = rescored_nms(boxes[b], scores[b], quality_b, labels_b, iou_threshold, **limits)
         counts[b] = kept.numel()
         keep[b, : kept.numel()], kept_scores[b, : kept.numel()] = kept, product
     return keep, kept_scores, counts

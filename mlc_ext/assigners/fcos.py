@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .._errors import choice
-from ..assignment import CANDIDATES, IGNORED, Assignment
+from ..assignment import CANDIDATES, Assignment
+from ..ops.mutual_labels import IGNORED
 
 INFINITY = 1e8
 """The upper end of the last level's range, as in MMDetection."""

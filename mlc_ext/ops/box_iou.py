@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import differentiable, float32_under_autocast
+from ._register import differentiable, fake_of, float32_under_autocast
 from .paired_box_iou import paired_backward
 
 
@@ -22,22 +23,24 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         and in reverse mode (the backward pass takes O(N M) memory; for matched pairs use :func:`paired_box_iou`).
 
     Raises:
-        TypeError: dtypes are not floating point or disagree. ValueError: a shape is not [*, 4], or devices disagree.
+        TypeError: dtypes are not floating point or disagree. ValueError: a shape is not [N, 4] or [M, 4], or
+        devices disagree.
     """
     check_tensors("box_iou", boxes1=boxes1, boxes2=boxes2)
-    return call(_op, boxes1, boxes2)
+    result: Tensor = call(_op, boxes1, boxes2)
+    return result
 
 
-@torch.library.register_fake("mlc_ext::box_iou")
-def _(boxes1, boxes2):
+@fake_of("box_iou")
+def _(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return boxes1.new_empty((boxes1.shape[0], boxes2.shape[0]))
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     boxes1, boxes2 = ctx.saved_tensors
     shape = (boxes1.shape[0], boxes2.shape[0], 4)
     pairs1 = boxes1[:, None].expand(shape).reshape(-1, 4)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_floating, check_tensors, choice
-from ._register import differentiable_loss
+from ._register import differentiable_loss, fake_of
 from ._weights import row_weights
 
 _KINDS = ("iou", "linear_iou", "giou")
@@ -41,16 +41,17 @@ def iou_loss(
     if boxes.dtype != targets.dtype:  # autocast leaves a head in half while its targets are float32
         dtype = torch.promote_types(boxes.dtype, targets.dtype)
         boxes, targets = boxes.to(dtype), targets.to(dtype)
-    return call(_op, boxes, targets, row_weights("iou_loss", weights, boxes.dtype), index, eps)
+    result: Tensor = call(_op, boxes, targets, row_weights("iou_loss", weights, boxes.dtype), index, eps)
+    return result
 
 
-@torch.library.register_fake("mlc_ext::iou_loss")
-def _(boxes, targets, weights, kind, eps):
+@fake_of("iou_loss")
+def _(boxes: Tensor, targets: Tensor, weights: Tensor | None, kind: int, eps: float) -> Tensor:
     return boxes.new_empty((), dtype=torch.promote_types(boxes.dtype, torch.float32))
 
 
-@torch.library.register_fake("mlc_ext::iou_loss_backward")
-def _(grad, boxes, targets, weights, kind, eps):
+@fake_of("iou_loss_backward")
+def _(grad: Tensor, boxes: Tensor, targets: Tensor, weights: Tensor | None, kind: int, eps: float) -> Tensor:
     return boxes.new_empty(boxes.shape)
 
 

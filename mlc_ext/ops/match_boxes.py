@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, choice
-from ._register import float32_under_autocast, refuse_vmap
+from ._register import fake_of, float32_under_autocast, refuse_vmap
 
 _FORCED = (None, "forcing", "own_best")  # indices: enum Forced of csrc/match_boxes.h
 
@@ -18,7 +18,7 @@ class MatchedBoxes(NamedTuple):
 
     labels: Tensor
     """[B, A] int8: 1 positive, 0 negative, -1 ignored."""
-    matched_gt: Tensor
+    candidate_gt: Tensor
     """[B, A] int64: the gt, an index of ``gt_boxes``, of which the prior is a candidate; -1 for none."""
     ious: Tensor
     """[B, A]: the prior's largest IoU with a gt of its image."""
@@ -39,8 +39,8 @@ def match_boxes(
     """Assigns every prior of every image as Faster R-CNN and RetinaNet do. The A x K matrix of IoUs is never stored.
 
     A prior is positive if its largest IoU is at least ``high``, or if no prior has a larger IoU with some gt
-    (``forced``). Otherwise it is negative if its largest IoU is below ``low``, else ignored. ``matched_gt`` has the gts
-    of the ignored priors too: they are candidates of mutual labeling.
+    (``forced``). Otherwise it is negative if its largest IoU is below ``low``, else ignored. ``candidate_gt`` has
+    the gts of the ignored priors too: they are candidates of mutual labeling.
 
     Args:
         priors: [A, 4] floating point xyxy, the same in every image.
@@ -60,7 +60,7 @@ def match_boxes(
         crowd_iof: in (0, 1].
 
     Returns:
-        :class:`MatchedBoxes` (labels, matched_gt, ious).
+        :class:`MatchedBoxes` (labels, candidate_gt, ious).
 
     Raises:
         TypeError: a dtype is wrong. ValueError: shapes or devices disagree, a threshold is outside [0, 1], low > high,
@@ -86,8 +86,18 @@ def match_boxes(
     )
 
 
-@torch.library.register_fake("mlc_ext::match_boxes")
-def _(priors, gt_boxes, gt_offsets, crowd, high, low, forced, min_forced_iou, crowd_iof):
+@fake_of("match_boxes")
+def _(
+    priors: Tensor,
+    gt_boxes: Tensor,
+    gt_offsets: Tensor,
+    crowd: Tensor | None,
+    high: float,
+    low: float,
+    forced: int,
+    min_forced_iou: float,
+    crowd_iof: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     shape = (gt_offsets.shape[0] - 1, priors.shape[0])
     return (
         priors.new_empty(shape, dtype=torch.int8),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import Tensor
 
 from .._errors import call, check_tensors, choice
-from ._register import differentiable, float32_under_autocast, gradient_of
+from ._register import differentiable, fake_of, float32_under_autocast, gradient_of
 
 
 def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tensor:
@@ -26,16 +27,19 @@ def paired_box_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou") -> Tens
     """
     check_tensors("paired_box_iou", boxes1=boxes1, boxes2=boxes2)
     generalized = choice("paired_box_iou", "kind", kind, ("iou", "giou")) == "giou"
-    return call(_op, boxes1, boxes2, generalized)
+    result: Tensor = call(_op, boxes1, boxes2, generalized)
+    return result
 
 
-@torch.library.register_fake("mlc_ext::paired_box_iou")
-def _(boxes1, boxes2, generalized):
+@fake_of("paired_box_iou")
+def _(boxes1: Tensor, boxes2: Tensor, generalized: bool) -> Tensor:
     return boxes1.new_empty((boxes1.shape[0],))
 
 
-@torch.library.register_fake("mlc_ext::paired_box_iou_backward")
-def _(grad, boxes1, boxes2, generalized, first, second):
+@fake_of("paired_box_iou_backward")
+def _(
+    grad: Tensor, boxes1: Tensor, boxes2: Tensor, generalized: bool, first: bool, second: bool
+) -> tuple[Tensor, Tensor]:
     n = boxes1.shape[0]
     return boxes1.new_empty((n if first else 0, 4)), boxes2.new_empty((n if second else 0, 4))
 
@@ -47,16 +51,16 @@ def paired_backward(
 
     In the type of grad: under autocast that is float32, whatever the boxes' is.
     """
-    grads = _backward_op(grad, boxes1.to(grad.dtype), boxes2.to(grad.dtype), generalized, *needed)
-    return tuple(g if is_needed else None for g, is_needed in zip(grads, needed, strict=True))
+    first, second = _backward_op(grad, boxes1.to(grad.dtype), boxes2.to(grad.dtype), generalized, *needed)
+    return first if needed[0] else None, second if needed[1] else None
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     boxes1, boxes2, ctx.generalized = inputs
     ctx.save_for_backward(boxes1, boxes2)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     boxes1, boxes2 = ctx.saved_tensors
     return *paired_backward(grad, boxes1, boxes2, ctx.generalized, ctx.needs_input_grad[:2]), None
 

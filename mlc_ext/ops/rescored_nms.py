@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, limit
-from ._register import float32_under_autocast, refuse_vmap
+from ._register import fake_of, float32_under_autocast, refuse_vmap
 
 
 class NmsResult(NamedTuple):
     """Fixed-size result of :func:`batched_rescored_nms`; M = min(max_detections, N)."""
 
     keep: Tensor
-    """[B, M] int64: indices into N, best first, -1 behind an image's last."""
+    """[B, M] int64: indices into N, best first, filled up with -1."""
     scores: Tensor
-    """[B, M]: score x quality of the kept, 0 behind the last."""
+    """[B, M]: score x quality of the kept boxes, filled up with 0."""
     counts: Tensor
-    """[B] int64: how many were kept."""
+    """[B] int64: the number of kept boxes."""
 
 
 def check_nms_tensors(op: str, boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None) -> None:
@@ -37,13 +37,13 @@ def rescored_nms(
         boxes: [N, 4] floating point xyxy.
         scores: [N] class scores, dtype of boxes. A score of -inf is padding and never kept.
         quality: [N] predicted IoU or centerness in [0, 1], or None to rank by the score alone.
-        labels: [N] int64; boxes suppress boxes of their own label only. None: all are of one class. Coordinates are
-            never shifted to keep classes apart.
+        labels: [N] int64; a box suppresses boxes of its own label only. None: all have one label. Coordinates are not
+            shifted to separate the classes, which would round them.
         iou_threshold: in [0, 1]; a box is dropped iff its IoU with an earlier kept one is above it.
 
     Returns:
-        [n] int64 indices of the kept boxes, best first; equal products keep the lower index first. On CUDA this
-        length costs one synchronization; :func:`batched_rescored_nms` has none.
+        [n] int64 indices of the kept boxes, best first; of equal products the lower index first. On CUDA the length n
+        costs one synchronization; :func:`batched_rescored_nms` has none.
 
     Raises:
         TypeError: a dtype is wrong. ValueError: shapes or devices disagree, threshold out of range, NaN (CPU only).
@@ -51,7 +51,7 @@ def rescored_nms(
     Source: paper section 3.2 (IoU rescoring at test).
     """
     check_nms_tensors("rescored_nms", boxes, scores, quality, labels)
-    return call(
+    kept: Tensor = call(
         torch.ops.mlc_ext.rescored_nms,
         boxes.detach(),
         scores.detach(),
@@ -59,6 +59,7 @@ def rescored_nms(
         labels,
         iou_threshold,
     )
+    return kept
 
 
 def batched_rescored_nms(
@@ -79,8 +80,9 @@ def batched_rescored_nms(
         scores: [B, N]; quality: [B, N] or None; labels: [B, N] int64 or None. As in :func:`rescored_nms`.
         iou_threshold: in [0, 1].
         score_threshold: candidates are boxes whose raw score (not the product) is above it, strictly.
-        pre_nms_top_k: candidates of an image that enter suppression, by score x quality; None for all.
-        max_detections: kept boxes of an image; None for all.
+        pre_nms_top_k: the number of candidates per image that enter suppression, those of highest score x quality;
+            None for all.
+        max_detections: the largest number of kept boxes per image; None for all.
 
     Returns:
         :class:`NmsResult` (keep, scores, counts).
@@ -105,22 +107,31 @@ def batched_rescored_nms(
     )
 
 
-@torch.library.register_fake("mlc_ext::rescored_nms")
-def _(boxes, scores, quality, labels, iou_threshold):
+@fake_of("rescored_nms")
+def _(boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None, iou_threshold: float) -> Tensor:
     kept = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty((kept,), dtype=torch.int64)
 
 
-def fake_batched_result(boxes, scores, quality, labels, iou_threshold, score_threshold, pre_nms_top_k, max_detections):
+def fake_batched_result(
+    boxes: Tensor,
+    scores: Tensor,
+    quality: Tensor | None,
+    labels: Tensor | None,
+    iou_threshold: float,
+    score_threshold: float,
+    pre_nms_top_k: int,
+    max_detections: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Shapes of a batched NMS's results."""
     batch, n = scores.shape
     if max_detections >= 0:
-        n = torch.sym_min(n, max_detections)
+        n = torch.sym_min(n, max_detections)  # type: ignore[no-untyped-call]  # of torch
     keep = boxes.new_empty((batch, n), dtype=torch.int64)
     return keep, scores.new_empty((batch, n)), boxes.new_empty((batch,), dtype=torch.int64)
 
 
-torch.library.register_fake("mlc_ext::batched_rescored_nms", fake_batched_result)
+fake_of("batched_rescored_nms")(fake_batched_result)
 float32_under_autocast("rescored_nms")
 float32_under_autocast("batched_rescored_nms")
 refuse_vmap("rescored_nms", "call batched_rescored_nms on the batch")

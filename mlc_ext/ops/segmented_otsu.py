@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import SEGMENTS_INSTEAD, float32_under_autocast, refuse_vmap
+from ._register import SEGMENTS_INSTEAD, fake_of, float32_under_autocast, refuse_vmap
 
 
 def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bins: int | None = None) -> Tensor:
     """Otsu's threshold of every group of values (the tau of Eq. 4-8).
 
-    A value is positive iff ``value > threshold``. The threshold is exact: of all cuts between two distinct sorted
-    values the one with the largest between-class variance, the first of equals; the threshold is the largest value
-    of the lower class. Sums are exact integers, so the result does not depend on the order of the values and is the
-    same bit for bit on CPU and CUDA.
+    A value is positive iff ``value > threshold``. Of all cuts between two distinct sorted values, the one with the
+    largest between-class variance is taken, the first of equals; the threshold is the largest value of the lower class.
+    The sums are computed in exact integer arithmetic: the result does not depend on the order of the values and has the
+    same bits on CPU and CUDA.
 
     Args:
         values: [N] floating point, finite. Constants: no gradient flows.
@@ -34,11 +34,12 @@ def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bi
     Source: Otsu 1979; paper Eq. 4 and 6.
     """
     check_tensors("segmented_otsu", values=values, segment_ids=segment_ids)
-    return call(torch.ops.mlc_ext.segmented_otsu, values.detach(), segment_ids, num_segments, bins)
+    result: Tensor = call(torch.ops.mlc_ext.segmented_otsu, values.detach(), segment_ids, num_segments, bins)
+    return result
 
 
-@torch.library.register_fake("mlc_ext::segmented_otsu")
-def _(values, segment_ids, num_segments, bins=None):
+@fake_of("segmented_otsu")
+def _(values: Tensor, segment_ids: Tensor, num_segments: int, bins: int | None = None) -> Tensor:
     return values.new_empty((num_segments,))
 
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import SEGMENTS_INSTEAD, float32_under_autocast, refuse_vmap
+from ._register import SEGMENTS_INSTEAD, fake_of, float32_under_autocast, refuse_vmap
 
 
 def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     """Spearman's rank correlation of every group of pairs; equal values share the average of their ranks.
 
-    Ranks are held as whole numbers, so the sums are exact: the result does not depend on the order of the pairs and is
-    the same bit for bit on CPU and CUDA.
+    The sums are computed in exact integer arithmetic: the result does not depend on the order of the pairs and has the
+    same bits on CPU and CUDA.
 
     Args:
         x: [N] real numbers. Floating point; other types, and pairs of two types, are compared as float64.
@@ -34,11 +34,14 @@ def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: 
     check_tensors("segmented_spearman", x=x, y=y, segment_ids=segment_ids)
     if x.dtype != y.dtype or not x.is_floating_point():
         x, y = x.double(), y.double()
-    return call(torch.ops.mlc_ext.segmented_spearman, x.detach(), y.detach(), segment_ids, num_segments)
+    result: tuple[Tensor, Tensor] = call(
+        torch.ops.mlc_ext.segmented_spearman, x.detach(), y.detach(), segment_ids, num_segments
+    )
+    return result
 
 
-@torch.library.register_fake("mlc_ext::segmented_spearman")
-def _(x, y, segment_ids, num_segments):
+@fake_of("segmented_spearman")
+def _(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     return x.new_empty((num_segments,), dtype=torch.float64), segment_ids.new_empty((num_segments,))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import differentiable_loss
+from ._register import differentiable_loss, fake_of
 from ._weights import row_weights
 
 
@@ -40,16 +40,17 @@ def sigmoid_focal_loss(
     """
     check_tensors("sigmoid_focal_loss", logits=logits, labels=labels)
     weights = row_weights("sigmoid_focal_loss", weights, logits.dtype)
-    return call(_op, logits, labels, weights, alpha, gamma)
+    result: Tensor = call(_op, logits, labels, weights, alpha, gamma)
+    return result
 
 
-@torch.library.register_fake("mlc_ext::sigmoid_focal_loss")
-def _(logits, labels, weights, alpha, gamma):
+@fake_of("sigmoid_focal_loss")
+def _(logits: Tensor, labels: Tensor, weights: Tensor | None, alpha: float, gamma: float) -> Tensor:
     return logits.new_empty((), dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-@torch.library.register_fake("mlc_ext::sigmoid_focal_loss_backward")
-def _(grad, logits, labels, weights, alpha, gamma):
+@fake_of("sigmoid_focal_loss_backward")
+def _(grad: Tensor, logits: Tensor, labels: Tensor, weights: Tensor | None, alpha: float, gamma: float) -> Tensor:
     return logits.new_empty(logits.shape)
 
 

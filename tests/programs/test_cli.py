@@ -1,4 +1,4 @@
-"""The package as a user meets it: what it imports, and its programs as files, as modules and as the command mlc-ext."""
+"""The programs as files, as modules and as the command mlc-ext."""
 
 import subprocess
 import sys
@@ -15,11 +15,6 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
 
 
-def test_the_operators_need_no_detectors():
-    code = "import sys, mlc_ext; print([m for m in ('mlc_ext.detectors', 'pycocotools', 'PIL') if m in sys.modules])"
-    assert run("-c", code).stdout == "[]\n"
-
-
 @pytest.mark.parametrize("program", cli.PROGRAMS)
 def test_a_program_is_the_same_however_it_is_called(program):
     printed = [
@@ -28,7 +23,13 @@ def test_a_program_is_the_same_however_it_is_called(program):
                     ["-m", "mlc_ext.detectors.cli", program])
     ]  # fmt: skip
     assert [each.returncode for each in printed] == [0, 0, 0]
-    assert printed[0].stdout.startswith("usage: ") and len({each.stdout for each in printed}) == 1
+    names = (f"{program}.py", f"{program}.py", f"mlc-ext {program}")
+    rest = set()
+    for name, each in zip(names, printed, strict=True):
+        usage, _, options = each.stdout.partition("\n\n")
+        assert usage.startswith(f"usage: {name} ")
+        rest.add(options)
+    assert len(rest) == 1
 
 
 def test_the_command_lists_its_programs(monkeypatch, capsys):
@@ -47,8 +48,18 @@ def test_an_unknown_program_is_a_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "mlc-ext: unknown program 'trian', there are train, evaluate, predict, report\n"
 
 
+def test_without_the_extra_of_the_detectors(monkeypatch, capsys):
+    for module in ("pycocotools", "tqdm"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "argv", ["mlc-ext", "train", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "mlc-ext: pycocotools, tqdm not found: pip install 'mlc-ext[detectors]'\n"
+
+
 def test_a_program_s_exit_code_is_the_command_s(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["mlc-ext", "predict", str(tmp_path / "none.pt"), str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == 2 and capsys.readouterr().err.startswith("predict.py: no images in ")
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("mlc-ext predict: no images in ")
