@@ -45,6 +45,10 @@ def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None
         if keep is not None:
             _shift(path, keep)
         os.replace(temporary, path)
+    except RuntimeError as error:  # torch's writer, left by an interruption, hides it behind an error of its own
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
