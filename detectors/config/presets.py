@@ -45,7 +45,9 @@ FCOS_TRICKS = {
 
 def with_epochs(config: Config, epochs: int) -> Config:
     """``config`` with another number of epochs; the starts of the method's parts keep their fractions of it."""
-    iur_start = config.mlc.iur_start_epoch * epochs / config.schedule.epochs
+    iur_start = config.mlc.iur_start_epoch
+    if iur_start is not None:
+        iur_start *= epochs / config.schedule.epochs
     return dataclasses.replace(
         config,
         schedule=dataclasses.replace(config.schedule, epochs=epochs),
@@ -91,7 +93,7 @@ def small() -> Config:
     """For small real images on a CPU: a pretrained efficientnet_lite0 (weights of a package), 320 pixels."""
     return dataclasses.replace(
         demo(),
-        model=ModelConfig(backbone="efficientnet_lite0", weights="imagenet", fpn_channels=128, num_convs=2),
+        model=dataclasses.replace(demo().model, fpn_channels=128),
         data=DataConfig(short_side=320, long_side=320),
     )
 

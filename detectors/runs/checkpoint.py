@@ -54,12 +54,12 @@ def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None
 
 
 def _save(state: dict, file: BinaryIO) -> None:
-    """torch.save; its writer raises a RuntimeError of its own where the file raises an OSError."""
+    """torch.save; its writer raises a RuntimeError of its own where the file raises an OSError or a signal interrupts."""
     try:
         torch.save({"format": FORMAT, **VERSIONS, **state}, file)
     except RuntimeError as error:
         reason: BaseException | None = error
-        while reason is not None and not isinstance(reason, OSError):
+        while reason is not None and not isinstance(reason, (OSError, KeyboardInterrupt)):
             reason = reason.__context__
         if reason is None:
             raise
