@@ -1,12 +1,14 @@
 """Trains every row of the paper's Tables 1-4 and prints it beside the paper's.
 
-    python benchmarks/paper_tables.py                                  generated images, on a CPU
-    python benchmarks/paper_tables.py --data DIR --scale gpu           COCO-format data at 320 px, for one GPU
+    python benchmarks/paper_tables.py --protocol cached                generated images, on a CPU
+    python benchmarks/paper_tables.py --protocol cached --data DIR     COCO-format data at 320 px
+    python benchmarks/paper_tables.py --data DIR --scale gpu           the same for one GPU, everything trained
     python benchmarks/paper_tables.py --data COCO --scale full --set model.weights=resnet50.pth
 
-Rows that share a baseline's first part go on from one checkpoint, the paper's own scheme: the detector is trained in
-its original setting first, then the method is switched on. What is done is kept in --out: the same command goes on
-where it stopped, --minutes ends it in time with a checkpoint, --show prints what there is without training.
+All rows of a detector go on from one first part, the paper's own scheme: the detector is trained in its original
+setting first, then the method is switched on. With --protocol cached the backbone is fixed from there on, and its maps
+are computed once. What is done is kept in --out: the same command goes on where it stopped, --minutes ends it in time with
+a checkpoint, --show prints what there is without training.
 """
 
 from __future__ import annotations
@@ -23,30 +25,63 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _harness import Settings, facts  # noqa: E402
 from _pictures import pyplot  # noqa: E402
+from paper.data import GENERATED, prepare  # noqa: E402
 from paper.figures import draw_all  # noqa: E402
 from paper.jobs import run_parts  # noqa: E402
-from paper.parts import SCALES, Part, build_parts  # noqa: E402
+from paper.parts import SCALES, Part, Plan  # noqa: E402
 from paper.rows import TABLES  # noqa: E402
 from paper.tables import as_markdown, as_text, collect, finish, replace_marked  # noqa: E402
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", metavar="DIR", help="COCO-format data set; default: the generated one")
     parser.add_argument(
-        "--tables", default="1,2,3,4", metavar="N,N", help="of 1, 2, 3, 4 and ablations (default 1,2,3,4)"
+        "--data",
+        metavar="DIR",
+        default="generated",
+        help=f"COCO-format data set, or one of {', '.join(GENERATED)} (160 and 256 px; the default is the first)",
     )
+    parser.add_argument(
+        "--classes", type=int, metavar="N", help="of --data DIR: the N categories with the most training objects"
+    )
+    parser.add_argument(
+        "--held-back",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of --data DIR: share of the validation images that is held back for --split test (default 0)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("val", "test"),
+        default="val",
+        help="print the figures of the validation images, or of those held back, on which no choice may be made",
+    )
+    parser.add_argument("--tables", default="1,2,3,4", metavar="N,N", help=f"of {', '.join(TABLES)} (default 1,2,3,4)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (default 3)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N")
     parser.add_argument(
         "--scale",
         choices=SCALES,
         default="small",
-        help="small: efficientnet_lite0, 160 px, 5 epochs; "
+        help="small: efficientnet_lite0, the generated images' size or 320 px, 5 epochs; "
         "gpu: 320 px, 19 epochs, bfloat16, compiled; full: R50-FPN, 800 x 1333, 19 epochs",
     )
+    parser.add_argument(
+        "--protocol",
+        choices=("full", "cached"),
+        default="full",
+        help="cached: the backbone is fixed after the first part, and later steps take its maps from a file",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="of the second part, 7/19 of the schedule, at least; default: the scale's epochs, 1000 with "
+        "--protocol cached",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, repeatable")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/tables/SCALE")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/tables/SCALE_PROTOCOL_DATA")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -55,7 +90,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, metavar="N", help="stop in time; the same command goes on")
     parser.add_argument("--show", action="store_true", help="train nothing, print what is there")
-    parser.add_argument("--resamples", type=int, default=300, metavar="N", help="of the bootstrap; 0: no intervals")
+    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap; 0: no intervals")
     parser.add_argument(
         "--markdown",
         type=Path,
@@ -73,7 +108,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if unknown := [name for name in names if name not in TABLES]:
         parser.error(f"--tables: there are {', '.join(TABLES)}, not {', '.join(map(repr, unknown))}")
     options.tables = [name for name in TABLES if name in names]
-    for name in ("seeds", "jobs"):
+    if options.data in GENERATED and (options.classes or options.held_back):
+        parser.error("--classes and --held-back are for --data DIR; generated images have a split held back")
+    if not 0 <= options.held_back < 1:
+        parser.error(f"--held-back must be in 0..1, got {options.held_back}")
+    if options.split == "test" and options.data not in GENERATED and not options.held_back:
+        parser.error("--split test needs --held-back SHARE, as the rows were trained with")
+    if options.steps is None and options.protocol == "cached":
+        options.steps = 1000
+    for name in ("seeds", "jobs", "steps", "classes"):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
@@ -83,11 +126,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def plan(options: argparse.Namespace, jobs: int) -> list[Part]:
     """All parts, seed by seed: what is there early is a whole table."""
     rows = list(dict.fromkeys(row for name in options.tables for row in TABLES[name].rows))
-    out = options.out or Path("runs/tables") / options.scale
-    threads = None if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // jobs)
+    data = prepare(options.data, held_back=options.held_back, classes=options.classes)
+    common = Plan(
+        scale=options.scale,
+        data=data,
+        out=options.out or Path("runs/tables") / f"{options.scale}_{options.protocol}_{data.name}",
+        settings=options.set,
+        threads=None if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // jobs),
+        steps=options.steps,
+        cached=options.protocol == "cached",
+    )
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    each = (build_parts(rows, options.scale, seed, out, options.data, options.set, threads) for seed in seeds)
-    return [part for parts in each for part in parts]
+    return [part for seed in seeds for part in common.parts(rows, seed)]
 
 
 def circumstances(arguments: list[str] | None) -> str:
@@ -109,11 +159,11 @@ def main(arguments: list[str] | None = None) -> int:
             seconds = None if options.minutes is None else 60 * options.minutes
             failed, _ = run_parts(parts, jobs=jobs, seconds=seconds)
         left = [part for part in parts if not part.done]
-        found = collect(parts)
+        found = collect(parts, options.resamples, held_back=options.split == "test")
         if not found:
             print("no row is done yet")
         else:
-            tables = finish(options.tables, found, options.resamples)
+            tables = finish(options.tables, found)
             print(as_text(tables))
             if options.markdown:
                 replace_marked(options.markdown, as_markdown(tables, circumstances(arguments)))

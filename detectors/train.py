@@ -164,7 +164,7 @@ def _train(name: str, config: Config, options: argparse.Namespace) -> dict[str, 
     _say(f"{name}: {config.run.out}")
     trainer = Trainer(config, progress=not options.quiet)
     _say(trainer.train_set.summary())
-    for part, start in (("ml", config.mlc.start_epoch), ("iur", config.mlc.iur_start_epoch)):
+    for part, start in (("ml", config.mlc.start_epoch), ("iur", config.mlc.rescoring_start)):
         if getattr(config.mlc, part) and start >= config.schedule.epochs:
             _say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}: never (--epochs N keeps "
                  "the schedule's fractions)")  # fmt: skip

@@ -11,6 +11,9 @@ from torch import Tensor
 from ._errors import choice
 from .ops.mutual_labels import IGNORED, NEGATIVE, POSITIVE
 
+CANDIDATES = ("positives", "own_levels", "all")
+"""The choices of J^k, the candidates of mutual labeling; see the assigners."""
+
 # What an index below the first gt means: (of gt 0, lowest allowed, ignored). Every other one is a negative.
 _CONVENTIONS = {"torchvision": (0, -2, -2), "mmdetection": (1, -1, -1)}
 

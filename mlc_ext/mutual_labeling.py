@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._cuts import MidpointThresholds, cut_values
 from ._errors import check_tensors, choice
-from .assignment import Assignment
+from .assignment import CANDIDATES, Assignment
 from .losses import iou_rescoring_loss, normalizer, prediction_alignment_loss
 from .ops import mutual_labels, paired_box_iou
 from .ops.mutual_labels import IGNORED, POSITIVE
@@ -44,15 +45,24 @@ class MLCConfig:
     """Weight of the IoU rescoring loss in Eq. 11; the paper gives none."""
     degenerate: str = "baseline"
     """The rule for a gt whose candidates cannot be split: "baseline" or "literal" (see mlc_ext.mutual_labels)."""
-    candidates: str = "all"
-    """J^k: "all" the detector names, with the originally ignored, or the baseline's "positives" alone."""
+    candidates: str | None = None
+    """J^k, read where a detector builds its assigner: "positives" of the baseline, "own_levels" (FCOS) or "all" (see
+    the assigners). None: the detector's own, "positives" for FCOS and "all" for RetinaNet and RPN."""
+    min_gap: float = 0.0
+    """A group whose two classes have means that differ by less than this is not split; 0: off."""
+    metric: str = "crossed"
+    """The values that a task's labels are cut from: "crossed", the other task's (the paper, Eq. 4-6), or "alignment",
+    S * I^alignment_exponent for both tasks. The latter is this project's extension, not the paper's method; FCOS's own
+    candidates then are "all" (docs/extension.md)."""
+    alignment_exponent: float = 6.0
+    """Exponent of I in the metric "alignment"."""
     tau: str = "lower"
     """Where a threshold lies between the two classes: "lower", the largest value of the lower one, or "midpoint" of
     that and the smallest value above. The labels are the same, the weights of Eq. 7 and 8 are not."""
     bins: int | None = None
     """None for exact Otsu thresholds, or the number of histogram bins."""
-    iur_start_epoch: float = 0.0
-    """Epochs before the IoU layer is trained; 0: from the start, on the positives in force."""
+    iur_start_epoch: float | None = None
+    """Epochs before the IoU layer is trained and ranks detections; None: start_epoch, 0: from the start."""
     detach_iou_target: bool = True
     """Whether the IoU target is a constant of the IoU rescoring loss."""
     alignment: float = 0.0
@@ -60,15 +70,25 @@ class MLCConfig:
 
     def __post_init__(self) -> None:
         choice("MLCConfig", "degenerate", self.degenerate, ("baseline", "literal"))
-        choice("MLCConfig", "candidates", self.candidates, ("all", "positives"))
+        choice("MLCConfig", "candidates", self.candidates, (None, *CANDIDATES))
+        choice("MLCConfig", "metric", self.metric, ("crossed", "alignment"))
         choice("MLCConfig", "tau", self.tau, ("lower", "midpoint"))
-        for name in ("start_epoch", "iur_start_epoch", "alpha", "gamma", "alignment"):
-            if not getattr(self, name) >= 0:
+        for name in ("start_epoch", "iur_start_epoch", "alpha", "gamma", "alignment", "min_gap", "alignment_exponent"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"MLCConfig: {name} must not be negative, got {getattr(self, name)}")
         if self.bins is not None and not 2 <= self.bins <= 65536:
             raise ValueError(f"MLCConfig: bins must be in [2, 65536] or None, got {self.bins}")
         if self.bins is not None and self.tau == "midpoint":
             raise ValueError("MLCConfig: tau='midpoint' is for exact thresholds; with bins it is the center of a bin")
+
+    @property
+    def rescoring_start(self) -> float:
+        """The epoch from which the IoU layer is trained and used, with ``iur``."""
+        return self.start_epoch if self.iur_start_epoch is None else self.iur_start_epoch
+
+    def candidates_of(self, own: str) -> str:
+        """The candidates to build an assigner with, where ``own`` are the detector's."""
+        return own if self.candidates is None else self.candidates
 
     @classmethod
     def paper(cls, detector: str, **changes: Any) -> MLCConfig:
@@ -112,7 +132,10 @@ class TaskTargets:
     scores: Tensor
     """[N] float32 S_j, each candidate's score for the class of its gt, differentiable; 0 for other priors."""
     thresholds: tuple[Tensor, Tensor] | None = None
-    """(tau^cls [K], tau^loc [K]) of mutual labeling, K the number of gts (1 for none); None for the baseline."""
+    """(tau^cls [K], tau^loc [K]) of mutual labeling, K the number of gts (1 for none); None for the baseline. With the
+    metric "alignment" both are of that metric."""
+    sampled_normalizer: Tensor | None = None
+    """The divisor of every loss where priors were sampled (RPN); None: the counts of positives."""
 
     @property
     def num_cls_positive(self) -> Tensor:
@@ -144,7 +167,7 @@ def task_targets(
         boxes: [N, 4] decoded predictions, xyxy pixels, float32 or float64.
         gt_boxes: [K, 4] xyxy pixels of the whole batch, without crowd.
         gt_labels: [K] int64 in first_label .. first_label + C - 1. For RPN, ``first_label`` for every gt.
-        config: alpha, degenerate, candidates, tau and bins are read.
+        config: alpha, degenerate, metric, min_gap, tau and bins are read. The candidates are the assignment's.
         mutual: whether Eq. 4-8 give the targets, or the baseline.
         first_label: the label of class column 0. Labels 1..C with C columns: 1. MMDetection, 0..C-1: 0. torchvision,
             whose COCO models have 91 columns for the labels 1..90: 0.
@@ -159,8 +182,6 @@ def task_targets(
     Source: paper Eq. 4-8.
     """
     _check_task_inputs(assignment, cls_logits, boxes, gt_boxes, gt_labels, first_label)
-    if config.candidates == "positives":
-        assignment = assignment.positives_only()
     candidate = assignment.candidate_gt >= 0
     gt_columns = gt_labels - first_label
     if gt_boxes.shape[0] == 0:  # nothing to gather from
@@ -175,9 +196,12 @@ def task_targets(
     thresholds = None
     if mutual:
         baseline = torch.where(assignment.originally_ignored, IGNORED, assignment.labels)
+        by_score, by_iou = cut_values(
+            scores.detach(), ious.detach(), assignment.candidate_gt, gt_boxes.shape[0], config
+        )
         result = mutual_labels(
-            scores.detach().nan_to_num(),  # NaN would be an error here; it must reach the losses, which report it
-            ious.detach().nan_to_num(),
+            by_score,
+            by_iou,
             assignment.candidate_gt,
             baseline,
             gt_boxes.shape[0],
@@ -190,11 +214,11 @@ def task_targets(
         thresholds = (result.score_thresholds, result.iou_thresholds)
         if config.tau == "midpoint":
             ignored = candidate & (baseline == IGNORED)
-            by_score = _MidpointThresholds(scores.detach(), thresholds[0], gt)
-            by_iou = _MidpointThresholds(ious.detach(), thresholds[1], gt)
-            loc_weights = by_score.weights(loc_weights, ignored & loc_positive, config.alpha)
-            cls_weights = by_iou.weights(cls_weights, ignored, config.alpha)
-            thresholds = (by_score.tau, by_iou.tau)
+            moved_score = MidpointThresholds(by_score, thresholds[0], gt)
+            moved_iou = MidpointThresholds(by_iou, thresholds[1], gt)
+            loc_weights = moved_score.weights(loc_weights, ignored & loc_positive, config.alpha)
+            cls_weights = moved_iou.weights(cls_weights, ignored, config.alpha)
+            thresholds = (moved_score.tau, moved_iou.tau)
     else:
         labels = assignment.labels
         loc_positive = labels == POSITIVE
@@ -241,25 +265,6 @@ def _check_task_inputs(
             raise ValueError(f"{op}: gt_labels must be in {first_label}..{last_label} ({columns}), got {int(wrong[0])}")
 
 
-class _MidpointThresholds:
-    """Thresholds moved up to halfway between the two classes, in the groups where both classes have members.
-
-    values: [N]; 0, which is above no threshold, where a prior is no candidate. tau: [K] Otsu's. gt: [N] in 0..K - 1.
-    """
-
-    def __init__(self, values: Tensor, tau: Tensor, gt: Tensor) -> None:
-        above = torch.where(values > tau[gt], values, float("inf"))
-        smallest_above = torch.full_like(tau, float("inf")).scatter_reduce(0, gt, above, "amin")
-        self.split = smallest_above.isfinite()
-        self.tau = torch.where(self.split, (tau + smallest_above) / 2, tau)
-        self._values, self._gt = values, gt
-
-    def weights(self, weights: Tensor, chosen: Tensor, alpha: float) -> Tensor:
-        """``weights`` [N], with Eq. 7 or 8 computed again for the ``chosen`` [N] bool of groups that were split."""
-        margin = (self._values - self.tau[self._gt]).abs()
-        return torch.where(chosen & self.split[self._gt], margin**alpha, weights)
-
-
 def mlc_losses(
     targets: TaskTargets, iou_logits: Tensor | None, config: MLCConfig, *, rescoring: bool = True
 ) -> dict[str, Tensor]:
@@ -269,12 +274,13 @@ def mlc_losses(
         targets: of :func:`task_targets`.
         iou_logits: [N] logits of the predicted IoU, or None without an IoU layer.
         config: iur, gamma, detach_iou_target and alignment are read.
-        rescoring: whether training of the IoU layer has started (``config.iur_start_epoch``). If not, its loss is 0 and
+        rescoring: whether training of the IoU layer has started (``config.rescoring_start``). If not, its loss is 0 and
             still part of the graph, so that the layer gets a gradient on every rank.
 
     Returns:
         A dict of scalars. With ``config.iur``: ``iou_rescoring`` = gamma * sum (P_j - I_j)^2 / |A+cls u A+loc| (Eq. 10,
-        11). With ``config.alignment`` > 0: ``prediction_alignment``.
+        11); the divisor is ``targets.sampled_normalizer`` where that is given. With ``config.alignment`` > 0:
+        ``prediction_alignment``.
 
     Raises:
         ValueError: ``config.iur`` is on and ``iou_logits`` is None.
@@ -289,7 +295,10 @@ def mlc_losses(
             iou_logits, targets.ious, targets.iou_positive, detach_target=config.detach_iou_target
         )
         gamma = config.gamma if rescoring else 0.0
-        losses["iou_rescoring"] = gamma * total / normalizer(targets.iou_positive.sum())
+        divisor = targets.sampled_normalizer
+        if divisor is None:
+            divisor = normalizer(targets.iou_positive.sum())
+        losses["iou_rescoring"] = gamma * total / divisor
     if config.alignment > 0:
         total = prediction_alignment_loss(targets.scores, targets.ious, targets.baseline_positive)
         losses["prediction_alignment"] = config.alignment * total / normalizer(targets.baseline_positive.sum())

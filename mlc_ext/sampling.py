@@ -41,29 +41,39 @@ def _uniform(shape: torch.Size, device: torch.device) -> Tensor:
     return values
 
 
-def sample_at_most(mask: Tensor, limit: int | Tensor, largest: int) -> Tensor:
+def sample_at_most(mask: Tensor, limit: int | Tensor, largest: int, weights: Tensor | None = None) -> Tensor:
     """A random subset of each row's True entries. No host synchronization.
 
     Args:
         mask: [B, A] bool.
         limit: the largest size of a row's subset, an int or an integer tensor [B].
         largest: an upper bound of ``limit`` that is known on the host.
+        weights: [B, A], not negative; None: a uniform draw. Entries of weight 1 or more are drawn first, all equally
+            likely. The others fill the rest, drawn without replacement in proportion to their weights; those of weight
+            0 are never drawn.
 
     Returns:
-        [B, A] bool, a subset of ``mask`` with min(limit, number of True) entries per row; all such subsets are equally
-        likely.
+        [B, A] bool, a subset of ``mask`` with min(limit, number of True) entries per row; without ``weights`` all such
+        subsets are equally likely.
+
+    Source of the weighted draw: Efraimidis and Spirakis 2006.
     """
     largest = min(largest, mask.shape[1])
     if largest == 0:
         return torch.zeros_like(mask)
-    keys = torch.where(mask, _uniform(mask.shape, mask.device), -1.0)
-    best, index = keys.topk(largest, dim=1)
+    keys = _uniform(mask.shape, mask.device)
+    if weights is not None:
+        keys = torch.where(weights >= 1, keys, torch.log1p(-keys) / weights)  # the latter are 0 at most
+        mask = mask & (weights > 0)
+    best, index = torch.where(mask, keys, float("-inf")).topk(largest, dim=1)
     rank = torch.arange(largest, device=mask.device)
     within = rank < (limit[:, None] if isinstance(limit, Tensor) else limit)
-    return torch.zeros_like(mask).scatter_(1, index, within & (best >= 0))
+    return torch.zeros_like(mask).scatter_(1, index, within & (best > float("-inf")))
 
 
-def sample_balanced(positive: Tensor, negative: Tensor, size: int, max_positive: int) -> tuple[Tensor, Tensor]:
+def sample_balanced(
+    positive: Tensor, negative: Tensor, size: int, max_positive: int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """A random sample of each image's priors: at most ``max_positive`` positives, filled up with negatives to ``size``.
     No host synchronization.
 
@@ -71,12 +81,13 @@ def sample_balanced(positive: Tensor, negative: Tensor, size: int, max_positive:
         positive, negative: [B, A] bool.
         size: the size of an image's sample, if there are as many priors. RPN: 256.
         max_positive: RPN: 128.
+        weights: [B, A] of the positives' draw, as in :func:`sample_at_most`.
 
     Returns:
         The sampled positives and the sampled negatives, [B, A] bool each.
 
     Source: Ren et al. 2015 (RPN).
     """
-    positive = sample_at_most(positive, max_positive, max_positive)
+    positive = sample_at_most(positive, max_positive, max_positive, weights)
     room = size - positive.sum(1)
     return positive, sample_at_most(negative, room, size)

@@ -1,6 +1,6 @@
 """Paired differences between detectors with a bootstrap over validation images and seeds.
 
-pycocotools matches detections to objects image by image; a resample draws images with replacement and averages
+pycocotools matches detections to objects image by image, once; a resample draws images with replacement and averages
 precision over them as COCOeval.accumulate does, each image as often as it was drawn.
 """
 
@@ -17,36 +17,62 @@ from pycocotools.cocoeval import COCOeval
 
 IOUS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
 _RECALLS = np.linspace(0.0, 1.0, 101)
+BATCH = 64
+"""Resamples computed at a time."""
 
 
-@dataclass
 class ClassMatches:
-    """The detections of one class, the best first, and what they match at T IoU thresholds."""
+    """The detections of one class, the best first, and what they match at T IoU thresholds.
 
-    image: np.ndarray
-    """[D] index of the detection's image."""
-    true: np.ndarray
-    """[T, D] bool."""
-    false: np.ndarray
-    """[T, D] bool; neither where it matches a crowd."""
-    objects: np.ndarray
-    """[I] objects in each image, without crowd."""
+    Precision falls between two true positives, so its envelope needs the true positives alone, and of the others how
+    many come before each: a resample costs a sum over the detections and a few passes over the true positives.
 
-    def average_precision(self, counts: np.ndarray) -> np.ndarray | None:
-        """-> [T] AP where image i is there ``counts[i]`` times; None without an object."""
-        objects = float(counts @ self.objects)
-        if objects == 0:
-            return None
-        weights = counts[self.image]
-        true = np.cumsum(self.true * weights, axis=1)
-        false = np.cumsum(self.false * weights, axis=1)
-        precision = true / np.maximum(true + false, np.spacing(1))
-        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        found = np.zeros(len(true))
-        for t, recall in enumerate(true / objects):
-            at = np.searchsorted(recall, _RECALLS, side="left")
-            found[t] = precision[t][at[at < len(recall)]].sum() / len(_RECALLS)
-        return found
+    Args:
+        image: [D] index of each detection's image.
+        true, false: [T, D] bool; neither where it matches a crowd.
+        objects: [I] objects in each image, without crowd.
+    """
+
+    def __init__(self, image: np.ndarray, true: np.ndarray, false: np.ndarray, objects: np.ndarray) -> None:
+        self.objects = objects
+        last = np.flatnonzero(true.any(axis=0))
+        end = last[-1] + 1 if len(last) else 0
+        self._image = image[:end]
+        self._found = [np.flatnonzero(row[:end]) for row in true]
+        counted = [np.flatnonzero(row[:end]) for row in true | false]
+        # nearly always all detections count at all thresholds: their sum is then taken once
+        self._counted: list[np.ndarray] = []
+        self._which: list[int] = []
+        for row in counted:
+            same = next((k for k, known in enumerate(self._counted) if np.array_equal(known, row)), None)
+            if same is None:
+                self._counted.append(row)
+                same = len(self._counted) - 1
+            self._which.append(same)
+        # of each true positive, its place among the detections that count
+        self._places = [
+            np.searchsorted(self._counted[k], found) for k, found in zip(self._which, self._found, strict=True)
+        ]
+
+    def average_precision(self, counts: np.ndarray) -> np.ndarray:
+        """-> [B, T] AP where image i is there ``counts[:, i]`` [B, I] times; NaN without an object."""
+        objects = counts @ self.objects
+        weights = counts[:, self._image]
+        totals = [np.cumsum(weights[:, row], axis=1) for row in self._counted]
+        result = np.zeros((len(counts), len(self._found)))
+        for t, (found, places) in enumerate(zip(self._found, self._places, strict=True)):
+            if len(found) == 0:
+                continue
+            true = np.cumsum(weights[:, found], axis=1)
+            # a true positive of an image that is not there has the precision of its place, which the one after exceeds
+            # or equals, and no recall of its own
+            precision = true / np.maximum(totals[self._which[t]][:, places], np.spacing(1))
+            precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+            reached = np.searchsorted(_RECALLS, true / np.maximum(objects, 1)[:, None], side="right")
+            reached[true == 0] = 0  # recall 0 is reached by the first true positive, not before
+            result[:, t] = (precision * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(_RECALLS)
+        result[objects == 0] = np.nan
+        return result
 
 
 @dataclass
@@ -60,22 +86,24 @@ class Matches:
     """[I]."""
 
     def ap(self, counts: np.ndarray | None = None) -> np.ndarray:
-        """[T] mean over classes of AP at IoU .5:.95; ``counts`` [I]: how often each image is there (once)."""
-        counts = np.ones(len(self.objects)) if counts is None else counts
-        found = [ap for c in self.classes if (ap := c.average_precision(counts)) is not None]
-        return np.mean(found, axis=0) if found else np.full(len(IOUS), np.nan)
+        """[B, T] mean over classes of AP at IoU .5:.95; ``counts`` [B, I]: how often each image is there (once)."""
+        counts = np.ones((1, len(self.objects))) if counts is None else counts
+        found = np.stack([c.average_precision(counts) for c in self.classes])
+        defined = np.isfinite(found)
+        number = defined.sum(axis=0)
+        return np.where(number > 0, np.where(defined, found, 0).sum(axis=0) / np.maximum(number, 1), np.nan)
 
     def ar(self, best: int, counts: np.ndarray | None = None) -> np.ndarray:
-        """[T] recall among the ``best`` detections of each image."""
-        counts = np.ones(len(self.objects)) if counts is None else counts
-        return self.recalled[best] @ counts / (self.objects @ counts)
+        """[B, T] recall among the ``best`` detections of each image."""
+        counts = np.ones((1, len(self.objects))) if counts is None else counts
+        return (counts @ self.recalled[best].T) / (counts @ self.objects)[:, None]
 
-    def metric(self, name: str, counts: np.ndarray | None = None) -> float:
-        """AP, AP50, ..., AP95, or AR@n."""
+    def metric(self, name: str, counts: np.ndarray | None = None) -> np.ndarray:
+        """[B] AP, AP50, ..., AP95, or AR@n of the resamples ``counts`` [B, I], by default of the images as they are."""
         if name.startswith("AR@"):
-            return float(self.ar(int(name[3:]), counts).mean())
+            return self.ar(int(name[3:]), counts).mean(axis=1)
         values = self.ap(counts)
-        return float(values.mean() if name == "AP" else values[IOUS.index(int(name[2:]) / 100)])
+        return values.mean(axis=1) if name == "AP" else values[:, IOUS.index(int(name[2:]) / 100)]
 
 
 def match(
@@ -132,35 +160,48 @@ class Difference:
     mean: float
     low: float
     high: float
+    p: float
+    """Two-sided, of no difference; not corrected for the number of comparisons."""
 
 
-def paired_differences(
-    rows: Mapping[str, Sequence[Matches]],
-    baseline: str,
-    metric: str,
-    *,
-    resamples: int = 300,
-    seed: int = 0,
-) -> dict[str, Difference]:
-    """Each row against ``baseline``: percentile intervals of a bootstrap over images and, where there are several,
-    seeds. Draws are shared by all rows.
+class Bootstrap:
+    """Resamples of the images and, where there are several, of the seeds; the same for all rows and tables.
 
     Args:
-        rows: a row's matches of each seed, in the same order of seeds for all.
+        images: how many there are.
+        resamples: how many are drawn.
     """
-    seeds, images = len(rows[baseline]), len(rows[baseline][0].objects)
-    draw = np.random.default_rng(seed)
-    plain = {key: np.mean([m.metric(metric) for m in of_seeds]) for key, of_seeds in rows.items()}
-    drawn: dict[str, list[float]] = {key: [] for key in rows}
-    for _ in range(resamples):
-        counts = draw.multinomial(images, np.full(images, 1 / images)).astype(float)
-        chosen = draw.integers(seeds, size=seeds)
-        for key, of_seeds in rows.items():
-            values = {int(s): of_seeds[s].metric(metric, counts) for s in set(chosen.tolist())}
-            drawn[key].append(float(np.mean([values[int(s)] for s in chosen])))
-    base = np.array(drawn[baseline])
-    return {
-        key: Difference(plain[key] - plain[baseline], *np.percentile(np.array(drawn[key]) - base, [2.5, 97.5]))
-        for key in rows
-        if key != baseline
-    }
+
+    def __init__(self, images: int, resamples: int, seed: int = 0) -> None:
+        self.resamples, self._seed = resamples, seed
+        draw = np.random.default_rng(seed)
+        chosen = draw.multinomial(images, np.full(images, 1 / images), size=resamples)
+        self.counts = chosen.astype(np.float32)  # exact, and the sums below 2^24 too
+
+    def values(self, matches: Matches, metric: str) -> np.ndarray:
+        """[resamples] the metric of a detector on each resample of the images."""
+        parts = [matches.metric(metric, self.counts[k : k + BATCH]) for k in range(0, self.resamples, BATCH)]
+        return np.concatenate(parts)
+
+    def difference(self, plain: np.ndarray, values: np.ndarray) -> Difference:
+        """The percentile interval of a row's difference from its baseline.
+
+        Args:
+            plain: [S] the difference of each seed on the images as they are.
+            values: [S, resamples] that on the resamples, of :meth:`values`.
+        """
+        seeds = len(plain)
+        chosen = np.random.default_rng([self._seed, seeds]).integers(seeds, size=(self.resamples, seeds))
+        drawn = values[chosen, np.arange(self.resamples)[:, None]].mean(axis=1)
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        tail = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
+        return Difference(float(plain.mean()), float(low), float(high), min(1.0, 2 * (tail + 1) / (len(drawn) + 1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number by Holm's step-down method (1979)."""
+    order = np.argsort(p_values, kind="stable")
+    steps = np.array(p_values, dtype=float)[order] * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected.tolist()

@@ -137,7 +137,7 @@ def draw_ap_by_iou(plt, found: Found):
     figure, axes = _grid(plt, list(groups), ["AP (RPN: AR@100)\nless the baseline's, points"])
     for k, (base, rows) in enumerate(groups.items()):
         proposals = STEMS[ROWS[base].stem].detector == "rpn"
-        curves = {row: _by_threshold(found, row, (lambda m: m.ar(100)) if proposals else (lambda m: m.ap()))
+        curves = {row: _by_threshold(found, row, (lambda m: m.ar(100)[0]) if proposals else (lambda m: m.ap()[0]))
                   for row in rows}  # fmt: skip
         for row, color in zip(rows[1:], COLORS[1:], strict=False):
             seeds = min(len(curves[row]), len(curves[base]))

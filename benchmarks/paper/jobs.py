@@ -8,7 +8,9 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from .parts import Part, work
+from .features import drop_cache
+from .parts import Part
+from .work import work
 
 
 def run_parts(
@@ -43,6 +45,7 @@ def run_parts(
                 process, began = running.pop(part)
                 if process.exitcode == 0:
                     say(f"{part.name}: {time.monotonic() - began:.0f} s")
+                    _tidy(part, parts)
                 elif not (late and process.exitcode in (130, -signal.SIGTERM)):
                     failed.append(part)
                     say(f"{part.name} failed ({process.exitcode}): {part.out / 'out.txt'} ends with\n{_tail(part)}")
@@ -53,6 +56,12 @@ def run_parts(
             process.join()
         signal.signal(signal.SIGTERM, before)
     return failed, [part for part in parts if not part.done]
+
+
+def _tidy(part: Part, parts: Sequence[Part]) -> None:
+    """Removes the maps of a first part that no row needs anymore."""
+    if part.cached and all(other.done for other in parts if other.stem is part.stem):
+        drop_cache(part.stem.out)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from _harness import commit
 
 from mlc_ext import MLCConfig
 from mlc_ext.detectors.config.overrides import assign, differences, from_dict
 from mlc_ext.detectors.config.overrides import override as set_to
 from mlc_ext.detectors.config.presets import r50
 from mlc_ext.detectors.config.settings import Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig
-from mlc_ext.detectors.engine.trainer import Trainer
-from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint
+from mlc_ext.detectors.data.build import CACHE, build_datasets
 from mlc_ext.detectors.runs.checkpoint import NAME
-from mlc_ext.detectors.runs.files import plain, write_whole
 
-from .rows import ROWS, STEMS
+from .data import Data, epochs_for, with_side
+from .rows import ROWS, STEMS, SWITCH
 
 SCALES = ("small", "gpu", "full")
 DONE = "done.json"
@@ -34,9 +28,16 @@ class Part:
 
     name: str
     config: Config
+    data: Data
+    switch: float
+    """Epoch at which first parts end."""
     after: Part | None = None
     is_stem: bool = False
     tests: bool = False
+    labels: str | None = None
+    """As in :class:`paper.rows.Row`."""
+    cached: bool = False
+    """Whether the backbone is fixed and its maps are taken from a cache."""
 
     @property
     def out(self) -> Path:
@@ -47,9 +48,29 @@ class Part:
         return self.out / NAME
 
     @property
+    def stem(self) -> Part:
+        return self if self.after is None else self.after.stem
+
+    @property
+    def key(self) -> str:
+        """Of its row."""
+        return self.out.name
+
+    def results(self, held_back: bool) -> Path:
+        """The detections on the validation images, or on those held back."""
+        return self.out / ("held_back_results.json" if held_back else "results.json")
+
+    def metrics(self, held_back: bool) -> Path:
+        return self.out / ("held_back_metrics.json" if held_back else "metrics.json")
+
+    @property
     def commit(self) -> str | None:
         """That it was trained at; None where its record does not say."""
         return json.loads((self.out / DONE).read_text()).get("commit")
+
+    def record(self) -> dict:
+        """What decides what the part gives, beside the code."""
+        return {"config": self.config.to_dict(), "cached": self.cached, "labels": self.labels}
 
     @property
     def done(self) -> bool:
@@ -57,8 +78,10 @@ class Part:
         path = self.out / DONE
         if not path.exists():
             return False
-        before = from_dict(json.loads(path.read_text())["config"])
-        changed = [n for n in differences(before, self.config) if not n.startswith("run.") or n == "run.seed"]
+        record = json.loads(path.read_text())
+        found = differences(from_dict(record["config"]), self.config)
+        changed = [n for n in found if not n.startswith("run.") or n == "run.seed"]
+        changed += [n for n in ("cached", "labels") if record.get(n, getattr(self, n)) != getattr(self, n)]
         if changed:
             raise ValueError(f"{self.out} was made with other settings ({', '.join(changed)}): choose another --out")
         return True
@@ -71,7 +94,10 @@ def scale_config(scale: str, detector: str) -> Config:
     model = {"backbone": "efficientnet_lite0", "weights": "imagenet"}
     schedule = {"optimizer": "adamw", "weight_decay": 1e-2, "bias_lr_factor": 1.0, "warmup": "linear"}
     if scale == "small":
-        model |= {"fpn_channels": 64} | ({} if detector == "rpn" else {"num_convs": 2})
+        # with fixed statistics and frozen stages the classes stay at chance
+        model |= {"norm": "bn", "frozen_stages": 0, "fpn_channels": 64} | (
+            {} if detector == "rpn" else {"num_convs": 2}
+        )
         schedule |= {"epochs": 5, "batch_size": 8, "lr": 1e-3, "warmup_iterations": 50}
         data = DataConfig(short_side=160, long_side=160, cache=True)
     else:
@@ -93,77 +119,68 @@ def scale_config(scale: str, detector: str) -> Config:
     )
 
 
-def build_parts(
-    rows: Sequence[str],
-    scale: str,
-    seed: int,
-    out: Path,
-    data: str | None,
-    settings: Sequence[str],
-    threads: int | None,
-) -> list[Part]:
-    """The parts of one seed, each after those it goes on from.
+@dataclass(frozen=True)
+class Plan:
+    """What all parts have in common.
 
-    Args:
-        settings: KEY=VALUE texts, laid over the scale's settings; with ``mlc.start_epoch`` the switch is there, else
-            at the stem's fraction of ``schedule.epochs``.
-        threads: CPU threads of a part.
+    steps: of the second part, at least; None: the scale's epochs. settings: KEY=VALUE texts, laid over the scale's;
+    with ``mlc.start_epoch`` the switch is there. threads: CPU threads of a part. cached: see :mod:`paper.features`.
     """
-    stems: dict[str, Part] = {}
-    parts: dict[str, Part] = {}
-    order = [key for key in ROWS if key in {*rows, *(ROWS[row].tested_from for row in rows)}]
-    for key in order:
-        row = ROWS[key]
-        folder = out / f"seed{seed}"
-        if row.stem not in stems:
-            stem = STEMS[row.stem]
-            config = scale_config(scale, stem.detector)
-            common = {"data.data": data, "run.seed": seed, "run.threads": threads, **stem.settings}
-            for name, value in common.items():
+
+    scale: str
+    data: Data
+    out: Path
+    settings: Sequence[str] = ()
+    threads: int | None = None
+    steps: int | None = None
+    cached: bool = False
+
+    def parts(self, rows: Sequence[str], seed: int) -> list[Part]:
+        """The parts of one seed, each after those it goes on from."""
+        stems: dict[str, Part] = {}
+        parts: dict[str, Part] = {}
+        for key in [key for key in ROWS if key in {*rows, *(ROWS[row].tested_from for row in rows)}]:
+            row = ROWS[key]
+            if row.stem not in stems:
+                stems[row.stem] = self._stem(row.stem, seed)
+            before = stems[row.stem] if row.tested_from is None else parts[row.tested_from]
+            config = before.config
+            changes = {**row.settings, "run.results": True, "run.out": str(self.out / f"seed{seed}" / key)}
+            if row.start is not None:
+                changes["mlc.start_epoch"] = before.switch * row.start / SWITCH
+            for name, value in changes.items():
                 config = set_to(config, name, value)
-            config = _with_settings(config, settings, stem.switch)
-            config = set_to(config, "run.out", str(folder / f"stem_{row.stem}"))
-            stems[row.stem] = Part(f"seed {seed}: {row.stem}, first part", config, is_stem=True)
-        before = stems[row.stem] if row.tested_from is None else parts[row.tested_from]
-        config = before.config
-        for name, value in {**row.settings, "run.results": True, "run.out": str(folder / key)}.items():
-            config = set_to(config, name, value)
-        parts[key] = Part(f"seed {seed}: {row.name}", config, after=before, tests=row.tested_from is not None)
-    return [*stems.values(), *parts.values()]
+            parts[key] = Part(
+                f"seed {seed}: {row.name}",
+                config,
+                self.data,
+                before.switch,
+                after=before,
+                tests=row.tested_from is not None,
+                labels=row.labels,
+                cached=self.cached,
+            )
+        return [*stems.values(), *parts.values()]
 
-
-def _with_settings(config: Config, settings: Sequence[str], switch: int) -> Config:
-    config = assign(config, settings)
-    if any(text.startswith("mlc.start_epoch=") for text in settings):
-        return config
-    return set_to(config, "mlc.start_epoch", config.schedule.epochs * switch / 19)
-
-
-def work(part: Part) -> None:
-    """Does a part, from where it stopped; its text goes to out.txt in its folder."""
-    part.out.mkdir(parents=True, exist_ok=True)
-    sys.stdout = sys.stderr = open(part.out / "out.txt", "a", buffering=1)
-    began = time.perf_counter()
-    try:
-        _test(part) if part.tests else _train(part)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    record = {"seconds": time.perf_counter() - began, "commit": commit(), "config": part.config.to_dict()}
-    write_whole(part.out / DONE, json.dumps(record) + "\n")
-
-
-def _train(part: Part) -> None:
-    trainer = Trainer(part.config, progress=False)
-    if trainer.resume("auto") is None and part.after is not None:
-        trainer.resume(part.after.checkpoint, tuple(differences(part.after.config, part.config)))
-    switch = math.ceil(part.config.mlc.start_epoch * len(trainer.loader))
-    trainer.run(switch if part.is_stem else None)
-
-
-def _test(part: Part) -> None:
-    changed = {name: after for name, (_, after) in differences(part.after.config, part.config).items()}
-    settings = [f"{name}={value}" for name, value in changed.items() if not name.startswith("run.")]
-    metrics = evaluate_checkpoint(
-        part.after.checkpoint, device=part.config.run.device, results=part.out / "results.json", settings=settings
-    )
-    write_whole(part.out / "metrics.json", json.dumps(plain({"metrics": metrics}), indent=1) + "\n")
+    def _stem(self, name: str, seed: int) -> Part:
+        stem = STEMS[name]
+        config = scale_config(self.scale, stem.detector)
+        if self.scale == "small":
+            config = with_side(config, self.data.side)
+        common = {"run.seed": seed, "run.threads": self.threads, **self.data.settings, **stem.settings}
+        if self.cached:
+            common |= {"run.eval_every": None, "data.workers": 0, "run.compile": None}
+        for key, value in common.items():
+            config = set_to(config, key, value)
+        config = assign(config, self.settings)
+        given = {text.partition("=")[0] for text in self.settings}
+        if self.steps is not None and "schedule.epochs" not in given:
+            images = len(build_datasets(set_to(config, "data.cache", False), CACHE)[0])
+            length = -(-images // config.schedule.batch_size)
+            config = set_to(config, "schedule.epochs", epochs_for(self.steps, length, SWITCH))
+        switch = config.schedule.epochs * SWITCH / 19
+        if "mlc.start_epoch" in given:
+            switch = config.mlc.start_epoch
+        config = set_to(config, "mlc.start_epoch", switch * stem.start / SWITCH)
+        config = set_to(config, "run.out", str(self.out / f"seed{seed}" / f"stem_{name}"))
+        return Part(f"seed {seed}: {name}, first part", config, self.data, switch, is_stem=True)

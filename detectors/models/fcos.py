@@ -95,7 +95,12 @@ class FCOS(DenseDetector):
         self.num_classes, self.strides, self.box_loss, self.v1 = num_classes, strides, box_loss, v1
         self.centerness = centerness
         self.centerness_weights = centerness if centerness_weights is None else centerness_weights
-        self.assigner = FCOSAssigner(strides, center_sampling_radius=center_sampling_radius, v1=v1)
+        self.assigner = FCOSAssigner(
+            strides,
+            center_sampling_radius=center_sampling_radius,
+            v1=v1,
+            candidates=mlc.candidates_of("all" if mlc.metric == "alignment" else "positives"),
+        )
         self.coder = LTRBCoder()
 
     def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:

@@ -25,7 +25,8 @@ class Postprocessor:
         min_size: boxes not wider and higher than this after clipping are dropped, in pixels.
         per_level: suppress within a level instead of within a class (RPN).
         nms: "rescored" ranks by score x quality; "iou" is IoU-Net's: ranked by quality alone, the product disabled,
-            and a kept box takes the best class score of its cluster (the paper's comparison in Table 2).
+            and a kept box takes the best class score of its cluster (the paper's comparison in Table 2). Without a
+            quality, before the IoU layer's start, it is "rescored".
 
     Raises:
         ValueError: ``nms`` is neither.
@@ -76,7 +77,8 @@ class Postprocessor:
         if self.per_level:
             groups = torch.cat([torch.full_like(c[2], i) for i, c in enumerate(columns)], dim=1)
         large_enough = (picked_boxes[..., 2:] - picked_boxes[..., :2] > self.min_size).all(-1)
-        suppress = mlc_ext.batched_iou_nms if self.nms == "iou" else mlc_ext.batched_rescored_nms
+        by_iou = self.nms == "iou" and quality is not None
+        suppress = mlc_ext.batched_iou_nms if by_iou else mlc_ext.batched_rescored_nms
         keep, kept_scores, counts = suppress(
             picked_boxes,
             torch.where(large_enough, scores, float("-inf")),

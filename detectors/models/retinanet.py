@@ -27,7 +27,7 @@ class RetinaNet(AnchorDetector):
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 0.11 MMDetection 1.1's.
         v1: MMDetection 1.1's anchors and coder (+1 widths).
         fpn_channels, num_convs: width of the pyramid, depth of the towers.
-        assigner: defaults to 0.5 / 0.4 with forced matches.
+        assigner: defaults to 0.5 / 0.4 with forced matches and the candidates of ``mlc``.
         postprocessor: defaults to score 0.05, 1000 a level, NMS 0.5, 100 an image.
         backbone_options: further arguments of ``build_backbone``.
     """
@@ -57,7 +57,7 @@ class RetinaNet(AnchorDetector):
             fpn,
             head,
             anchors=anchors,
-            assigner=assigner or MaxIoUAssigner(),
+            assigner=assigner or MaxIoUAssigner(candidates=mlc.candidates_of("all")),
             v1=v1,
             smooth_l1_beta=smooth_l1_beta,
             mlc=mlc,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import Tensor
 
 from mlc_ext import (
@@ -9,7 +11,6 @@ from mlc_ext import (
     MLCConfig,
     TaskTargets,
     binary_cross_entropy_loss,
-    count_per_image,
     normalizer,
     sample_at_most,
     sample_balanced,
@@ -32,7 +33,9 @@ class RPN(AnchorDetector):
     """RPN (Ren et al., 2015) on P2-P6; its detections are class-agnostic proposals (label 1).
 
     With mutual labeling all candidates are labeled first; the classification sample is then drawn from A+cls and the
-    negatives, the localization sample apart from A+loc; one normalizer serves both (METHOD, "RPN sampling").
+    negatives, the localization sample apart from A+loc. Positives of weight 1, the originals, are drawn first, the
+    others in proportion to their weights. One normalizer, the count of the classification sample, serves all losses,
+    the IoU layer's included.
 
     Args:
         backbone: a name of :func:`mlc_ext.detectors.models.backbones.build.build_backbone`, or a module that
@@ -41,7 +44,7 @@ class RPN(AnchorDetector):
         sample_size, max_positive: priors drawn per image, and how many of them may be positive.
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 1/9 MMDetection 1.1's.
         v1: MMDetection 1.1's anchors and coder (+1 widths).
-        assigner: defaults to 0.7 / 0.3, forced matches from 0.3.
+        assigner: defaults to 0.7 / 0.3, forced matches from 0.3, and the candidates of ``mlc``.
         postprocessor: defaults to PROPOSALS.
         backbone_options: further arguments of ``build_backbone``.
     """
@@ -75,7 +78,8 @@ class RPN(AnchorDetector):
             fpn,
             head,
             anchors=anchors,
-            assigner=assigner or MaxIoUAssigner(high=0.7, low=0.3, min_forced_iou=0.3),
+            assigner=assigner
+            or MaxIoUAssigner(high=0.7, low=0.3, min_forced_iou=0.3, candidates=mlc.candidates_of("all")),
             v1=v1,
             smooth_l1_beta=smooth_l1_beta,
             mlc=mlc,
@@ -87,24 +91,33 @@ class RPN(AnchorDetector):
         self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
         """``classification`` is the objectness."""
-        for_cls, for_loc = self._sample(task, num_images)
-        positive = task.cls_labels > 0
-        num_sampled = normalizer(
-            count_per_image(for_cls & positive, num_images) + count_per_image(for_cls & ~positive, num_images)
-        )
         objectness = outputs["cls_logits"].flatten().float()
-        cls_loss = binary_cross_entropy_loss(objectness, positive.float(), task.cls_weights * for_cls)
-        box_loss = self.box_loss(outputs, priors, task, task.loc_weights * for_loc, num_images)
+        cls_loss = binary_cross_entropy_loss(objectness, (task.cls_labels > 0).float(), task.cls_weights)
+        box_loss = self.box_loss(outputs, priors, task, task.loc_weights, num_images)
+        num_sampled = task.sampled_normalizer
         return {"classification": cls_loss / num_sampled, "bbox_regression": box_loss / num_sampled}
 
-    def _sample(self, task: TaskTargets, num_images: int) -> tuple[Tensor, Tensor]:
-        """-> [N] bool: the priors that train objectness, and those that train the boxes."""
-        positive = (task.cls_labels > 0).view(num_images, -1)
-        negative = (task.cls_labels == 0).view(num_images, -1)
-        loc_positive = task.loc_positive.view(num_images, -1)
-        drawn_positive, drawn_negative = sample_balanced(positive, negative, self.sample_size, self.max_positive)
+    def sampled(self, task: TaskTargets, num_images: int) -> TaskTargets:
+        """The targets of the priors that are drawn; the IoU layer learns from the drawn positives of either task."""
+
+        def rows(x: Tensor) -> Tensor:
+            return x.view(num_images, -1)
+
+        positive, negative = task.cls_labels > 0, task.cls_labels == 0
+        drawn_positive, drawn_negative = sample_balanced(
+            rows(positive), rows(negative), self.sample_size, self.max_positive, rows(task.cls_weights)
+        )
         if self.mutual:
-            drawn_loc = sample_at_most(loc_positive, self.max_positive, self.max_positive)
+            drawn_loc = sample_at_most(
+                rows(task.loc_positive), self.max_positive, self.max_positive, rows(task.loc_weights)
+            )
         else:  # the baseline's one sample serves both tasks
             drawn_loc = drawn_positive
-        return (drawn_positive | drawn_negative).flatten(), drawn_loc.flatten()
+        count = sum(drawn.sum(1).clamp(min=1).sum() for drawn in (drawn_positive, drawn_negative))
+        return dataclasses.replace(
+            task,
+            cls_weights=task.cls_weights * (drawn_positive | drawn_negative).flatten(),
+            loc_weights=task.loc_weights * drawn_loc.flatten(),
+            iou_positive=(drawn_positive | drawn_loc).flatten(),
+            sampled_normalizer=normalizer(count),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,9 +30,15 @@ def trained_detector(path: Path, state: dict, config: Config, device: torch.devi
     model = build_model(config, state["num_classes"])
     with as_misfit(path):
         model.load_state_dict(trained_weights(state))
-    model.set_epoch(state["loader"]["epoch"] if "loader" in state else config.schedule.epochs)
+    model.set_epoch(_epochs(state) if "loader" in state else config.schedule.epochs)
     set_memory_layout(model.to(device), config.run)
     return model
+
+
+def _epochs(state: dict) -> float:
+    """Epochs that a checkpoint was trained, with the fraction of the last one."""
+    loader = state["loader"]
+    return state["iteration"] / math.ceil(loader["num_samples"] / loader["batch_size"])
 
 
 class Loaded(NamedTuple):

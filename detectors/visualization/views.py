@@ -75,8 +75,6 @@ def look(
         priors, _, assignment, task = model.label(outputs, feature_sizes, objects, mutual=mutual)
     finally:
         model.train(was_training)
-    if model.mlc.candidates == "positives":
-        assignment = assignment.positives_only()
     centers = priors if priors.shape[1] == 2 else (priors[:, :2] + priors[:, 2:]) / 2
     views, first = [], 0
     for k, image in enumerate(images):

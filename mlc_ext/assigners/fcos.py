@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..assignment import Assignment
+from .._errors import choice
+from ..assignment import CANDIDATES, Assignment
 from ..ops.mutual_labels import IGNORED
 
 INFINITY = 1e8
@@ -20,20 +21,23 @@ GT_CHUNK = 64
 class FCOSAssigner:
     """FCOS (Tian et al., 2019): a point is positive for the smallest gt that contains it and fits its level.
 
-    Candidates of mutual labeling are all points inside a gt box, of every level. A positive keeps its gt; another
-    point belongs to the smallest gt that contains it and is originally ignored. A point in a crowd box that lies in no
-    other box is ignored.
+    A point in a crowd box that lies in no other box is ignored.
+
+    Candidates of mutual labeling are the positives, each of its gt, and by ``candidates`` further points, each of the
+    smallest gt that may have it; those are originally ignored.
 
     Args:
         strides: pixels per cell of each level.
         regress_ranges: (low, high) of each level, in pixels: a point fits if max(l, t, r, b), the largest distance to
             a side of the gt, is in it, ends included. None: FCOS's own, (-1, 64), (64, 128) ... for strides 8..128.
         center_sampling_radius: None, or the radius, in strides, of the square around a gt's center in which its
-            positives must lie (1.5 in FCOS's later versions). It does not limit the candidates.
+            positives must lie (1.5 in FCOS's later versions). It does not limit the further candidates.
         v1: compute areas as MMDetection 1.1 does, (width + 1) * (height + 1), to find the smallest gt.
+        candidates: "positives" alone; "own_levels", also every point in a gt on the levels where that gt has a
+            positive; or "all", also every point in a gt on every level.
 
     Raises:
-        ValueError: as many ``regress_ranges`` as ``strides`` are needed.
+        ValueError: as many ``regress_ranges`` as ``strides`` are needed; ``candidates`` is unknown.
     """
 
     def __init__(
@@ -43,7 +47,9 @@ class FCOSAssigner:
         center_sampling_radius: float | None = None,
         *,
         v1: bool = False,
+        candidates: str = "positives",
     ) -> None:
+        self.candidates = choice("FCOSAssigner", "candidates", candidates, CANDIDATES)
         self.strides = tuple(strides)
         if regress_ranges is None:
             regress_ranges = default_regress_ranges(self.strides)
@@ -66,7 +72,10 @@ class FCOSAssigner:
             concatenated ``boxes``.
         """
         all_points = torch.cat(list(points))
-        facts = [(low, high, stride) for (low, high), stride in zip(self.regress_ranges, self.strides, strict=True)]
+        facts = [
+            (low, high, stride, number)
+            for number, ((low, high), stride) in enumerate(zip(self.regress_ranges, self.strides, strict=True))
+        ]
         # filled on the device: the host would wait for the copy of a list
         level = torch.cat(
             [
@@ -86,27 +95,49 @@ class FCOSAssigner:
         self, points: Tensor, level: Tensor, gt_boxes: Tensor, crowd: Tensor, offset: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """-> labels [P] int8, candidate_gt [P] int64, originally_ignored [P] bool."""
+        positive_gt, inside_gt = self._smallest(points, level, gt_boxes)
+        positive = positive_gt >= 0
+        candidate_gt = positive_gt
+        if self.candidates == "all":
+            candidate_gt = torch.where(positive, positive_gt, inside_gt)
+        elif self.candidates == "own_levels" and gt_boxes.shape[0] > 0:
+            own = self._levels_with_positives(positive_gt, level, gt_boxes.shape[0])
+            candidate_gt = torch.where(positive, positive_gt, self._smallest(points, level, gt_boxes, own)[1])
+        labels = positive.to(torch.int8)
+        if crowd.shape[0] > 0:
+            on_crowd = _inside(points, crowd).any(dim=1) & (inside_gt < 0)
+            labels = torch.where(on_crowd, IGNORED, labels)
+        candidate_gt = torch.where(candidate_gt >= 0, candidate_gt + offset, candidate_gt)
+        return labels, candidate_gt, (candidate_gt >= 0) & ~positive
+
+    def _smallest(
+        self, points: Tensor, level: Tensor, gt_boxes: Tensor, levels_of: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """[P] int64 each, -1 for none: the smallest gt that a point is positive for, and the smallest that contains it,
+        of those with ``levels_of`` [G, L] bool on the point's level where that is given."""
         n = points.shape[0]
-        # running minima of the area over chunks of gts: of those that fit the level, and of all that contain the point
+        # running minima of the area over chunks of gts
         best_area = points.new_full((2, n), float("inf"))
         best_gt = points.new_full((2, n), -1, dtype=torch.int64)
         for start in range(0, gt_boxes.shape[0], GT_CHUNK):
             boxes = gt_boxes[start : start + GT_CHUNK]
             area = (boxes[:, 2:] - boxes[:, :2] + self.extent).prod(1)
             inside, fits = self._inside_and_fits(points, level, boxes)
+            if levels_of is not None:
+                inside = inside & levels_of[start : start + GT_CHUNK].T[level[:, 3].long()]
             for rule, allowed in enumerate((fits, inside)):
                 smallest, gt = torch.where(allowed, area, float("inf")).min(dim=1)
                 better = smallest < best_area[rule]
                 best_area[rule] = torch.where(better, smallest, best_area[rule])
                 best_gt[rule] = torch.where(better, gt + start, best_gt[rule])
-        positive = best_gt[0] >= 0
-        candidate_gt = torch.where(positive, best_gt[0], best_gt[1])
-        labels = positive.to(torch.int8)
-        if crowd.shape[0] > 0:
-            on_crowd = _inside(points, crowd).any(dim=1) & (candidate_gt < 0)
-            labels = torch.where(on_crowd, IGNORED, labels)
-        candidate_gt = torch.where(candidate_gt >= 0, candidate_gt + offset, candidate_gt)
-        return labels, candidate_gt, (candidate_gt >= 0) & ~positive
+        return best_gt[0], best_gt[1]
+
+    def _levels_with_positives(self, positive_gt: Tensor, level: Tensor, num_gts: int) -> Tensor:
+        """[G, L] bool."""
+        levels = len(self.strides)
+        cell = torch.where(positive_gt >= 0, positive_gt * levels + level[:, 3].long(), num_gts * levels)
+        found = torch.zeros(num_gts * levels + 1, dtype=torch.bool, device=cell.device).index_fill_(0, cell, True)
+        return found[:-1].view(num_gts, levels)
 
     def _inside_and_fits(self, points: Tensor, level: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """[P, G] bool: the point lies in the gt (strictly); it also satisfies the level's range and the center rule."""
@@ -116,7 +147,7 @@ class FCOSAssigner:
         fits = inside & (longest >= level[:, :1]) & (longest <= level[:, 1:2])
         if self.center_sampling_radius is not None:
             center = (boxes[:, :2] + boxes[:, 2:]) / 2
-            reach = (level[:, 2:] * self.center_sampling_radius)[:, None]
+            reach = (level[:, 2:3] * self.center_sampling_radius)[:, None]
             low = torch.maximum(center - reach, boxes[:, :2])
             high = torch.minimum(center + reach, boxes[:, 2:])
             p = points[:, None]

@@ -9,6 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from .._errors import choice
 from ..assignment import Assignment
 from ..ops import match_boxes
 from ..ops.mutual_labels import IGNORED
@@ -18,12 +19,16 @@ from ..ops.mutual_labels import IGNORED
 class MaxIoUAssigner:
     """RetinaNet's and RPN's rule: an anchor belongs to the gt of its largest IoU; every gt forces its best anchors.
 
-    Candidates of mutual labeling are the anchors whose largest IoU is at least ``low`` and above 0, and the forced
-    ones. Originally ignored are the candidates that are not forced and whose largest IoU is below ``high``.
+    Candidates of mutual labeling ("all") are the anchors whose largest IoU is at least ``low`` and above 0, and the
+    forced ones. Originally ignored are the candidates that are not forced and whose largest IoU is below ``high``.
 
     Args:
         high, low, forced, min_forced_iou, crowd_iof: as in :func:`mlc_ext.match_boxes`. RetinaNet: the defaults; RPN:
             high 0.7, low 0.3, min_forced_iou 0.3.
+        candidates: "all" as above, or "positives": the baseline's alone, so that nothing is originally ignored.
+
+    Raises:
+        ValueError: ``candidates`` is neither.
 
     Source: Lin et al. 2017 (RetinaNet), Ren et al. 2015 (RPN), in the form of MMDetection's MaxIoUAssigner.
     """
@@ -33,6 +38,10 @@ class MaxIoUAssigner:
     min_forced_iou: float = 0.0
     crowd_iof: float = 0.5
     forced: str | None = "forcing"
+    candidates: str = "all"
+
+    def __post_init__(self) -> None:
+        choice("MaxIoUAssigner", "candidates", self.candidates, ("positives", "all"))
 
     def __call__(self, anchors: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> Assignment:
         """Assigns the anchors of every image. No host synchronization.
@@ -74,7 +83,8 @@ class MaxIoUAssigner:
             crowds_before = [0, *accumulate(len(crowd) for crowd in crowds)][:-1]
             gt = torch.where(gt >= 0, gt - _to_device(crowds_before, torch.int64, device)[:, None], gt)
         gt = gt.flatten()
-        return Assignment(labels, gt, originally_ignored=(labels == IGNORED) & (gt >= 0))
+        found = Assignment(labels, gt, originally_ignored=(labels == IGNORED) & (gt >= 0))
+        return found if self.candidates == "all" else found.positives_only()
 
 
 def _to_device(values: list[int] | list[bool], dtype: torch.dtype, device: torch.device) -> Tensor:

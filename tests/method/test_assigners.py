@@ -4,6 +4,7 @@ import pytest
 import torch
 from golden import load_golden
 
+from mlc_ext import MaxIoUAssigner
 from mlc_ext.assigners.fcos import GT_CHUNK, INFINITY, FCOSAssigner, default_regress_ranges
 from mlc_ext.detectors.models.anchors import fcos_points
 
@@ -41,8 +42,10 @@ def near_center(x, y, box, reach):
     return inside(x, y, box) and abs(x - cx) < reach and abs(y - cy) < reach
 
 
-def assign_slowly(points, targets, ranges=RANGES, strides=STRIDES, radius=None):
+def assign_slowly(points, targets, ranges=RANGES, strides=STRIDES, radius=None, candidates_are="positives"):
     """-> labels, candidate gt, originally ignored: lists over all points of all images."""
+    if candidates_are == "own_levels":
+        return restrict_slowly(points, targets, assign_slowly(points, targets, ranges, strides, radius, "all"))
     labels, candidates, ignored, offset = [], [], [], 0
     for one in targets:
         boxes, crowd = one["boxes"].tolist(), one["crowd"].tolist()
@@ -57,13 +60,34 @@ def assign_slowly(points, targets, ranges=RANGES, strides=STRIDES, radius=None):
                     longest = max(x - box[0], y - box[1], box[2] - x, box[3] - y)
                     if low <= longest <= high and (radius is None or near_center(x, y, box, radius * stride)):
                         fitting.append((area, k))
-                chosen = min(fitting or containing, default=None)
+                chosen = min(fitting or (containing if candidates_are == "all" else ()), default=None)
                 candidates.append(-1 if chosen is None else chosen[1] + offset)
-                ignored.append(bool(containing) and not fitting)
-                on_crowd = chosen is None and any(inside(x, y, box) for box in crowd)
+                ignored.append(chosen is not None and not fitting)
+                on_crowd = not containing and any(inside(x, y, box) for box in crowd)
                 labels.append(-1 if on_crowd else int(bool(fitting)))
         offset += len(boxes)
     return labels, candidates, ignored
+
+
+def restrict_slowly(points, targets, everything):
+    """Of the points that are no positives, those on a level where a gt that contains them has a positive, to the
+    smallest such gt."""
+    labels, candidates, _ = everything
+    boxes = [box for one in targets for box in one["boxes"].tolist()]
+    image = [i for i, one in enumerate(targets) for _ in one["boxes"]]
+    places = [(i, n, x, y) for i in range(len(targets)) for n, level in enumerate(points) for x, y in level.tolist()]
+    own = {(k, place[1]) for place, k, label in zip(places, candidates, labels, strict=True) if label == 1}
+    chosen = []
+    for (i, n, x, y), k, label in zip(places, candidates, labels, strict=True):
+        if label != 1:
+            fitting = [
+                ((b[2] - b[0]) * (b[3] - b[1]), k)
+                for k, b in enumerate(boxes)
+                if image[k] == i and (k, n) in own and inside(x, y, b)
+            ]
+            k = min(fitting, default=(0, -1))[1]
+        chosen.append(k)
+    return labels, chosen, [k >= 0 and label != 1 for k, label in zip(chosen, labels, strict=True)]
 
 
 def check(assigner, points, targets, **rule):
@@ -79,13 +103,16 @@ def check(assigner, points, targets, **rule):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("radius", [None, 1.5])
-def test_equals_the_rule_point_by_point(seed, radius):
+@pytest.mark.parametrize("candidates", ["positives", "own_levels", "all"])
+def test_equals_the_rule_point_by_point(candidates, radius, seed):
     g = torch.Generator().manual_seed(seed)
     points = fcos_points(feature_sizes(256, 224), STRIDES)
     targets = [random_target(g, n, c) for n, c in ((7, 2), (0, 0), (1, 0), (0, 3), (12, 1))]
-    found = check(FCOSAssigner(center_sampling_radius=radius), points, targets, radius=radius)
+    assigner = FCOSAssigner(center_sampling_radius=radius, candidates=candidates)
+    found = check(assigner, points, targets, radius=radius, candidates_are=candidates)
     # the batch is worth something: all three kinds of point, in more than one image
-    assert {-1, 0, 1} == set(found.labels.tolist()) and found.originally_ignored.any()
+    assert {-1, 0, 1} == set(found.labels.tolist())
+    assert found.originally_ignored.any() == (candidates != "positives")
     assert found.candidate_gt[found.labels == 1].max() >= 8
 
 
@@ -95,7 +122,8 @@ def test_many_gts_go_through_in_chunks(num_gts, radius):
     g = torch.Generator().manual_seed(num_gts)
     points = fcos_points(feature_sizes(64, 64), STRIDES)
     one = random_target(g, num_gts, size=64)
-    found = check(FCOSAssigner(center_sampling_radius=radius), points, [one, one], radius=radius)
+    assigner = FCOSAssigner(center_sampling_radius=radius, candidates="own_levels")
+    found = check(assigner, points, [one, one], radius=radius, candidates_are="own_levels")
     n = found.labels.numel() // 2
     assert (found.candidate_gt[n:][found.candidate_gt[:n] >= 0] >= num_gts).all()
 
@@ -103,9 +131,9 @@ def test_many_gts_go_through_in_chunks(num_gts, radius):
 def test_chunks_do_not_change_the_result(monkeypatch):
     points = fcos_points(feature_sizes(256, 256), STRIDES)
     one = random_target(torch.Generator().manual_seed(3), 500)
-    chunked = FCOSAssigner()(points, [one])
+    chunked = FCOSAssigner(candidates="all")(points, [one])
     monkeypatch.setattr("mlc_ext.assigners.fcos.GT_CHUNK", 10_000)
-    whole = FCOSAssigner()(points, [one])
+    whole = FCOSAssigner(candidates="all")(points, [one])
     assert torch.equal(chunked.labels, whole.labels) and torch.equal(chunked.candidate_gt, whole.candidate_gt)
 
 
@@ -149,7 +177,7 @@ def test_ties_across_chunks_go_to_the_first_gt():
 def test_a_positive_keeps_its_gt_though_a_smaller_one_contains_it():
     # The small gt fits level 0 only; at level 1 its points belong to the large one, which fits there.
     points = fcos_points(feature_sizes(128, 128), STRIDES)
-    found = FCOSAssigner()(points, [target([(4, 4, 100, 100), (4, 4, 44, 44)])])
+    found = FCOSAssigner(candidates="all")(points, [target([(4, 4, 100, 100), (4, 4, 44, 44)])])
     n0 = len(points[0])
     level1 = slice(n0, n0 + len(points[1]))
     shared = points[1].lt(44).all(1)  # points (8, 8) .. (40, 40)
@@ -165,7 +193,7 @@ def test_a_positive_keeps_its_gt_though_a_smaller_one_contains_it():
 @pytest.mark.parametrize(("longest", "level"), [(63, [0]), (64, [0, 1]), (65, [1])])
 def test_range_ends_belong_to_both_levels(longest, level):
     point = torch.tensor([[100.0, 100.0]])
-    found = FCOSAssigner()([point] * 5, [target([(100 - longest, 90, 110, 110)])])
+    found = FCOSAssigner(candidates="all")([point] * 5, [target([(100 - longest, 90, 110, 110)])])
     assert torch.nonzero(found.labels == 1).flatten().tolist() == level
     assert (found.candidate_gt == 0).all()
 
@@ -178,7 +206,7 @@ def test_a_point_on_the_border_is_outside(x):
 
 def test_crowd_is_ignored_but_not_where_a_gt_is():
     points = fcos_points(feature_sizes(128, 128), STRIDES)
-    found = FCOSAssigner()(points, [target([(0, 0, 40, 40)], crowd=[(16, 16, 100, 100)])])
+    found = FCOSAssigner(candidates="all")(points, [target([(0, 0, 40, 40)], crowd=[(16, 16, 100, 100)])])
     all_points = torch.cat(points)
     in_gt = all_points.lt(40).all(1)
     in_crowd = all_points.gt(16).all(1) & all_points.lt(100).all(1)
@@ -218,8 +246,8 @@ def test_gt_indices_run_over_the_batch():
 def test_center_sampling_limits_positives_not_candidates():
     points = fcos_points(feature_sizes(256, 256), STRIDES)
     targets = [target([(0, 0, 120, 120), (100, 100, 250, 130)])]
-    plain = FCOSAssigner()(points, targets)
-    sampled = FCOSAssigner(center_sampling_radius=1.5)(points, targets)
+    plain = FCOSAssigner(candidates="all")(points, targets)
+    sampled = FCOSAssigner(center_sampling_radius=1.5, candidates="all")(points, targets)
     assert (sampled.labels == 1).sum() < (plain.labels == 1).sum()
     assert torch.equal(sampled.candidate_gt >= 0, plain.candidate_gt >= 0)
     assert ((plain.labels == 1) >= (sampled.labels == 1)).all()
@@ -232,6 +260,31 @@ def test_default_ranges():
     custom = FCOSAssigner((8, 16), regress_ranges=[(-1, 40), (20, 1e8)])
     point = torch.tensor([[50.0, 50.0]])
     assert custom([point, point], [target([(20, 20, 80, 80)])]).labels.tolist() == [1, 1]
+
+
+def test_candidates_do_not_change_the_labels():
+    points = fcos_points(feature_sizes(256, 256), STRIDES)
+    targets = [random_target(torch.Generator().manual_seed(5), 9, 2)]
+    found = {kind: FCOSAssigner(candidates=kind)(points, targets) for kind in ("positives", "own_levels", "all")}
+    counts = [int((f.candidate_gt >= 0).sum()) for f in found.values()]
+    assert counts == sorted(counts) and len(set(counts)) == 3
+    assert all(torch.equal(f.labels, found["all"].labels) for f in found.values())
+
+
+def test_anchors_candidates():
+    anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 22], [0, 0, 10, 60]])  # IoU 1, 0.45 and 0.17
+    everything, positives = (MaxIoUAssigner(candidates=kind)(anchors, [target([(0, 0, 10, 10)])])
+                             for kind in ("all", "positives"))  # fmt: skip
+    assert everything.candidate_gt.tolist() == [0, 0, -1] and everything.originally_ignored.tolist() == [0, 1, 0]
+    assert positives.candidate_gt.tolist() == [0, -1, -1] and not positives.originally_ignored.any()
+    assert everything.labels.tolist() == positives.labels.tolist() == [1, -1, 0]
+
+
+def test_unknown_candidates():
+    with pytest.raises(ValueError, match="FCOSAssigner: candidates must be one of 'positives', 'own_levels', 'all'"):
+        FCOSAssigner(candidates="some")
+    with pytest.raises(ValueError, match="MaxIoUAssigner: candidates must be one of .*, got 'own_levels'"):
+        MaxIoUAssigner(candidates="own_levels")
 
 
 def test_ranges_must_fit_the_strides():

@@ -56,8 +56,9 @@ def otsu(values):
     return tau
 
 
-def expected_targets(assignment, scores, ious, gt_labels, alpha=0.0, literal=False, midpoint=False):
+def expected_targets(assignment, scores, ious, gt_labels, alpha=0.0, literal=False, midpoint=False, min_gap=0.0):
     """Eq. 4-8 gt by gt -> cls_labels, cls_weights, loc_positive, loc_weights."""
+    scores, ious = scores.copy(), ious.copy()
     labels, gt = assignment.labels.numpy(), assignment.candidate_gt.numpy()
     ignored = assignment.originally_ignored.numpy()
     cls_labels, cls_weights = np.minimum(labels.astype(np.int64), 0), (labels >= 0).astype(float)
@@ -68,6 +69,9 @@ def expected_targets(assignment, scores, ious, gt_labels, alpha=0.0, literal=Fal
             continue
         for task, values in (("cls", ious), ("loc", scores)):
             tau, splittable = otsu(values[members]), len(np.unique(values[members])) > 1
+            above = values[members] > tau
+            if splittable and values[members][above].mean() - values[members][~above].mean() < min_gap:
+                values[members], splittable = tau, False
             if midpoint and splittable:
                 tau = (tau + min(v for v in values[members] if v > tau)) / 2
             for j in members:
@@ -103,9 +107,12 @@ def check(case, found: TaskTargets, config):
     np.testing.assert_allclose(found.ious.detach(), ious, atol=1e-6)
     np.testing.assert_allclose(found.scores.detach(), scores, atol=1e-6)
     # labels from the values that the operator saw: one last bit must not decide
+    values = found.scores.detach().numpy(), found.ious.detach().numpy()
+    if config.metric == "alignment":
+        values = ((found.scores * found.ious**config.alignment_exponent).detach().numpy(),) * 2
     expected = expected_targets(
-        assignment, found.scores.detach().numpy(), found.ious.detach().numpy(), gt_labels.numpy(), config.alpha,
-        config.degenerate == "literal", config.tau == "midpoint",
+        assignment, *values, gt_labels.numpy(), config.alpha,
+        config.degenerate == "literal", config.tau == "midpoint", config.min_gap,
     )  # fmt: skip
     cls_labels, cls_weights, loc_positive, loc_weights = expected
     assert found.cls_labels.tolist() == cls_labels.tolist()
@@ -247,7 +254,7 @@ def test_thresholds_at_the_midpoint(alpha, degenerate):
 def test_the_baselines_positives_as_candidates():
     """What the baseline ignored stays ignored, its other negatives stay negatives: Eq. 4-6 among positives alone."""
     assignment, *rest = random_case(3)
-    found = task_targets(assignment, *rest, MLCConfig(alpha=2.0, candidates="positives"), mutual=True, first_label=1)
+    found = task_targets(assignment.positives_only(), *rest, MLCConfig(alpha=2.0), mutual=True, first_label=1)
     positive = assignment.labels == 1
     assert torch.equal(found.cls_labels[~positive], assignment.labels[~positive].long())
     assert not found.loc_positive[~positive].any()
@@ -256,6 +263,56 @@ def test_the_baselines_positives_as_candidates():
     )
     check((only, *rest), found, MLCConfig(alpha=2.0))
     assert 0 < found.cls_labels[positive].gt(0).sum() < positive.sum()
+
+
+@pytest.mark.parametrize("degenerate", ["baseline", "literal"])
+@pytest.mark.parametrize("tau", ["lower", "midpoint"])
+@pytest.mark.parametrize("min_gap", [0.2, 0.45, 2.0])
+def test_groups_whose_classes_are_close_are_not_split(min_gap, tau, degenerate):
+    case, seen = random_case(1, n=60), set()
+    config = MLCConfig(alpha=0.5, min_gap=min_gap, tau=tau, degenerate=degenerate)
+    found = task_targets(*case, config, mutual=True, first_label=1)
+    check(case, found, config)
+    for k in range(5):
+        for values in (found.scores, found.ious):
+            members = values[case[0].candidate_gt == k].numpy()
+            cut = otsu(members)
+            seen.add(bool(members[members > cut].mean() - members[members <= cut].mean() < min_gap))
+    assert seen == {0.2: {False}, 0.45: {False, True}, 2.0: {True}}[min_gap]
+    if min_gap == 2.0 and degenerate == "baseline":
+        assert torch.equal(found.cls_labels > 0, found.baseline_positive)
+    if min_gap == 0.2:
+        off = dataclasses.replace(config, min_gap=0.0)
+        plain = task_targets(*case, off, mutual=True, first_label=1)
+        assert all(torch.equal(getattr(plain, key), getattr(found, key)) for key in ("cls_labels", "loc_weights"))
+
+
+@pytest.mark.parametrize("min_gap", [0.0, 0.3])
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 6.0])
+def test_one_cut_of_the_alignment_for_both_tasks(exponent, min_gap):
+    case = random_case(3)
+    config = MLCConfig(alpha=2.0, metric="alignment", alignment_exponent=exponent, min_gap=min_gap)
+    found = task_targets(*case, config, mutual=True, first_label=1)
+    check(case, found, config)
+    if min_gap == 0:
+        assert torch.equal(found.cls_labels > 0, found.loc_positive) and found.loc_positive.any()
+    assert torch.equal(*(tau.nan_to_num(-1) for tau in found.thresholds))
+
+
+def test_a_sampled_normalizer_replaces_the_count():
+    found = task_targets(*random_case(2), MLCConfig(), mutual=True, first_label=1)
+    logits = torch.randn(len(found.ious), generator=torch.Generator().manual_seed(0))
+    plain = mlc_losses(found, logits, MLCConfig())["iou_rescoring"]
+    sampled = dataclasses.replace(found, sampled_normalizer=torch.tensor(50.0))
+    torch.testing.assert_close(
+        mlc_losses(sampled, logits, MLCConfig())["iou_rescoring"] * 50, plain * found.iou_positive.sum()
+    )
+
+
+def test_the_iou_layer_starts_with_mutual_labeling_by_default():
+    assert MLCConfig(start_epoch=7.5).rescoring_start == 7.5
+    assert MLCConfig(start_epoch=7.5, iur_start_epoch=0).rescoring_start == 0
+    assert MLCConfig(start_epoch=7.5, iur_start_epoch=9).rescoring_start == 9
 
 
 def test_the_iou_layer_may_start_later():
@@ -320,7 +377,11 @@ def test_defaults_are_the_papers():
     config = MLCConfig()
     assert (config.ml, config.iur, config.start_epoch, config.alpha, config.gamma) == (True, True, 12, 0.0, 1.0)
     assert config.bins is None and config.degenerate == "baseline" and config.alignment == 0
-    assert config.detach_iou_target and (config.candidates, config.tau, config.iur_start_epoch) == ("all", "lower", 0)
+    assert config.detach_iou_target and config.tau == "lower" and config.rescoring_start == config.start_epoch
+    assert (config.candidates, config.metric, config.min_gap) == (None, "crossed", 0)
+    assert (
+        config.candidates_of("all") == "all" and MLCConfig(candidates="positives").candidates_of("all") == "positives"
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.alpha = 1.0
 
@@ -335,7 +396,10 @@ def test_defaults_are_the_papers():
         ({"alignment": -1.0}, "alignment must not be negative, got -1.0"),
         ({"bins": 1}, r"bins must be in \[2, 65536\] or None, got 1"),
         ({"iur_start_epoch": -2}, "iur_start_epoch must not be negative, got -2"),
-        ({"candidates": "some"}, "candidates must be one of 'all', 'positives', got 'some'"),
+        ({"candidates": "some"}, "candidates must be one of None, 'positives', 'own_levels', 'all', got 'some'"),
+        ({"metric": "paper"}, "metric must be one of 'crossed', 'alignment', got 'paper'"),
+        ({"min_gap": -0.1}, "min_gap must not be negative, got -0.1"),
+        ({"alignment_exponent": -6.0}, "alignment_exponent must not be negative, got -6.0"),
         ({"tau": "upper"}, "tau must be one of 'lower', 'midpoint', got 'upper'"),
         ({"tau": "midpoint", "bins": 256}, "tau='midpoint' is for exact thresholds"),
         ({"bins": 65537}, r"bins must be in \[2, 65536\] or None, got 65537"),

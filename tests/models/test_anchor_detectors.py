@@ -1,5 +1,7 @@
 """RetinaNet and RPN: MMDetection's recorded losses and detections, the variants, awkward batches, RPN's sampling."""
 
+import itertools
+
 import pytest
 import torch
 from golden import load_golden
@@ -153,6 +155,70 @@ def test_sampling_is_uniform():
     torch.manual_seed(0)
     counts = sum(sample_at_most(torch.ones(1, 10, dtype=torch.bool), 3, 3)[0].float() for _ in range(4000))
     assert (counts - 1200).abs().max() < 5 * (4000 * 0.3 * 0.7) ** 0.5  # five standard deviations
+
+
+def test_weights_of_one_are_drawn_first():
+    torch.manual_seed(0)
+    mask = torch.ones(2, 60, dtype=torch.bool)
+    mask[:, 50:] = False
+    weights = torch.full((2, 60), 0.5)
+    weights[0, :8], weights[1, :30] = 1.0, 1.0
+    weights[:, 40:] = 0.0
+    seen = torch.zeros(2, 60)
+    for _ in range(200):
+        drawn = sample_at_most(mask, 20, 20, weights)
+        assert drawn.sum(1).tolist() == [20, 20] and drawn[0, :8].all() and not drawn[1, 30:].any()
+        seen += drawn
+    assert (seen[0, 8:40] > 0).all() and (seen[1, :30] > 0).all() and (seen[:, 40:] == 0).all()
+
+
+def test_the_rest_is_drawn_in_proportion_to_its_weight():
+    """Against all orders of three draws without replacement."""
+    torch.manual_seed(0)
+    weights = torch.tensor([0.4, 0.2, 0.1, 0.05, 0.9])
+    expected = torch.zeros(5, dtype=torch.float64)
+    for order in itertools.permutations(range(5), 3):
+        chance, left = 1.0, float(weights.sum())
+        for k in order:
+            chance, left = chance * float(weights[k]) / left, left - float(weights[k])
+        expected[list(order)] += chance
+    draws = 20000
+    drawn = sample_at_most(torch.ones(draws, 5, dtype=torch.bool), 3, 3, weights.expand(draws, 5)).double().mean(0)
+    assert (drawn - expected).abs().max() < 5 * (0.25 / draws) ** 0.5
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_rpn_samples_all_losses_from_the_same_priors(mutual):
+    """More candidates than places: the originals come first, and the IoU layer learns from the drawn ones alone."""
+    torch.manual_seed(0)
+    model = build("rpn", MLCConfig(alpha=2.0, start_epoch=0 if mutual else 9))
+    model.sample_size, model.max_positive = 16, 8
+    images, targets = batch()
+    outputs, sizes, _ = model.head_outputs(images)
+    prepared = [{**t, "crowd": torch.zeros(0, 4)} for t in targets]
+    task = model.label(outputs, sizes, prepared).task
+    found = model.sampled(task, 2)
+    of_image = found.iou_positive.view(2, -1).sum(1)
+    cls_drawn = ((found.cls_weights > 0) & (found.cls_labels > 0)).view(2, -1)
+    loc_drawn = (found.loc_weights > 0).view(2, -1)
+    assert (cls_drawn.sum(1) <= 8).all() and (loc_drawn.sum(1) <= 8).all() and (of_image <= 16).all()
+    assert torch.equal(found.iou_positive.view(2, -1), cls_drawn | loc_drawn)
+    for drawn, weights in ((cls_drawn, task.cls_weights), (loc_drawn, task.loc_weights)):
+        possible = (task.cls_labels > 0) if weights is task.cls_weights else task.loc_positive
+        originals = (possible & (weights == 1)).view(2, -1)
+        assert ((drawn & originals).sum(1) == originals.sum(1).clamp(max=8)).all()
+    assert found.sampled_normalizer == 32  # both images have negatives to fill up with
+    losses = model.losses(outputs, sizes, prepared)
+    assert losses["iou_rescoring"].isfinite()
+
+
+def test_rpn_keeps_its_own_candidates():
+    """FCOS's default must not reach the anchors."""
+    for kind in ("rpn", "retinanet"):
+        assert build(kind, MLCConfig()).assigner.candidates == "all"
+        assert build(kind, MLCConfig(candidates="positives")).assigner.candidates == "positives"
+        with pytest.raises(ValueError, match="got 'own_levels'"):
+            build(kind, MLCConfig(candidates="own_levels"))
 
 
 def test_negatives_fill_what_positives_leave():

@@ -8,6 +8,7 @@ from torch import nn
 from mlc_ext import MLCConfig
 from mlc_ext.detectors.models.backbones.base import IMAGENET_RGB
 from mlc_ext.detectors.models.fcos import FCOS
+from mlc_ext.detectors.models.postprocess import Postprocessor
 
 BASELINE = MLCConfig(ml=False, iur=False)
 
@@ -164,7 +165,7 @@ def test_losses_and_layers_of_every_variant(centerness, ml, iur, alignment):
 
 @pytest.mark.parametrize(("iur", "layer"), [(True, "iou_logits"), (False, "bbox_ctrness")])
 def test_the_score_is_class_score_times_predicted_iou_else_centerness(iur, layer):
-    model = make_confident(make_model(centerness=True, mlc=MLCConfig(iur=iur))).eval()
+    model = make_confident(make_model(centerness=True, mlc=MLCConfig(iur=iur, start_epoch=0))).eval()
     detections, predictions = model.detect(IMAGES, with_predictions=True)
     with torch.no_grad():
         outputs, _, _ = model.head_outputs(IMAGES)
@@ -270,7 +271,7 @@ def test_images_of_any_size_in_one_batch():
 
 def test_mutual_labeling_starts_at_its_epoch():
     def losses_at(epoch, ml=True):
-        model = make_model(mlc=MLCConfig(ml=ml, start_epoch=2.5))
+        model = make_model(mlc=MLCConfig(ml=ml, start_epoch=2.5, iur_start_epoch=0))
         model.set_epoch(epoch)
         assert model.mutual == (ml and epoch >= 2.5)
         return {name: loss.item() for name, loss in model(IMAGES, TARGETS).items()}
@@ -279,6 +280,48 @@ def test_mutual_labeling_starts_at_its_epoch():
     assert losses_at(0) == losses_at(2.499) == baseline == losses_at(9, ml=False)
     mutual = losses_at(2.5)
     assert mutual == losses_at(9) and mutual["classification"] != baseline["classification"]
+
+
+def test_candidates_of_the_paper_and_of_the_extension():
+    for options, expected in (
+        ({}, "positives"),
+        ({"metric": "alignment"}, "all"),
+        ({"candidates": "own_levels"}, "own_levels"),
+        ({"metric": "alignment", "candidates": "positives"}, "positives"),
+    ):
+        assert make_model(mlc=MLCConfig(**options)).assigner.candidates == expected
+
+
+@pytest.mark.parametrize("start", [None, 0, 5])
+def test_the_iou_layer_ranks_once_it_is_trained(start):
+    """By default from the switch on: before it an untrained layer must neither rank nor hold back a gradient."""
+    model = make_confident(make_model(mlc=MLCConfig(start_epoch=2.5, iur_start_epoch=start)))
+    begins = 2.5 if start is None else start
+    for epoch in (0, 2.49, 2.5, 5):
+        model.set_epoch(epoch)
+        model.train().zero_grad()
+        losses = model(IMAGES, TARGETS)
+        assert (losses["iou_rescoring"] > 0) == (epoch >= begins) == model.rescoring
+        losses["iou_rescoring"].backward()
+        gradient = model.head.iou_logits.weight.grad
+        assert gradient is not None and (gradient != 0).any() == (epoch >= begins)
+        outputs, _, _ = model.eval().head_outputs(IMAGES)
+        assert (model.quality(outputs) is None) == (epoch < begins)
+        raw, ranked = (model.detect(IMAGES, with_predictions=True)[1][0][key] for key in ("raw_scores", "scores"))
+        assert torch.equal(raw, ranked) == (epoch < begins)
+
+
+def test_iou_nms_waits_for_the_iou_layer():
+    def found(nms, epoch):
+        torch.manual_seed(0)
+        model = make_confident(make_model(mlc=MLCConfig(start_epoch=1), postprocessor=Postprocessor(nms=nms))).eval()
+        model.set_epoch(epoch)
+        return [d["boxes"] for d in model(IMAGES)]
+
+    for a, b in zip(found("iou", 0), found("rescored", 0), strict=True):
+        assert torch.equal(a, b)
+    assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(found("iou", 1), found("rescored", 1),
+                                                                          strict=True))  # fmt: skip
 
 
 def make_symmetric(model):
