@@ -1,9 +1,10 @@
 """What the conversions of torchvision's detectors share."""
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,8 @@ class State:
 class Converted(nn.Module):
     """Base of the classes that :func:`become` puts before a module's own class."""
 
-    _mlc: State
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        _mlc: State
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # the class exists in this process only: copies and pickles make it again from its parts
@@ -94,12 +96,17 @@ def _converted_class(base: type, *mixins: type[Converted]) -> type:
             namespace = {
                 "__module__": __name__,
                 "__doc__": own.__doc__,
-                "__annotations__": getattr(own, "__annotations__", {}),  # TorchScript reads the attributes' types here
+                "__annotations__": _annotations(own),  # TorchScript reads the attributes' types here
                 "_mlc_parts": parts,
             }
             _classes[parts] = type(f"MLC{own.__name__}", (mixin, base), namespace)
         base = _classes[parts]
     return base
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    found = (inspect.get_annotations(base) for base in cls.__mro__)
+    return next((annotations for annotations in found if annotations), {})
 
 
 def _new(base: type, *mixins: type[Converted]) -> Any:

@@ -3,7 +3,7 @@
 Detections need no change: torchvision ranks by sqrt(class score x sigmoid(bbox_ctrness)).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ _NO_LEVEL = (1e9, 1e9)
 class FCOSHeadMixin(DenseHead):
     """FCOSHead with the losses of mutual labeling and IoU rescoring."""
 
-    box_coder: Any
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        box_coder: Any
 
     def _decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         boxes: Tensor = self.box_coder.decode(deltas, priors)

@@ -1,6 +1,6 @@
 """Matcher: torchvision's anchor matching without the matrix of IoUs."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +71,9 @@ class Matcher(det_utils.Matcher):  # type: ignore[misc]  # of a package without 
 class MatchingRetinaNetMixin(Converted):
     """RetinaNet that gives its matcher a BoxPair."""
 
-    head: Any
-    proposal_matcher: Any
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        head: Any
+        proposal_matcher: Any
 
     @torch.jit.unused
     def compute_loss(

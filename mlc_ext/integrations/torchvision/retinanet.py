@@ -1,6 +1,6 @@
 """torchvision's RetinaNet, v1 and v2. ``head.regression_head`` gets one layer, ``iou_logits``."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,10 @@ _BOX_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, 
 class RegressionHeadMixin(Converted):
     """RetinaNetRegressionHead with the IoU layer on its tower; it returns the deltas and the IoU's logits."""
 
-    conv: nn.Module
-    bbox_reg: nn.Module
-    iou_logits: IoULayer
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        conv: nn.Module
+        bbox_reg: nn.Module
+        iou_logits: IoULayer
 
     def forward(self, x: list[Tensor]) -> tuple[Tensor, Tensor]:
         deltas: list[Tensor] = []
@@ -37,7 +38,8 @@ class RegressionHeadMixin(Converted):
 class HeadMixin(DenseHead):
     """RetinaNetHead with the losses of mutual labeling."""
 
-    regression_head: Any
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        regression_head: Any
 
     def _decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         boxes: Tensor = self.regression_head.box_coder.decode_single(deltas, priors)
@@ -83,7 +85,8 @@ class HeadMixin(DenseHead):
 class RescoringHeadMixin(HeadMixin):
     """The same with the IoU layer."""
 
-    classification_head: nn.Module
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        classification_head: nn.Module
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         deltas, iou_logits = self.regression_head(x)
@@ -98,12 +101,13 @@ class RescoringHeadMixin(HeadMixin):
 class RetinaNetMixin(Converted):
     """RetinaNet that ranks detections by class score x predicted IoU, once the IoU layer has been trained."""
 
-    head: Any
-    box_coder: Any
-    score_thresh: float
-    nms_thresh: float
-    topk_candidates: int
-    detections_per_img: int
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        head: Any
+        box_coder: Any
+        score_thresh: float
+        nms_thresh: float
+        topk_candidates: int
+        detections_per_img: int
 
     def postprocess_detections(
         self,

@@ -4,7 +4,7 @@ torchvision has no seam between the RPN's outputs and its losses, so that ``forw
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,11 @@ _BOX_LOSS_BETA = 1 / 9  # torchvision's, of the smooth L1 loss
 class RPNHeadMixin(Converted):
     """RPNHead with the IoU layer beside its box layer; the IoU's logits are a third list."""
 
-    conv: nn.Module
-    cls_logits: nn.Module
-    bbox_pred: nn.Module
-    iou_logits: IoULayer
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        conv: nn.Module
+        cls_logits: nn.Module
+        bbox_pred: nn.Module
+        iou_logits: IoULayer
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         objectness: list[Tensor] = []
@@ -44,13 +45,14 @@ class RPNHeadMixin(Converted):
 class RPNMixin(Converted):
     """RegionProposalNetwork with mutual labeling."""
 
-    head: Any
-    anchor_generator: Any
-    box_coder: Any
-    box_similarity: Any
-    proposal_matcher: Any
-    fg_bg_sampler: Any
-    filter_proposals: Any
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        head: Any
+        anchor_generator: Any
+        box_coder: Any
+        box_similarity: Any
+        proposal_matcher: Any
+        fg_bg_sampler: Any
+        filter_proposals: Any
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
