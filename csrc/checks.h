@@ -78,15 +78,21 @@ inline void check_boxes(const char* op, const char* name, const Tensor& boxes, i
                   dim == 2 ? "[N, 4]" : "[B, N, 4]", ", got ", shape_of(boxes));
 }
 
-inline void check_segments(const char* op, const Tensor& segment_ids, const char* like_name, const Tensor& like,
-                           int64_t num_segments, std::optional<int64_t> bins) {
+// ids [N], the group of each value, and the number of groups; both under the names that the operator gives them.
+inline void check_groups(const char* op, const char* ids_name, const Tensor& ids, const char* like_name,
+                         const Tensor& like, const char* count_name, int64_t count, std::optional<int64_t> bins) {
   check_floating(op, like_name, like);
   check_dim(op, like_name, like, 1);
-  check_dtype(op, "segment_ids", segment_ids, ScalarType::Long);
-  check_like(op, "segment_ids", segment_ids, like_name, like, false);
-  MLC_CHECK_VALUE(num_segments >= 0, op, "num_segments must not be negative, got ", num_segments);
+  check_dtype(op, ids_name, ids, ScalarType::Long);
+  check_like(op, ids_name, ids, like_name, like, false);
+  MLC_CHECK_VALUE(count >= 0, op, count_name, " must not be negative, got ", count);
   MLC_CHECK_VALUE(!bins.has_value() || (*bins >= 2 && *bins <= 65536), op, "bins must be in [2, 65536] or None, got ",
                   bins.value_or(0));
+}
+
+inline void check_segments(const char* op, const Tensor& segment_ids, const char* like_name, const Tensor& like,
+                           int64_t num_segments, std::optional<int64_t> bins) {
+  check_groups(op, "segment_ids", segment_ids, like_name, like, "num_segments", num_segments, bins);
 }
 
 inline void check_segmented_spearman(const char* op, const Tensor& x, const Tensor& y, const Tensor& segment_ids,
@@ -95,10 +101,10 @@ inline void check_segmented_spearman(const char* op, const Tensor& x, const Tens
   check_like(op, "y", y, "x", x, true);
 }
 
-inline void check_mutual_labels(const char* op, const Tensor& scores, const Tensor& ious, const Tensor& segment_ids,
-                                const Tensor& baseline_labels, int64_t num_segments, double alpha,
+inline void check_mutual_labels(const char* op, const Tensor& scores, const Tensor& ious, const Tensor& candidate_gt,
+                                const Tensor& baseline_labels, int64_t num_gts, double alpha,
                                 std::optional<int64_t> bins) {
-  check_segments(op, segment_ids, "scores", scores, num_segments, bins);
+  check_groups(op, "candidate_gt", candidate_gt, "scores", scores, "num_gts", num_gts, bins);
   check_like(op, "ious", ious, "scores", scores, true);
   check_dtype(op, "baseline_labels", baseline_labels, ScalarType::Char);
   check_like(op, "baseline_labels", baseline_labels, "scores", scores, false);

@@ -5,7 +5,7 @@
 STABLE_TORCH_LIBRARY(mlc_ext, m) {
   m.def("segmented_otsu(Tensor values, Tensor segment_ids, SymInt num_segments, int? bins=None) -> Tensor");
   m.def(
-      "mutual_labels(Tensor scores, Tensor ious, Tensor segment_ids, Tensor baseline_labels, SymInt num_segments, "
+      "mutual_labels(Tensor scores, Tensor ious, Tensor candidate_gt, Tensor baseline_labels, SymInt num_gts, "
       "float alpha, bool literal, int? bins=None) -> (Tensor cls_labels, Tensor loc_labels, Tensor cls_weights, "
       "Tensor loc_weights, Tensor score_thresholds, Tensor iou_thresholds)");
   m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
@@ -21,7 +21,7 @@ STABLE_TORCH_LIBRARY(mlc_ext, m) {
       "float gamma) -> Tensor");
   m.def(
       "match_boxes(Tensor priors, Tensor gt_boxes, Tensor gt_offsets, Tensor? crowd, float high, float low, "
-      "int forced, float min_forced_iou, float crowd_iof) -> (Tensor labels, Tensor matched_gt, Tensor ious)");
+      "int forced, float min_forced_iou, float crowd_iof) -> (Tensor labels, Tensor candidate_gt, Tensor ious)");
   m.def(
       "iou_nms(Tensor boxes, Tensor scores, Tensor quality, Tensor? labels, float iou_threshold) -> (Tensor, Tensor)");
   m.def(

@@ -4,7 +4,7 @@
 //   gt_boxes     [K, 4], the gts of all images one after another
 //   gt_offsets   [B + 1] int64: image b has the gts gt_offsets[b] to gt_offsets[b + 1] - 1
 //   crowd        [K] bool, or none
-//   -> labels [B, A] int8, matched_gt [B, A] int64 (an index of gt_boxes), ious [B, A] like priors
+//   -> labels [B, A] int8, candidate_gt [B, A] int64 (an index of gt_boxes), ious [B, A] like priors
 //
 // Contract
 // - ious: the prior's largest IoU with a gt that is not crowd; 0 without any. IoU as in csrc/box_iou.h.
@@ -12,12 +12,13 @@
 //   at least min_forced_iou. Never with Forced::kNone.
 // - labels: 1 (positive) if a gt forces the prior or iou >= high; else 0 (negative) if iou < low or iou = 0; else -1
 //   (ignored).
-// - matched_gt of a forced prior: with Forced::kForcing the gt that forces it, the last of several (MMDetection's
+// - candidate_gt of a forced prior: with Forced::kForcing the gt that forces it, the last of several (MMDetection's
 // rule);
 //   with Forced::kOwnBest the gt of the prior's own largest IoU, the first of equals (the rule of torchvision and
 //   Detectron2, except that these let a gt of IoU 0 with every prior force all of them).
-// - matched_gt of another prior: the gt of its largest IoU, the first of equals, if that IoU is at least low and above
-//   0; else -1. The priors with matched_gt >= 0 are the candidates of mutual labeling.
+// - candidate_gt of another prior: the gt of its largest IoU, the first of equals, if that IoU is at least low and
+// above
+//   0; else -1. The priors with candidate_gt >= 0 are the candidates of mutual labeling.
 // - Crowd gts match nothing. A negative of which a crowd gt covers at least crowd_iof of the area is ignored.
 // - A gt with a NaN coordinate matches and covers nothing. The result of a prior with a NaN coordinate is unspecified;
 //   it does not change the results of other priors, unless that prior becomes the best one of a gt.
@@ -55,7 +56,7 @@ struct MatchRule {
   }
 
   // own_best: the gt of the prior's largest IoU. forcing: the last gt that forces the prior, -1 if none does.
-  MLC_HOST_DEVICE int matched_gt(T iou, int own_best, int forcing) const {
+  MLC_HOST_DEVICE int candidate_gt(T iou, int own_best, int forcing) const {
     if (forcing >= 0) return forced == Forced::kForcing ? forcing : own_best;
     return is_candidate(iou) ? own_best : -1;
   }

@@ -1,8 +1,8 @@
-// mutual_labels: Eq. 4-8 of the paper for every prior at once. The rule, shared by CPU and CUDA.
+// mutual_labels: Eq. 4-8 of the paper, for all priors. The rule, shared by CPU and CUDA.
 //
 //   scores, ious      [N] floating point: S_j and I_j, constants (no gradient flows)
-//   segment_ids       [N] int64: the gt a prior is a candidate of, -1 = of none
-//   baseline_labels   [N] int8: what the baseline assigned, 1 positive, 0 negative, -1 ignored
+//   candidate_gt      [N] int64: the gt of which a prior is a candidate, -1 for none
+//   baseline_labels   [N] int8: the baseline's label, 1 positive, 0 negative, -1 ignored
 //   -> cls_labels, loc_labels [N] int8, cls_weights, loc_weights [N], score_thresholds, iou_thresholds [K] like scores
 //
 // Contract
@@ -12,9 +12,9 @@
 //   ignored j, else 1. 0^0 = 1.
 // - A task whose values in a group cannot be split (all equal) would lose its object. Unless `literal`, such a task
 //   keeps the baseline's assignment for that gt: positive stays positive, ignored stays ignored.
-// - Priors in no group keep the baseline's classification label and are not positive for localization; a baseline
-//   positive in no group is an error on CPU.
-// - Whatever carries no loss has weight 0: the ignored for classification, all but positives for localization.
+// - Priors that are candidates of no gt keep the baseline's classification label and are not positive for
+//   localization; on CPU it is an error if the baseline has such a prior as a positive.
+// - Weights are 0 where there is no loss: for ignored priors in classification, for all but positives in localization.
 #pragma once
 
 #include "host_device.h"
@@ -45,17 +45,23 @@ struct LabelAndWeight {
   T weight;
 };
 
-// One task's verdict on a candidate. value, threshold: what the *other* task measured. splittable: the group has two
-// distinct values, which is to say that some value lies above the threshold.
+// The threshold that decides a task for the candidates of a gt. NaN: the group cannot be split, that is, its largest
+// value does not lie above the threshold, and the task keeps the baseline's assignment.
 template <typename T>
-MLC_HOST_DEVICE LabelAndWeight<T> mutual_label(T value, T threshold, bool splittable, signed char baseline,
-                                               double alpha, bool literal) {
-  if (!splittable && !literal) return {baseline, baseline == kIgnored ? T(0) : T(1)};
+MLC_HOST_DEVICE T deciding_threshold(T threshold, T largest, bool literal) {
+  return literal || largest > threshold ? threshold : static_cast<T>(NAN);
+}
+
+// The label and weight of a candidate in one task. value and threshold (of deciding_threshold) belong to the other
+// task.
+template <typename T>
+MLC_HOST_DEVICE LabelAndWeight<T> mutual_label(T value, T threshold, signed char baseline, double alpha) {
+  if (threshold != threshold) return {baseline, baseline == kIgnored ? T(0) : T(1)};
   T weight = baseline == kIgnored ? margin_weight(value - threshold, alpha) : T(1);
   return {value > threshold ? kPositive : kNegative, weight};
 }
 
-// Localization has positives only: whatever else it was called, it carries no loss.
+// Localization trains on positives alone; every other prior has no loss.
 template <typename T>
 MLC_HOST_DEVICE LabelAndWeight<T> localization_only(LabelAndWeight<T> verdict) {
   if (verdict.label == kPositive) return verdict;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 
 PROGRAMS = {
@@ -13,9 +14,12 @@ PROGRAMS = {
 }
 """Modules of this package with a ``main(arguments)`` -> exit code; what each does."""
 
+NEEDED = ("pycocotools", "PIL", "yaml", "tqdm")
+"""Modules of the packages that the extra ``detectors`` installs."""
+
 
 def main() -> None:
-    """Runs the program that the first argument names; exit code 2 for an unknown one."""
+    """Runs the program that the first argument names; exit code 2 for an unknown one or missing packages."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         lines = (f"  {program:10} {purpose}" for program, purpose in PROGRAMS.items())
@@ -23,6 +27,9 @@ def main() -> None:
         return
     if name not in PROGRAMS:
         print(f"mlc-ext: unknown program {name!r}, there are {', '.join(PROGRAMS)}", file=sys.stderr)
+        raise SystemExit(2)
+    if missing := [module for module in NEEDED if importlib.util.find_spec(module) is None]:
+        print(f"mlc-ext: {', '.join(missing)} not found: pip install 'mlc-ext[detectors]'", file=sys.stderr)
         raise SystemExit(2)
     module = importlib.import_module(f"{__package__}.{name}")  # one alone: each imports for seconds
     from . import distributed

@@ -1,7 +1,7 @@
 """Sources, macros and compiler flags of the extension: one place for setup.py, the JIT loader and CMake.
 
-Imported by setup.py before mlc_ext can be, hence without relative imports; run as a script by CMake, hence without
-torch at the top.
+setup.py imports this file before mlc_ext can be imported: no relative imports. CMake runs it as a script, possibly
+without torch: no import of torch at the top.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CXX_FLAGS = [
 ]
 NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "--expt-relaxed-constexpr", "--extended-lambda"]
 
-# What CUDA code is compiled for where no GPU can be asked and TORCH_CUDA_ARCH_LIST is not set; PTX covers newer ones.
+# The architectures without a visible GPU and without TORCH_CUDA_ARCH_LIST; PTX covers newer ones.
 DEFAULT_CUDA_ARCH_LIST = "7.5;8.0;8.6;9.0+PTX"
 
 _SANITIZERS = {"address,undefined", "thread"}
@@ -108,10 +108,10 @@ def compiler_problem() -> str | None:
 
 
 def cuda_home() -> str | None:
-    """The folder of the CUDA toolkit; where CUDA_HOME is not set, it is set, for torch's build functions to use.
+    """The folder of the CUDA toolkit. It is stored in CUDA_HOME, which torch's build functions read.
 
-    torch takes the parent folder of the nvcc on PATH. Where that nvcc is a wrapper script there is no toolkit in it:
-    nvcc itself is asked then.
+    Without CUDA_HOME it is the parent folder of the nvcc on PATH. If that nvcc is a wrapper script, which is not beside
+    the toolkit, its own output names the folder.
     """
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or None
     if home is None and (nvcc := shutil.which("nvcc")) is not None:
@@ -124,16 +124,16 @@ def cuda_home() -> str | None:
         home = "/usr/local/cuda"
     if home is not None:
         os.environ["CUDA_HOME"] = home
-        # imported already, it has made its own guess
+        # if it is imported already, it has its own value
         if (cpp_extension := sys.modules.get("torch.utils.cpp_extension")) is not None:
             vars(cpp_extension)["CUDA_HOME"] = home
     return home
 
 
 def cuda_architectures() -> str:
-    """What CUDA code is compiled for, as TORCH_CUDA_ARCH_LIST names it: that variable, else the visible GPUs, else a
-    default. A GPU that is newer than all that torch was built for gets PTX of the newest of these. To ask for the GPUs
-    initializes CUDA; where TORCH_CUDA_ARCH_LIST is set they are not asked for."""
+    """The architectures to compile CUDA code for, in the form of TORCH_CUDA_ARCH_LIST: the value of that variable, else
+    those of the visible GPUs, else a default. For a GPU newer than every architecture that torch was built for, it is
+    PTX of the newest of these. Reading those of the GPUs initializes CUDA."""
     if named := os.environ.get("TORCH_CUDA_ARCH_LIST"):
         return named
     try:
@@ -152,10 +152,10 @@ def cuda_architectures() -> str:
 
 
 def wants_cuda() -> bool:
-    """Whether mlc_ext._C_cuda is to be built: where nvcc and a CUDA torch are, unless MLC_EXT_CPU_ONLY=1.
+    """Whether to build mlc_ext._C_cuda: with nvcc and a CUDA build of torch, unless MLC_EXT_CPU_ONLY=1.
 
-    FORCE_CUDA=1 makes it an error if it cannot be. Where it is to be built, CUDA_HOME and TORCH_CUDA_ARCH_LIST are
-    set: torch's own defaults fail with a wrapped nvcc and without a GPU.
+    With FORCE_CUDA=1, RuntimeError if it cannot be built. If it is to be built, CUDA_HOME and TORCH_CUDA_ARCH_LIST are
+    set, because torch's own defaults fail with a wrapper of nvcc and without a GPU.
     """
     import torch
 
@@ -178,7 +178,7 @@ def wants_cuda() -> bool:
 
 
 def cmake_cuda_architectures() -> list[str]:
-    """:func:`cuda_architectures` as CMAKE_CUDA_ARCHITECTURES has them: "9.0+PTX" is "90", "9.0" is "90-real"."""
+    """:func:`cuda_architectures` in the form of CMAKE_CUDA_ARCHITECTURES: "9.0+PTX" is "90", "9.0" is "90-real"."""
     found = []
     for name in re.split(r"[; ]+", cuda_architectures().strip("; ")):
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)

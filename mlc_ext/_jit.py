@@ -1,13 +1,14 @@
 """Compiles the operators on first import (MLC_EXT_JIT=1), through torch.utils.cpp_extension.load. Linux and macOS.
 
-A build is cached in a folder keyed by everything that changes it: sources, flags, torch, Python, compiler, and for
-the CUDA module the GPU architectures (TORCH_CUDA_ARCH_LIST, else those of the visible GPUs). The folders lie in
-$MLC_EXT_CACHE, else $XDG_CACHE_HOME/mlc_ext, else ~/.cache/mlc_ext. A finished build is imported without ninja or a
-compiler. To ask the visible GPUs for their architectures initializes CUDA, also where the build is found: set
+A build is cached in a folder whose name is a hash of all that changes the build: sources, flags, torch, Python,
+compiler, and for the CUDA module the GPU architectures (TORCH_CUDA_ARCH_LIST, else those of the visible GPUs). The
+folders are in $MLC_EXT_CACHE, else $XDG_CACHE_HOME/mlc_ext, else ~/.cache/mlc_ext. A finished build is imported without
+ninja or a compiler. Reading the architectures of the visible GPUs initializes CUDA, even if the build is found: set
 TORCH_CUDA_ARCH_LIST in programs that fork afterwards.
 
-torch's loader waits for ever on the lock file of a build that was killed. Here a build is guarded by a kernel lock,
-which dies with its owner: a torch lock file that is found while holding it is stale and is removed.
+torch's loader waits without end for the lock file of a build that was killed. Here a build holds a lock of the
+operating system, which ends with its process: a lock file of torch that is found while holding it is stale and is
+removed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def source_dir() -> Path:
-    """csrc/ of the source tree, or the copy a wheel carries."""
+    """csrc/ of the source tree, or its copy in the installed package."""
     candidates = (PACKAGE.parent / "csrc", PACKAGE / "csrc")
     for candidate in candidates:
         if (candidate / "library.cpp").is_file():
@@ -85,7 +86,7 @@ def _import_file(name: str, path: Path) -> ModuleType:
 
 
 def build(name: str, sources: list[Path], folder: Path, cuda: bool) -> ModuleType:
-    """The module compiled from `sources`, or the one that an earlier call left in `folder`."""
+    """Imports the module compiled from `sources`, or the one of an earlier build in `folder`."""
     library, finished = folder / f"{name}.so", folder / "finished"
     macros = [f"-D{key}" if value is None else f"-D{key}={_quoted(value)}" for key, value in flags.macros(PACKAGE)]
     with build_lock(folder):
@@ -117,20 +118,20 @@ def build(name: str, sources: list[Path], folder: Path, cuda: bool) -> ModuleTyp
 
 
 def _quoted(value: str) -> str:
-    """A string macro as a shell must see it: cpp_extension.load hands its flags to ninja as they are."""
+    """A string macro quoted for the shell: cpp_extension.load passes its flags to ninja unchanged."""
     return f"'{value}'" if value.startswith('"') else value
 
 
 def load() -> tuple[ModuleType, ModuleType | None]:
     """Builds (or finds) and imports the modules -> (CPU module, CUDA module or None)."""
     csrc = source_dir()
-    with restored_environment("CUDA_HOME", "TORCH_CUDA_ARCH_LIST"):  # set for this build alone
+    with restored_environment("CUDA_HOME", "TORCH_CUDA_ARCH_LIST"):  # flags.wants_cuda sets them
         return _load(csrc, flags.wants_cuda())
 
 
 @contextlib.contextmanager
 def restored_environment(*names: str) -> Iterator[None]:
-    """Variables that are set inside have their old values after it."""
+    """A context that restores the environment variables `names` at its end."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield

@@ -1,7 +1,8 @@
 """Loads the compiled operators, once, when mlc_ext is imported.
 
-Order: with MLC_EXT_JIT=1 a build made on the spot (or its cache); else the installed mlc_ext._C; else one error that
-says what to run. The CUDA module is a separate one and optional, but one that is there must load.
+With MLC_EXT_JIT=1 the modules are compiled, or found in the cache; otherwise the installed mlc_ext._C is imported. If
+there is none, an ImportError names the command that builds it. The CUDA module is separate and optional, but an
+installed one must load.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _HOW_TO_BUILD = (
 
 
 def _import(name: str) -> ModuleType | None:
-    """The module, or None if there is none. One that fails to load or belongs to another version is an error."""
+    """The module, or None if it is not installed. ImportError if it fails to load or belongs to another version."""
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
-"""The divergence metric: does the score that a detector ranks by rise with the IoU of its boxes?
+"""The divergence metric: how well the score by which a detector ranks its boxes agrees with their IoU.
 
-Spearman's rank correlation between both (the paper's Tables 1 and 2, Sect. 4.2), over the predictions
-before NMS. The paper leaves the protocol open; :class:`Divergence` reports two readings of it.
+It is Spearman's rank correlation of both over the predictions before NMS (the paper's Tables 1 and 2, section 4.2). The
+paper does not define the protocol; :class:`Divergence` reports two.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def _order(values: Tensor, segments: Tensor, *, descending: bool = False) -> Ten
 class Divergence:
     """Rank correlation of score and IoU over a data set, in two protocols.
 
-    A prediction before NMS is a box with a score for each class. For every class c it is matched to the gt
-    of class c that its box overlaps most, the first of equals. IoU 0 with all of them is no match: such a
-    box says nothing about how well a gt is located. Crowd boxes take no part.
+    A prediction before NMS is a box with a score for each class. For every class c it is matched to the gt of class c
+    with which its box has the largest IoU, the first of equals. A prediction whose IoU with all of them is 0 is not
+    matched. Crowd boxes are ignored.
 
-    - per gt: rho of each gt's ``top_k`` matched predictions of highest score (of equal scores those of
-      lower index), without any threshold; then the mean over gts. A gt where rho is undefined (fewer than
-      2 matches, or all scores or all IoUs equal) is skipped and counted as such.
-    - pooled: one rho over all matched pairs (prediction, class) of the data set with score >
-      ``score_threshold`` and IoU >= ``iou_threshold``.
+    - per gt: rho of each gt's ``top_k`` matched predictions of highest score (of equal scores those of lower index),
+      without any threshold; then the mean over gts. A gt whose rho is undefined (fewer than 2 matches, or all scores or
+      all IoUs equal) is skipped and counted.
+    - pooled: one rho over all matched pairs (prediction, class) of the data set with score > ``score_threshold`` and
+      IoU >= ``iou_threshold``.
 
     Example (distributed: every rank updates with its own images)::
 
@@ -61,21 +61,31 @@ class Divergence:
         total.compute()
 
     Args:
-        top_k: predictions of a gt in the first protocol, >= 2.
-        score_threshold: of the second protocol, exclusive; applies to ``raw_scores`` where they are given.
+        top_k: predictions per gt in the first protocol, >= 2.
+        score_threshold: of the second protocol, exclusive; it applies to ``raw_scores`` if they are given.
         iou_threshold: of the second protocol, inclusive.
+        first_label: the label of score column 0, as in :func:`mlc_ext.task_targets`. Labels 1..C with C columns: 1.
+            MMDetection (0..C - 1), and torchvision (1..90 with 91 columns): 0.
+
+    Raises:
+        ValueError: top_k is below 2.
+
+    Source: paper section 4.2.
     """
 
-    def __init__(self, *, top_k: int = 50, score_threshold: float = 0.05, iou_threshold: float = 0.5) -> None:
+    def __init__(
+        self, *, top_k: int = 50, score_threshold: float = 0.05, iou_threshold: float = 0.5, first_label: int = 1
+    ) -> None:
         if top_k < 2:
             raise ValueError(f"Divergence: top_k must be at least 2, got {top_k}")
         self.top_k = top_k
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
+        self.first_label = first_label
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every image."""
+        """Removes all images."""
         self._rhos: list[Tensor] = []  # [K_i] float64 of an image's gts, NaN for skipped
         self._scores: list[Tensor] = []  # [M_i] float64, pooled pairs
         self._ious: list[Tensor] = []
@@ -85,22 +95,22 @@ class Divergence:
         """Adds one image.
 
         Args:
-            predictions: before NMS. ``boxes`` [P, 4] xyxy; ``scores`` [P, C], what the detector ranks by:
-                the class score, times predicted IoU or centerness where it has them; optional
-                ``raw_scores`` [P, C], the class scores that the detector thresholds, if they are not the
-                ones it ranks by.
-            targets: ``boxes`` [K, 4] in the coordinates of the predictions; ``labels`` [K] int64 in 1..C;
-                optional ``iscrowd`` [K]. On any device.
+            predictions: before NMS. ``boxes`` [P, 4] xyxy; ``scores`` [P, C], by which the detector ranks: the class
+                score, times the predicted IoU or centerness if it has them; optional ``raw_scores`` [P, C], the class
+                scores to which the detector applies its threshold, if these are others.
+            targets: ``boxes`` [K, 4] in the coordinates of the predictions; ``labels`` [K] int64 in first_label ..
+                first_label + C - 1; optional ``iscrowd`` [K]. On any device.
 
         Raises:
-            TypeError: labels are not int64. ValueError: shapes disagree, a label is out of range, or a
-            prediction is NaN or infinite.
+            TypeError: labels are not int64. ValueError: shapes disagree, a label is out of range, or a prediction is
+            NaN or infinite.
         """
         boxes, scores = _float32(predictions["boxes"]), _float32(predictions["scores"])
         raw_scores = predictions.get("raw_scores")
         raw_scores = scores if raw_scores is None else _float32(raw_scores)
         _check_predictions(boxes, scores, raw_scores)
-        gt_boxes, gt_labels = _countable_gts(targets, boxes, num_classes=scores.shape[1])
+        labels = range(self.first_label, self.first_label + scores.shape[1])
+        gt_boxes, gt_labels = _countable_gts(targets, boxes, labels)
         if gt_labels.numel() == 0:
             return
         pairs = [
@@ -131,16 +141,17 @@ class Divergence:
         ious, gts = _best_gt(boxes, gt_boxes[of_class])
         matched = torch.nonzero(ious > 0).flatten()
         ious, gts = ious[matched], of_class[gts[matched]]
-        pooled = (raw_scores[matched, label - 1] > self.score_threshold) & (ious >= self.iou_threshold)
-        return gts, scores[matched, label - 1], ious, pooled
+        column = label - self.first_label
+        pooled = (raw_scores[matched, column] > self.score_threshold) & (ious >= self.iou_threshold)
+        return gts, scores[matched, column], ious, pooled
 
     def compute(self) -> dict[str, float | int]:
         """Both protocols over all images so far.
 
         Returns:
-            ``per_gt``: mean rho over gts, NaN without any; ``per_gt_count``: gts in that mean;
-            ``per_gt_skipped``: gts where rho is undefined; ``pooled``: rho of the pooled pairs, NaN where
-            undefined; ``pooled_count``: their number.
+            ``per_gt``: mean rho over gts, NaN if there are none; ``per_gt_count``: the number of gts in that mean;
+            ``per_gt_skipped``: the number of gts whose rho is undefined; ``pooled``: rho of the pooled pairs, NaN if it
+            is undefined; ``pooled_count``: their number.
         """
         state = self.state_dict()
         rhos = state["rhos"]
@@ -154,7 +165,14 @@ class Divergence:
         }
 
     def merge(self, other: Divergence) -> Divergence:
-        """Adds the images of another accumulator of the same settings, which is left as it is -> self."""
+        """Adds the images of another accumulator, which does not change.
+
+        Returns:
+            self.
+
+        Raises:
+            ValueError: the settings differ.
+        """
         if self._settings() != other._settings():
             raise ValueError(f"Divergence.merge: settings differ: {self._settings()} and {other._settings()}")
         rhos, scores, ious = list(other._rhos), list(other._scores), list(other._ious)  # other may be self
@@ -164,7 +182,7 @@ class Divergence:
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """Settings and CPU tensors: all that :meth:`from_state_dict` needs, on another process or later."""
+        """The settings and the collected values as CPU tensors, for :meth:`from_state_dict`."""
         empty = torch.zeros(0, dtype=torch.float64)
         return {
             "settings": self._settings(),
@@ -175,7 +193,7 @@ class Divergence:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Divergence:
-        """The accumulator that ``state`` was taken from."""
+        """The accumulator of a :meth:`state_dict`."""
         divergence = cls(**state["settings"])
         divergence._rhos, divergence._scores, divergence._ious = (
             [state[name].clone()] for name in ("rhos", "scores", "ious")
@@ -187,11 +205,12 @@ class Divergence:
             "top_k": self.top_k,
             "score_threshold": self.score_threshold,
             "iou_threshold": self.iou_threshold,
+            "first_label": self.first_label,
         }
 
 
 def _best_gt(boxes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """[P, 4], [K, 4] -> (largest IoU [P], the first gt that has it [P]), holding a slice of the matrix."""
+    """Boxes [P, 4] and [K, 4] -> (largest IoU [P], the first gt that has it [P]), in slices of the matrix."""
     rows = max(1, _MATRIX_ENTRIES // len(gt_boxes))
     best = [box_iou(part, gt_boxes).max(1) for part in torch.split(boxes, rows)]
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
@@ -215,17 +234,17 @@ def _check_predictions(boxes: Tensor, scores: Tensor, raw_scores: Tensor) -> Non
             raise ValueError(f"Divergence: {name} must be finite, got {wrong[0]} ({wrong.numel()} in all)")
 
 
-def _countable_gts(targets: Mapping[str, Tensor], like: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Boxes [K, 4], as ``like`` in dtype and device, and labels [K] of the gts that are not crowd."""
+def _countable_gts(targets: Mapping[str, Tensor], like: Tensor, allowed: range) -> tuple[Tensor, Tensor]:
+    """Boxes [K, 4], in dtype and on the device of ``like``, and labels [K] of the gts that are not crowd."""
     boxes, labels = targets["boxes"].detach().to(like), targets["labels"].to(like.device)
     if labels.dim() != 1 or boxes.shape != (len(labels), 4):
         shapes = f"{list(boxes.shape)} and {list(labels.shape)}"
         raise ValueError(f"Divergence: gt boxes must have shape [K, 4] and labels [K], got {shapes}")
     if labels.dtype != torch.int64:
         raise TypeError(f"Divergence: labels must be int64, got {labels.dtype}")
-    wrong = labels[(labels < 1) | (labels > num_classes)]
+    wrong = labels[(labels < allowed.start) | (labels >= allowed.stop)]
     if wrong.numel() > 0:
-        raise ValueError(f"Divergence: labels must be in 1..{num_classes}, got {wrong[0]}")
+        raise ValueError(f"Divergence: labels must be in {allowed.start}..{allowed.stop - 1}, got {wrong[0]}")
     if (iscrowd := targets.get("iscrowd")) is None:
         return boxes, labels
     if iscrowd.shape != labels.shape:

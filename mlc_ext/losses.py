@@ -1,13 +1,13 @@
-"""Losses of dense detectors and of the method, as sums: the caller divides by its :func:`normalizer`.
+"""Losses of dense detectors and of the method. Each is a sum, which the caller divides by its :func:`normalizer`.
 
-Rules that hold for every loss here:
+For every loss:
 
-- Half inputs are computed and returned in float32; float64 stays float64.
-- ``weights`` (or a bool mask) are constants, one per prior. An entry of weight 0 adds nothing to the loss and
-  the gradient, whatever its values. Nothing is indexed by a mask: no host synchronization.
-- No priors, or none selected: 0, still connected to the predictions, so that every parameter gets a gradient
-  on every rank of a distributed run.
-- Shapes that disagree, options out of their range: ValueError; a wrong dtype: TypeError.
+- Half-precision inputs are computed and returned in float32; float64 stays float64.
+- ``weights`` (or a bool mask) are constants, one per prior. A prior of weight 0 adds nothing to the loss and the
+  gradient, whatever its values. Nothing is indexed by a mask, which would synchronize the host.
+- Without priors, or without selected ones, the loss is 0 and still part of the graph, so that every parameter gets a
+  gradient on every rank of a distributed run.
+- ValueError: shapes disagree, or an option is out of its range. TypeError: a dtype is wrong.
 """
 
 from __future__ import annotations
@@ -40,15 +40,18 @@ def smooth_l1(predictions: Tensor, targets: Tensor, weights: Tensor | None = Non
     """Sum of the smooth L1 losses: d^2 / (2 beta) for |d| < beta, else |d| - beta / 2; L1 for beta = 0.
 
     Args:
-        predictions: [N, D] floating point, of any unit (RetinaNet: box deltas, D = 4).
+        predictions: [N, D] floating point, in any unit (RetinaNet: box deltas, D = 4).
         targets: [N, D]. Constants.
         weights: [N] weights or mask of the rows, None for 1.
-        beta: >= 0, in the predictions' unit.
+        beta: >= 0, in the unit of predictions.
 
     Returns:
         Scalar sum over N and D.
 
-    Source: Girshick 2015, Eq. 3, with the scale that MMDetection and torch call beta.
+    Raises:
+        TypeError: a dtype is not floating point. ValueError: shapes disagree, or beta is negative.
+
+    Source: Girshick 2015, Eq. 3, with the scale beta of MMDetection and torch.
     """
     _check_pair("smooth_l1", "predictions", predictions, "targets", targets)
     if predictions.dim() != 2:
@@ -63,7 +66,19 @@ def smooth_l1(predictions: Tensor, targets: Tensor, weights: Tensor | None = Non
 
 
 def l1_loss(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Sum of |predictions - targets|: :func:`smooth_l1` with beta = 0."""
+    """Sum of |predictions - targets|: :func:`smooth_l1` with beta = 0.
+
+    Args:
+        predictions: [N, D] floating point, in any unit.
+        targets: [N, D]. Constants.
+        weights: [N] weights or mask of the rows, None for 1.
+
+    Returns:
+        Scalar sum over N and D.
+
+    Raises:
+        TypeError, ValueError: as :func:`smooth_l1`.
+    """
     return smooth_l1(predictions, targets, weights, beta=0.0)
 
 
@@ -76,7 +91,10 @@ def binary_cross_entropy_loss(logits: Tensor, targets: Tensor, weights: Tensor |
         weights: [N] weights or mask (0 for ignored priors), None for 1.
 
     Returns:
-        Scalar sum.
+        Scalar sum over N.
+
+    Raises:
+        TypeError: a dtype is not floating point. ValueError: shapes disagree.
     """
     _check_vectors("binary_cross_entropy_loss", "logits", logits, "targets", targets, weights)
     logits, targets = _aligned(logits, targets.detach())
@@ -89,10 +107,13 @@ def centerness_target(ltrb: Tensor) -> Tensor:
     """FCOS's centerness of points: sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)).
 
     Args:
-        ltrb: [..., 4] distances to the left, top, right and bottom side of the gt box, in any one unit.
+        ltrb: [..., 4] distances to the left, top, right and bottom side of the gt box, in any unit.
 
     Returns:
-        [...] in [0, 1], at least float32: 1 at the center, 0 on a side and outside the box.
+        [...] in [0, 1], at least float32: 1 at the center, 0 on a side and outside the box. A constant.
+
+    Raises:
+        TypeError: ltrb is not floating point. ValueError: its last dimension is not 4.
 
     Source: Tian et al. 2019, Eq. 3.
     """
@@ -113,6 +134,14 @@ def centerness_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = No
         logits: [N] centerness logits.
         targets: [N] of :func:`centerness_target`.
         weights: [N] weights or mask of the positives, None for 1.
+
+    Returns:
+        Scalar sum over N.
+
+    Raises:
+        TypeError: a dtype is not floating point. ValueError: shapes disagree.
+
+    Source: Tian et al. 2019.
     """
     return binary_cross_entropy_loss(logits, targets, weights)
 
@@ -126,10 +155,15 @@ def iou_rescoring_loss(
         iou_logits: [N] logits of the predicted IoU.
         target_ious: [N] I_j in [0, 1], the IoU of the decoded box with its gt.
         weights: [N] weights or the mask of A+cls u A+loc, None for 1.
-        detach_target: whether I_j is a constant; otherwise the boxes are drawn toward the predicted IoU too.
+        detach_target: whether I_j is a constant. If not, the loss has a gradient with respect to the boxes too.
 
     Returns:
-        Scalar sum.
+        Scalar sum over N.
+
+    Raises:
+        TypeError: a dtype is not floating point. ValueError: shapes disagree.
+
+    Source: paper Eq. 10.
     """
     _check_vectors("iou_rescoring_loss", "iou_logits", iou_logits, "target_ious", target_ious, weights)
     if detach_target:
@@ -145,10 +179,13 @@ def prediction_alignment_loss(scores: Tensor, ious: Tensor, weights: Tensor | No
     Args:
         scores: [N] S_j in [0, 1], the sigmoid score of the class of the prior's gt.
         ious: [N] I_j in [0, 1], the IoU of the decoded box with its gt.
-        weights: [N] weights or the mask of the baseline positives, None for 1.
+        weights: [N] weights or the mask of the baseline's positives, None for 1.
 
     Returns:
-        Scalar sum.
+        Scalar sum over N.
+
+    Raises:
+        TypeError: a dtype is not floating point. ValueError: shapes disagree.
     """
     _check_vectors("prediction_alignment_loss", "scores", scores, "ious", ious, weights)
     scores, ious = _aligned(scores, ious)
@@ -156,9 +193,16 @@ def prediction_alignment_loss(scores: Tensor, ious: Tensor, weights: Tensor | No
 
 
 def reduce_mean(value: Tensor) -> Tensor:
-    """The mean of a tensor over the ranks of torch.distributed, as a constant of at least float32.
+    """The mean of a tensor over the ranks of torch.distributed. No host synchronization.
 
-    Without an initialized process group the value itself. Every rank must call it; the host does not wait.
+    Args:
+        value: a tensor on the rank's device. Every rank must call this with a tensor of the same shape.
+
+    Returns:
+        The mean, a constant of at least float32; the value itself without an initialized process group.
+
+    Raises:
+        TypeError: value is not a tensor.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"reduce_mean: value must be a tensor on the rank's device, got {value!r}")
@@ -171,17 +215,33 @@ def reduce_mean(value: Tensor) -> Tensor:
 
 
 def count_per_image(mask: Tensor, num_images: int) -> Tensor:
-    """The Trues of an [N] mask over a batch, at least one counted for every image, as MMDetection's anchor heads do.
+    """The number of True of a mask, at least one per image, as in MMDetection's anchor heads.
 
-    For FCOS, which counts over the whole batch, ``mask.sum()`` is right.
+    FCOS counts over the whole batch: there it is ``mask.sum()``.
+
+    Args:
+        mask: [num_images * A] bool, the images one after another.
+        num_images: the number of images in the batch.
+
+    Returns:
+        Scalar int64.
     """
     return mask.view(num_images, -1).sum(1).clamp(min=1).sum()
 
 
 def normalizer(count: Tensor) -> Tensor:
-    """What a rank's sum of losses is divided by: the count of positives averaged over ranks, of at least 1 in all.
+    """The divisor of a rank's sum of losses: the mean over ranks of the count of positives, their sum at least 1.
 
-    The mean of the ranks' losses then is the loss of one process with all their images, however few the positives.
+    With it the mean of the ranks' losses equals the loss of one process that has all images, however few the positives.
+
+    Args:
+        count: scalar tensor, the rank's number of positives, on the rank's device. Every rank must call this.
+
+    Returns:
+        Scalar of at least float32, a constant.
+
+    Raises:
+        TypeError: count is not a tensor.
     """
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     return reduce_mean(count).clamp(min=1 / ranks)
@@ -192,13 +252,13 @@ def _upcast(x: Tensor) -> Tensor:
 
 
 def _aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in one dtype of at least float32: autocast leaves a branch in half while its target is float32."""
+    """Both in one dtype of at least float32. Under autocast the logits may be in half precision, the target not."""
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     return a.to(dtype), b.to(dtype)
 
 
 def _select(x: Tensor, weights: Tensor | None) -> Tensor:
-    """[N, ...] with zeros where the weight is 0: an infinity there reaches neither loss nor gradient."""
+    """x [N, ...] with zeros where the weight is 0, so that infinite values there do not reach the loss and gradient."""
     if weights is None:
         return x
     return torch.where((weights != 0).view(-1, *(1,) * (x.dim() - 1)), x, 0)
@@ -227,7 +287,7 @@ def _check_pair(op: str, name: str, x: Tensor, target_name: str, target: Tensor)
 
 
 def _check_vectors(op: str, name: str, x: Tensor, target_name: str, target: Tensor, weights: Tensor | None) -> None:
-    """Broadcasting [N, 1] against [N] would sum N^2 terms in silence."""
+    """Checks for one dimension: [N, 1] and [N] would broadcast to N^2 terms without an error."""
     if x.dim() != 1:
         raise ValueError(f"{op}: {name} must have shape [N], got {list(x.shape)}")
     _check_pair(op, name, x, target_name, target)

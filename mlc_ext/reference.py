@@ -1,4 +1,4 @@
-"""Every operator in plain torch: the specification that the kernels are tested against, slow and readable."""
+"""Every operator in plain torch, slow and readable: the kernels are tested against it."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bi
 def mutual_labels(
     scores: Tensor,
     ious: Tensor,
-    segment_ids: Tensor,
+    candidate_gt: Tensor,
     baseline_labels: Tensor,
-    num_segments: int,
+    num_gts: int,
     *,
     alpha: float,
     degenerate: str = "baseline",
@@ -85,15 +85,15 @@ def mutual_labels(
 ) -> MutualLabels:
     """See :func:`mlc_ext.mutual_labels`."""
     compute = torch.promote_types(scores.dtype, torch.float32)
-    candidate, gt = segment_ids >= 0, segment_ids.clamp(min=0)
+    candidate, gt = candidate_gt >= 0, candidate_gt.clamp(min=0)
 
     def task(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tau = segmented_otsu(values, segment_ids, num_segments, bins=bins)
+        tau = segmented_otsu(values, candidate_gt, num_gts, bins=bins)
         labels, weights = baseline_labels.to(torch.int8).clone(), (baseline_labels != IGNORED).to(compute)
-        if num_segments == 0:
+        if num_gts == 0:
             return labels, weights, tau
         above = values > tau[gt]
-        splittable = torch.zeros(num_segments, dtype=torch.bool)
+        splittable = torch.zeros(num_gts, dtype=torch.bool)
         splittable[gt[candidate & above]] = True
         decided = candidate & (splittable[gt] | (degenerate == "literal"))
         margin = (values.to(compute) - tau[gt].to(compute)).abs() ** alpha

@@ -24,6 +24,7 @@ done
 "$python" -m pip wheel -qq --no-build-isolation --no-deps -w dist "$source_tree"
 wheel=$(echo dist/*.whl)
 "$python" - "$wheel" << 'EOF'
+import re
 import sys
 import zipfile
 
@@ -34,9 +35,13 @@ cached = [n for n in names if "__pycache__" in n or "/tests/" in n or n.endswith
 assert not cached, f"build litter in the wheel: {cached[:5]}"
 libraries = [n for n in names if n.endswith(".so")]
 assert len([n for n in libraries if n.startswith("mlc_ext/_C.")]) == 1, f"libraries in the wheel: {libraries}"
-needed_files = ("mlc_ext/__init__.py", "mlc_ext/csrc/library.cpp")
+needed_files = ("mlc_ext/__init__.py", "mlc_ext/py.typed", "mlc_ext/csrc/library.cpp")
 for needed in (*needed_files, "mlc_ext/detectors/cli.py", "mlc_ext/detectors/reporting/viewer.js"):
     assert needed in names, f"the wheel lacks {needed}"
+metadata = next(n for n in names if n.endswith(".dist-info/METADATA"))
+lines = zipfile.ZipFile(sys.argv[1]).read(metadata).decode().splitlines()
+required = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
+assert sorted(re.findall(r"Requires-Dist: ([\w-]+)", "\n".join(required))) == ["numpy", "torch"], required
 print(f"{sys.argv[1]}: {len(names)} files, {sum(i.file_size for i in zipfile.ZipFile(sys.argv[1]).infolist()) / 1e6:.1f} MB")
 EOF
 

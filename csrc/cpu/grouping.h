@@ -18,9 +18,10 @@ struct Groups {
 };
 
 // place(i, position) is called once for every i with ids[i] >= 0; members keep their order within a group.
-// Ids outside [-1, num_segments) raise ValueError.
+// Ids outside [-1, num_segments) raise ValueError; `name` is the operator's name for them.
 template <typename Place>
-Groups group_by_segment(const char* op, const int64_t* ids, int64_t n, int64_t num_segments, const Place& place) {
+Groups group_by_segment(const char* op, const char* name, const int64_t* ids, int64_t n, int64_t num_segments,
+                        const Place& place) {
   // One table of counts a chunk: more chunks than n / K would spend their time on the tables.
   const int64_t chunks = std::min(num_chunks(n, 16384), std::max<int64_t>(1, 4 * n / (num_segments + 1)));
   auto cursors = buffer<int64_t>(chunks * num_segments);
@@ -38,7 +39,7 @@ Groups group_by_segment(const char* op, const int64_t* ids, int64_t n, int64_t n
     }
   });
   if (int64_t i = bad.get(); i != FirstIndex::none) {
-    fail("ValueError", op, "segment_ids[", i, "] is ", ids[i], ", outside [-1, ", num_segments, ")");
+    fail("ValueError", op, name, "[", i, "] is ", ids[i], ", outside [-1, ", num_segments, ")");
   }
   Groups groups;
   groups.num_segments = num_segments;

@@ -173,7 +173,7 @@ class Matcher {
     for (int64_t i = begin(block); i < end(block); ++i) {
       const int32_t forcing = forced[i - begin(block)];
       labels[i] = rule_.label(best[i], forcing >= 0, false);
-      const int gt = rule_.matched_gt(best[i], best_gt[i], forcing);
+      const int gt = rule_.candidate_gt(best[i], best_gt[i], forcing);
       matched[i] = gt >= 0 ? first + gt : -1;
       ious[i] = static_cast<scalar_t>(best[i]);
     }

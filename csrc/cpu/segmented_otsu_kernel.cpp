@@ -21,8 +21,9 @@ Tensor segmented_otsu(const Tensor& values, const Tensor& segment_ids, int64_t n
     using T = compute_t<scalar_t>;
     const scalar_t* in = values_c.const_data_ptr<scalar_t>();
     auto gathered = buffer<T>(n);
-    const Groups groups = group_by_segment(
-        kOp, ids, n, num_segments, [&](int64_t i, int64_t position) { gathered[position] = static_cast<T>(in[i]); });
+    const Groups groups = group_by_segment(kOp, "segment_ids", ids, n, num_segments, [&](int64_t i, int64_t position) {
+      gathered[position] = static_cast<T>(in[i]);
+    });
     scalar_t* out = thresholds.mutable_data_ptr<scalar_t>();
     std::atomic<bool> finite{true};
     for_each_group_with(

@@ -67,11 +67,11 @@ std::tuple<Tensor, Tensor> segmented_spearman(const Tensor& x, const Tensor& y, 
     const scalar_t* a = x_c.const_data_ptr<scalar_t>();
     const scalar_t* b = y_c.const_data_ptr<scalar_t>();
     auto gathered_x = buffer<T>(n), gathered_y = buffer<T>(n);
-    const Groups groups =
-        group_by_segment(kOp, ids_c.const_data_ptr<int64_t>(), n, num_segments, [&](int64_t i, int64_t position) {
-          gathered_x[position] = static_cast<T>(a[i]);
-          gathered_y[position] = static_cast<T>(b[i]);
-        });
+    const Groups groups = group_by_segment(kOp, "segment_ids", ids_c.const_data_ptr<int64_t>(), n, num_segments,
+                                           [&](int64_t i, int64_t position) {
+                                             gathered_x[position] = static_cast<T>(a[i]);
+                                             gathered_y[position] = static_cast<T>(b[i]);
+                                           });
     // A group that outweighs all others: its sides are ranked side by side. There is one at the most.
     const int64_t share = std::max<int64_t>(groups.total() / 2 + 1, 32768);
     for_each_group_with(

@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kThreads)
       }
       const int64_t to = b * num_priors + at.index;
       labels[to] = rule.label(T(0), true, false);
-      matched[to] = range.begin + rule.matched_gt(T(0), own_best, forcing);
+      matched[to] = range.begin + rule.candidate_gt(T(0), own_best, forcing);
     }
   }
 }

@@ -1,6 +1,7 @@
 // Thresholds of all groups, of one array of values or two.
 #pragma once
 
+#include "../mutual_labels.h"
 #include "block_otsu.cuh"
 #include "grouping.cuh"
 #include "warp_otsu.cuh"
@@ -16,7 +17,7 @@ struct OtsuTask {
 template <typename scalar_t>
 struct OtsuTasks {
   OtsuTask<scalar_t> task[2];
-  // [K] or null: the thresholds of both tasks again; NaN where nothing is above it, unless `literal`
+  // [K] or null: the deciding_threshold of both tasks (csrc/mutual_labels.h)
   ValuePair<scalar_t>* judged_by;
   bool literal;
 };
@@ -27,8 +28,8 @@ __device__ __forceinline__ void store_threshold(const OtsuTasks<scalar_t>& tasks
   const scalar_t threshold = static_cast<scalar_t>(result.threshold);
   (t == 0 ? tasks.task[0] : tasks.task[1]).thresholds[k] = threshold;  // an index would copy tasks to local memory
   if (!tasks.judged_by) return;
-  const bool splittable = result.largest > static_cast<T>(threshold);
-  tasks.judged_by[k].of[t] = splittable || tasks.literal ? threshold : static_cast<scalar_t>(static_cast<T>(NAN));
+  const T deciding = deciding_threshold(static_cast<T>(threshold), result.largest, tasks.literal);
+  tasks.judged_by[k].of[t] = static_cast<scalar_t>(deciding);
 }
 
 constexpr int kSortingWarps = 8;  // of a block, at most: each has shared memory for what it sorts

@@ -78,7 +78,7 @@ class MaxIoUAssigner:
             crowd=_to_device(is_crowd, torch.bool, device) if any(is_crowd) else None,
             crowd_iof=self.crowd_iof,
         )
-        labels, gt = matched.labels.flatten(), matched.matched_gt
+        labels, gt = matched.labels.flatten(), matched.candidate_gt
         if any(is_crowd):  # the operator counts crowd boxes, an Assignment does not
             crowds_before = [0, *accumulate(len(crowd) for crowd in crowds)][:-1]
             gt = torch.where(gt >= 0, gt - _to_device(crowds_before, torch.int64, device)[:, None], gt)

@@ -1,4 +1,4 @@
-"""One file an operator: its public function, fake (shapes without data), autograd and autocast."""
+"""One file per operator: its public function, fake kernel (shapes without data), autograd and autocast."""
 
 from .box_iou import box_iou
 from .iou_loss import iou_loss

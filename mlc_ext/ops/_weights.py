@@ -1,4 +1,4 @@
-"""Weights of the losses' rows."""
+"""Weights of the rows of a loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .._errors import check_tensors
 
 
 def row_weights(op: str, weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Weights or a mask as the operator takes them: constants of the type in which a loss of `dtype` is computed."""
+    """Weights or a mask in the form of the operators: constants of the dtype in which a loss of `dtype` is computed."""
     if weights is None:
         return None
     check_tensors(op, weights=weights)

@@ -18,7 +18,7 @@ class MatchedBoxes(NamedTuple):
 
     labels: Tensor
     """[B, A] int8: 1 positive, 0 negative, -1 ignored."""
-    matched_gt: Tensor
+    candidate_gt: Tensor
     """[B, A] int64: the gt, an index of ``gt_boxes``, of which the prior is a candidate; -1 for none."""
     ious: Tensor
     """[B, A]: the prior's largest IoU with a gt of its image."""
@@ -39,8 +39,8 @@ def match_boxes(
     """Assigns every prior of every image as Faster R-CNN and RetinaNet do. The A x K matrix of IoUs is never stored.
 
     A prior is positive if its largest IoU is at least ``high``, or if no prior has a larger IoU with some gt
-    (``forced``). Otherwise it is negative if its largest IoU is below ``low``, else ignored. ``matched_gt`` has the gts
-    of the ignored priors too: they are candidates of mutual labeling.
+    (``forced``). Otherwise it is negative if its largest IoU is below ``low``, else ignored. ``candidate_gt`` has
+    the gts of the ignored priors too: they are candidates of mutual labeling.
 
     Args:
         priors: [A, 4] floating point xyxy, the same in every image.
@@ -60,7 +60,7 @@ def match_boxes(
         crowd_iof: in (0, 1].
 
     Returns:
-        :class:`MatchedBoxes` (labels, matched_gt, ious).
+        :class:`MatchedBoxes` (labels, candidate_gt, ious).
 
     Raises:
         TypeError: a dtype is wrong. ValueError: shapes or devices disagree, a threshold is outside [0, 1], low > high,

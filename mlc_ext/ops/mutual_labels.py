@@ -1,4 +1,4 @@
-"""mutual_labels: Eq. 4-8 for every prior at once. The rule and its contract: csrc/mutual_labels.h."""
+"""mutual_labels: Eq. 4-8 for all priors. The rule and its contract: csrc/mutual_labels.h."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, choice
-from ._register import SEGMENTS_INSTEAD, fake_of, float32_under_autocast, refuse_vmap
+from ._register import fake_of, float32_under_autocast, refuse_vmap
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
 class MutualLabels(NamedTuple):
-    """What mutual labeling decides for N priors and K gts."""
+    """The result of :func:`mutual_labels` for N priors and K gts."""
 
     cls_labels: Tensor
     """[N] int8: 1 positive, 0 negative, -1 ignored for classification (A+cls, A-cls and A-)."""
@@ -33,25 +33,27 @@ class MutualLabels(NamedTuple):
 def mutual_labels(
     scores: Tensor,
     ious: Tensor,
-    segment_ids: Tensor,
+    candidate_gt: Tensor,
     baseline_labels: Tensor,
-    num_segments: int,
+    num_gts: int,
     *,
     alpha: float,
     degenerate: str = "baseline",
     bins: int | None = None,
 ) -> MutualLabels:
-    """Labels and weights of both tasks: a good box makes a classification positive, a good score a localization
-    positive.
+    """Labels and weights of both tasks, by mutual labeling.
+
+    A candidate whose IoU is above the threshold of its gt is a positive of classification; one whose score is above it
+    is a positive of localization.
 
     Args:
-        scores: [N] S_j, the sigmoid score of prior j for the class of its gt. Constants, as all inputs.
+        scores: [N] S_j, the sigmoid score of prior j for the class of its gt. All inputs are constants.
         ious: [N] I_j, the IoU of j's decoded box with its gt; dtype of scores.
-        segment_ids: [N] int64, the gt whose candidate the prior is (over the whole batch), -1 for none.
+        candidate_gt: [N] int64, the gt (of the whole batch) of which the prior is a candidate, -1 for none.
         baseline_labels: [N] int8 (or any integer type), the baseline's assignment: 1 positive, 0 negative, -1 ignored.
-        num_segments: K, the number of gts in the batch.
+        num_gts: K, the number of gts of the batch.
         alpha: exponent of the weights of originally ignored priors. The paper: FCOS- 0, RetinaNet 0.5, RPN 2.
-        degenerate: what a task does with a gt whose values are all equal and cannot be split: "baseline" keeps the
+        degenerate: the rule of a task for a gt whose values are all equal and cannot be split: "baseline" keeps the
             baseline's assignment of its candidates, "literal" follows Eq. 4-6 (no positive).
         bins: as in :func:`segmented_otsu`.
 
@@ -59,12 +61,12 @@ def mutual_labels(
         :class:`MutualLabels`. Priors that are candidates of no gt keep the baseline's classification label.
 
     Raises:
-        TypeError: a dtype is wrong. ValueError: shapes disagree, an option is unknown, or (CPU only) an id is out of
-        range, a value is not finite, a baseline positive belongs to no gt.
+        TypeError: a dtype is wrong. ValueError: shapes disagree, an option is unknown, or (CPU only) an index
+        is out of range, a value is not finite, or a baseline positive is a candidate of no gt.
 
     Source: paper Eq. 4-8.
     """
-    check_tensors("mutual_labels", scores=scores, ious=ious, segment_ids=segment_ids, baseline_labels=baseline_labels)
+    check_tensors("mutual_labels", scores=scores, ious=ious, candidate_gt=candidate_gt, baseline_labels=baseline_labels)
     choice("mutual_labels", "degenerate", degenerate, ("baseline", "literal"))
     if baseline_labels.is_floating_point() or baseline_labels.is_complex():
         raise TypeError(f"mutual_labels: baseline_labels must be an integer tensor, got {baseline_labels.dtype}")
@@ -75,9 +77,9 @@ def mutual_labels(
             torch.ops.mlc_ext.mutual_labels,
             scores.detach(),
             ious.detach(),
-            segment_ids,
+            candidate_gt,
             baseline_labels,
-            num_segments,
+            num_gts,
             alpha,
             degenerate == "literal",
             bins,
@@ -89,9 +91,9 @@ def mutual_labels(
 def _(
     scores: Tensor,
     ious: Tensor,
-    segment_ids: Tensor,
+    candidate_gt: Tensor,
     baseline_labels: Tensor,
-    num_segments: int,
+    num_gts: int,
     alpha: float,
     literal: bool,
     bins: int | None = None,
@@ -103,10 +105,10 @@ def _(
         return scores.new_empty(scores.shape)
 
     def thresholds() -> Tensor:
-        return scores.new_empty((num_segments,))
+        return scores.new_empty((num_gts,))
 
     return labels(), labels(), weights(), weights(), thresholds(), thresholds()
 
 
 float32_under_autocast("mutual_labels")
-refuse_vmap("mutual_labels", SEGMENTS_INSTEAD)
+refuse_vmap("mutual_labels", "give the samples gt indices of their own and call it once")

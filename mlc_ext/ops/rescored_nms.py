@@ -15,11 +15,11 @@ class NmsResult(NamedTuple):
     """Fixed-size result of :func:`batched_rescored_nms`; M = min(max_detections, N)."""
 
     keep: Tensor
-    """[B, M] int64: indices into N, best first, -1 behind an image's last."""
+    """[B, M] int64: indices into N, best first, filled up with -1."""
     scores: Tensor
-    """[B, M]: score x quality of the kept, 0 behind the last."""
+    """[B, M]: score x quality of the kept boxes, filled up with 0."""
     counts: Tensor
-    """[B] int64: how many were kept."""
+    """[B] int64: the number of kept boxes."""
 
 
 def check_nms_tensors(op: str, boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | None) -> None:
@@ -37,13 +37,13 @@ def rescored_nms(
         boxes: [N, 4] floating point xyxy.
         scores: [N] class scores, dtype of boxes. A score of -inf is padding and never kept.
         quality: [N] predicted IoU or centerness in [0, 1], or None to rank by the score alone.
-        labels: [N] int64; boxes suppress boxes of their own label only. None: all are of one class. Coordinates are
-            never shifted to keep classes apart.
+        labels: [N] int64; a box suppresses boxes of its own label only. None: all have one label. Coordinates are not
+            shifted to separate the classes, which would round them.
         iou_threshold: in [0, 1]; a box is dropped iff its IoU with an earlier kept one is above it.
 
     Returns:
-        [n] int64 indices of the kept boxes, best first; equal products keep the lower index first. On CUDA this
-        length costs one synchronization; :func:`batched_rescored_nms` has none.
+        [n] int64 indices of the kept boxes, best first; of equal products the lower index first. On CUDA the length n
+        costs one synchronization; :func:`batched_rescored_nms` has none.
 
     Raises:
         TypeError: a dtype is wrong. ValueError: shapes or devices disagree, threshold out of range, NaN (CPU only).
@@ -80,8 +80,9 @@ def batched_rescored_nms(
         scores: [B, N]; quality: [B, N] or None; labels: [B, N] int64 or None. As in :func:`rescored_nms`.
         iou_threshold: in [0, 1].
         score_threshold: candidates are boxes whose raw score (not the product) is above it, strictly.
-        pre_nms_top_k: candidates of an image that enter suppression, by score x quality; None for all.
-        max_detections: kept boxes of an image; None for all.
+        pre_nms_top_k: the number of candidates per image that enter suppression, those of highest score x quality;
+            None for all.
+        max_detections: the largest number of kept boxes per image; None for all.
 
     Returns:
         :class:`NmsResult` (keep, scores, counts).

@@ -12,10 +12,10 @@ from ._register import SEGMENTS_INSTEAD, fake_of, float32_under_autocast, refuse
 def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bins: int | None = None) -> Tensor:
     """Otsu's threshold of every group of values (the tau of Eq. 4-8).
 
-    A value is positive iff ``value > threshold``. The threshold is exact: of all cuts between two distinct sorted
-    values the one with the largest between-class variance, the first of equals; the threshold is the largest value
-    of the lower class. Sums are exact integers, so the result does not depend on the order of the values and is the
-    same bit for bit on CPU and CUDA.
+    A value is positive iff ``value > threshold``. Of all cuts between two distinct sorted values, the one with the
+    largest between-class variance is taken, the first of equals; the threshold is the largest value of the lower class.
+    The sums are computed in exact integer arithmetic: the result does not depend on the order of the values and has the
+    same bits on CPU and CUDA.
 
     Args:
         values: [N] floating point, finite. Constants: no gradient flows.

@@ -12,8 +12,8 @@ from ._register import SEGMENTS_INSTEAD, fake_of, float32_under_autocast, refuse
 def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     """Spearman's rank correlation of every group of pairs; equal values share the average of their ranks.
 
-    Ranks are held as whole numbers, so the sums are exact: the result does not depend on the order of the pairs and is
-    the same bit for bit on CPU and CUDA.
+    The sums are computed in exact integer arithmetic: the result does not depend on the order of the pairs and has the
+    same bits on CPU and CUDA.
 
     Args:
         x: [N] real numbers. Floating point; other types, and pairs of two types, are compared as float64.

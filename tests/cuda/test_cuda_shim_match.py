@@ -9,7 +9,7 @@ from mlc_ext.ops.match_boxes import _FORCED
 
 
 def shim_match(library, priors, gts, offsets, crowd, rule):  # noqa: F811
-    """-> labels, matched_gt, ious; every element starts as 77."""
+    """-> labels, candidate_gt, ious; every element starts as 77."""
     batch, n = len(offsets) - 1, len(priors)
     labels, matched = torch.full((batch, n), 77, dtype=torch.int8), torch.full((batch, n), 77)
     ious = priors.new_full((batch, n), 77)
@@ -27,7 +27,7 @@ def check(library, priors, gts, counts, crowd=None, **rule):  # noqa: F811
     expected = mlc_ext.match_boxes(priors, gts, offsets, crowd=crowd, **rule)
     labels, matched, ious = shim_match(library, priors, gts, offsets, crowd, rule)
     assert torch.equal(labels, expected.labels)
-    assert torch.equal(matched, expected.matched_gt)
+    assert torch.equal(matched, expected.candidate_gt)
     same_bits(ious, expected.ious)
     return expected
 
@@ -50,10 +50,10 @@ def test_ties_and_several_forcing_gts(library):  # noqa: F811
         gts = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(count, 1)
         priors = torch.tensor([[0.0, 0.0, 2.0, 8.0], [6.0, 0.0, 8.0, 8.0], [0.0, 0.0, 1.0, 8.0]])
         last = count - 1
-        assert check(library, priors, gts, [count], high=0.5, low=0.4).matched_gt.tolist() == [[last, last, -1]]
+        assert check(library, priors, gts, [count], high=0.5, low=0.4).candidate_gt.tolist() == [[last, last, -1]]
         # not forced: the first of equals
         rule = {"high": 0.5, "low": 0.1, "forced": None}
-        assert check(library, priors, gts, [count], **rule).matched_gt.tolist() == [[0, 0, 0]]
+        assert check(library, priors, gts, [count], **rule).candidate_gt.tolist() == [[0, 0, 0]]
 
 
 def test_a_gts_best_prior_may_be_in_any_block(library):  # noqa: F811
@@ -92,7 +92,7 @@ def test_malformed_offsets_stay_inside_the_gts(library):  # noqa: F811
     whole = mlc_ext.match_boxes(priors, gts, torch.tensor([0, 6]), high=0.5, low=0.4)
     offsets = torch.tensor([-(2**62), 2**62, 3, -5, -7])  # all six, then falling, falling, below 0
     labels, matched, ious = shim_match(library, priors, gts, offsets, None, rule)
-    assert torch.equal(labels[0], whole.labels[0]) and torch.equal(matched[0], whole.matched_gt[0])
+    assert torch.equal(labels[0], whole.labels[0]) and torch.equal(matched[0], whole.candidate_gt[0])
     same_bits(ious[0], whole.ious[0])
     assert (labels[1:] == 0).all() and (matched[1:] == -1).all() and (ious[1:] == 0).all()
 
@@ -114,7 +114,7 @@ def test_gts_at_the_edge_of_a_hull(library, dtype):  # noqa: F811
     gts = torch.tensor(gts, dtype=dtype)
     found = check(library, priors, gts, [6], high=0.5, low=0.01)
     assert found.ious[0, 31] > 0 and found.labels[0, 31] == 1  # its sliver is the second gt's best
-    assert found.matched_gt[0, 0] == 5 and (found.matched_gt != 2).all() and (found.matched_gt != 3).all()
+    assert found.candidate_gt[0, 0] == 5 and (found.candidate_gt != 2).all() and (found.candidate_gt != 3).all()
     for crowd_iof in (1e-6, 0.5):
         everyone = torch.ones(6, dtype=torch.bool)
         labels = check(library, priors, gts, [6], everyone, high=0.5, low=0.4, crowd_iof=crowd_iof).labels[0]
@@ -127,7 +127,7 @@ def test_warps_in_part_and_past_the_end(library, n):  # noqa: F811
     priors = lattice(n)
     gts = torch.cat([priors[-1:] + 1, priors[:1] + 1, priors[n // 2 :][:1] - 1])
     found = check(library, priors, gts, [3], high=0.7, low=0.3)
-    assert found.matched_gt[0, -1] >= 0
+    assert found.candidate_gt[0, -1] >= 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

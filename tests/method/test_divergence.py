@@ -222,6 +222,21 @@ def test_monotone_transforms_of_scores_change_nothing(seed):
         assert run([(transformed, targets)]).compute() == pytest.approx(want, abs=1e-15, nan_ok=True)
 
 
+@pytest.mark.parametrize("first_label", [0, 7])
+def test_labels_may_start_anywhere(first_label):
+    predictions, targets = random_image(rng(11), *BUSY)
+    want = run([(predictions, targets)]).compute()
+    shifted = targets | {"labels": targets["labels"] - 1 + first_label}
+    divergence = run([(predictions, shifted)], first_label=first_label)
+    assert divergence.compute() == pytest.approx(want, nan_ok=True)
+    assert Divergence.from_state_dict(divergence.state_dict()).first_label == first_label
+    last = first_label + predictions["scores"].shape[1] - 1
+    for wrong in (first_label - 1, last + 1):
+        labels = torch.full_like(targets["labels"], wrong)
+        with pytest.raises(ValueError, match=f"labels must be in {first_label}..{last}, got {wrong}"):
+            divergence.update(predictions, targets | {"labels": labels})
+
+
 def test_an_image_by_hand():
     """A gt of each of two classes in one place; one of class 1 elsewhere."""
     targets = {

@@ -373,6 +373,65 @@ def test_half_predictions_are_measured_in_float32(dtype):
     check((case[0], case[1].float(), *case[2:]), found, MLCConfig(alpha=0.5))
 
 
+@pytest.mark.parametrize("first_label", [0, 1, 7])
+def test_labels_may_start_anywhere(first_label):
+    """The same targets, and the same columns' scores, whatever the label of column 0 is."""
+    *case, gt_labels = random_case(5)
+    expected = task_targets(*case, gt_labels, MLCConfig(alpha=0.5), mutual=True, first_label=1)
+    shifted = gt_labels - 1 + first_label
+    found = task_targets(*case, shifted, MLCConfig(alpha=0.5), mutual=True, first_label=first_label)
+    assert torch.equal(found.cls_labels, expected.cls_labels) and torch.equal(found.scores, expected.scores)
+    positive = found.cls_labels > 0
+    assert torch.equal(found.cls_labels[positive] - 1, gt_labels[case[0].candidate_gt[positive]] - 1)
+
+
+def test_first_label_must_be_given():
+    with pytest.raises(TypeError, match="first_label"):
+        task_targets(*random_case(0), MLCConfig(), mutual=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"gt_labels": torch.tensor([1, 5])}, ValueError, r"in 1..4 \(4 class columns and first_label=1\), got 5"),
+        ({"gt_labels": torch.tensor([0, 4])}, ValueError, r"in 1..4 \(4 class columns and first_label=1\), got 0"),
+        ({"gt_labels": torch.tensor([1, 4]), "first_label": 0}, ValueError, r"in 0..3 .* first_label=0\), got 4"),
+        ({"gt_labels": torch.tensor([1, 2]).int()}, TypeError, "gt_labels must be int64, got torch.int32"),
+        ({"gt_labels": torch.tensor([1])}, ValueError, r"gt_boxes must have .* got \[2, 4\] and \[1\]"),
+        (
+            {"boxes": torch.zeros(20, 4).half()},
+            TypeError,
+            "must be float32 or float64, got torch.float16. Decode",
+        ),
+        ({"boxes": torch.zeros(20, 4).bfloat16()}, TypeError, "got torch.bfloat16. Decode them in float32"),
+        ({"boxes": torch.zeros(19, 4)}, ValueError, r"boxes must have shape \[20, 4\] .* got \[19, 4\]"),
+        ({"cls_logits": torch.zeros(20)}, ValueError, r"cls_logits must have shape \[20, C\], got \[20\]"),
+        ({"gt_boxes": None}, TypeError, "gt_boxes must be a Tensor, got NoneType"),
+    ],
+)
+@pytest.mark.parametrize("mutual", [True, False])
+def test_wrong_inputs(change, error, text, mutual):
+    names = ("assignment", "cls_logits", "boxes", "gt_boxes", "gt_labels")
+    inputs = dict(zip(names, random_case(0, n=20, num_gts=2), strict=True)) | {"first_label": 1} | change
+    with pytest.raises(error, match=f"^task_targets: .*{text}"):
+        task_targets(**inputs, config=MLCConfig(), mutual=mutual)
+
+
+@pytest.mark.parametrize(("detector", "alpha"), [("fcos-", 0), ("fcos", 0), ("retinanet", 0.5), ("rpn", 2)])
+def test_the_papers_settings(detector, alpha):
+    config = MLCConfig.paper(detector)
+    assert config.alpha == alpha and config.start_epoch == 12 and config.ml and config.iur
+    assert MLCConfig.paper(detector, iur=False, alpha=1.0) == dataclasses.replace(config, iur=False, alpha=1.0)
+    with pytest.raises(ValueError, match="start_epoch must not be negative"):
+        MLCConfig.paper(detector, start_epoch=-1)
+
+
+def test_settings_of_an_unknown_detector():
+    text = "MLCConfig.paper: detector must be one of 'fcos-', 'fcos', 'retinanet', 'rpn', got 'atss'"
+    with pytest.raises(ValueError, match=text):
+        MLCConfig.paper("atss")
+
+
 def test_defaults_are_the_papers():
     config = MLCConfig()
     assert (config.ml, config.iur, config.start_epoch, config.alpha, config.gamma) == (True, True, 12, 0.0, 1.0)

@@ -35,6 +35,20 @@ def test_two_hundred_steps_in_bfloat16(detector):
     assert all((p != old).any() for p, old in zip(model.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_boxes_are_decoded_in_float32_under_autocast(detector):
+    """From what the head gives, whatever type that has: the same boxes as in float64, to a thousandth of a pixel."""
+    model = build(detector)
+    nn.init.normal_(model.head.bbox_regression.weight, std=0.3)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs, sizes, _ = model.head_outputs(IMAGES)
+        priors = torch.cat(model.priors(sizes, outputs["bbox_regression"]))
+        boxes = model.decode(outputs, priors)
+    assert outputs["cls_logits"].dtype == torch.bfloat16 and boxes.dtype == torch.float32
+    exact = model.decode({"bbox_regression": outputs["bbox_regression"].double()}, priors.double())
+    torch.testing.assert_close(boxes.double(), exact, atol=1e-3, rtol=1e-6)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_the_loss_falls(detector, method):

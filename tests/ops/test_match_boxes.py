@@ -30,7 +30,7 @@ def check(device, priors, gts, gt_offsets, crowd=None, **rule):
     actual = mlc_ext.match_boxes(*moved[:3], crowd=moved[3], **rule)
     expected = reference.match_boxes(priors, gts, gt_offsets, crowd=crowd, **rule)
     assert torch.equal(actual.labels.cpu(), expected.labels)
-    assert torch.equal(actual.matched_gt.cpu(), expected.matched_gt)
+    assert torch.equal(actual.candidate_gt.cpu(), expected.candidate_gt)
     same_bits(actual.ious, expected.ious.to(priors.dtype))
     return actual
 
@@ -71,7 +71,7 @@ def test_on_the_threshold(device):
     found = check(device, priors, gt, offsets([1]), high=0.5, low=0.25, forced=None)
     assert found.ious.tolist() == [[0.5, 0.25, 0.125, 0.0]]
     assert found.labels.tolist() == [[1, -1, 0, 0]]
-    assert found.matched_gt.tolist() == [[0, 0, -1, -1]]
+    assert found.candidate_gt.tolist() == [[0, 0, -1, -1]]
 
 
 def test_forced_matches_are_all_ties_and_the_last_gt_wins(device):
@@ -79,8 +79,40 @@ def test_forced_matches_are_all_ties_and_the_last_gt_wins(device):
     priors = torch.tensor([[0.0, 0.0, 2.0, 8.0], [6.0, 0.0, 8.0, 8.0], [0.0, 0.0, 1.0, 8.0]])
     found = check(device, priors, gts, offsets([3]), **RETINANET)
     assert found.labels.tolist() == [[1, 1, 0]]  # both of IoU 1/4; the third gt overlaps nothing and takes nothing
-    assert found.matched_gt.tolist() == [[1, 1, -1]]
+    assert found.candidate_gt.tolist() == [[1, 1, -1]]
     assert check(device, priors, gts, offsets([3]), **RPN).labels.tolist() == [[0, 0, 0]]  # 1/4 is below 0.3
+
+
+def test_own_best_keeps_a_forced_prior_with_its_own_best_gt(device):
+    """One prior is the best of both gts; the second has the smaller IoU with it. A gt of IoU 0 forces nothing."""
+    gts = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 4.0, 16.0], [50.0, 50.0, 60.0, 60.0]])
+    priors = torch.tensor([[0.0, 0.0, 6.0, 8.0], [9.0, 9.0, 12.0, 12.0], [0.0, 12.0, 1.0, 16.0]])
+    for forced, gt in (("forcing", 1), ("own_best", 0), (None, 0)):
+        found = check(device, priors, gts, offsets([3]), high=0.9, low=0.5, forced=forced)
+        assert found.candidate_gt.tolist() == [[gt, -1, -1]]
+        assert found.labels.tolist() == [[-1 if forced is None else 1, 0, 0]]
+
+
+@given(seed=seeds, counts=st.lists(st.integers(1, 8), min_size=1, max_size=3), rule=st.sampled_from([RETINANET, RPN]))
+def test_own_best_is_the_rule_of_torchvisions_matcher(device, seed, counts, rule):
+    """Matcher(high, low, allow_low_quality_matches=True) written out; matches of IoU 0 excluded."""
+    generator = rng(seed)
+    priors, gts = boxes(300, generator), boxes(sum(counts), generator)
+    rule = {key: rule[key] for key in ("high", "low")}
+    found = mlc_ext.match_boxes(*on(device, priors, gts, offsets(counts)), forced="own_best", **rule)
+    for image, (first, part) in enumerate(zip(offsets(counts).tolist(), gts.split(counts), strict=False)):
+        matrix = reference.box_iou(part, priors)
+        values, all_matches = matrix.max(0)
+        matches = all_matches.clone()
+        matches[values < rule["low"]] = -1
+        matches[(values >= rule["low"]) & (values < rule["high"])] = -2
+        highest = matrix.amax(1, keepdim=True)
+        low_quality = ((matrix == highest) & (highest > 0)).any(0)
+        matches[low_quality] = all_matches[low_quality]
+        positive = matches >= 0
+        labels, matched = found.labels[image].cpu(), found.candidate_gt[image].cpu()
+        assert torch.equal(labels.long(), torch.where(positive, 1, torch.where(matches == -1, 0, -1)))
+        assert torch.equal(matched[positive], first + matches[positive])
 
 
 def test_crowd_matches_nothing_and_hides_negatives(device):
@@ -89,7 +121,7 @@ def test_crowd_matches_nothing_and_hides_negatives(device):
     corners = torch.tensor([[0, 0, 10, 10], [22, 2, 26, 6], [36, 0, 44, 4], [38, 0, 46, 4]])
     found = check(device, corners.float(), gts, offsets([2]), crowd, **RETINANET)
     assert found.labels.tolist() == [[1, -1, -1, 0]]  # covered by 1, 1/2 and 1/4 of their area
-    assert found.matched_gt.tolist() == [[0, -1, -1, -1]]
+    assert found.candidate_gt.tolist() == [[0, -1, -1, -1]]
 
 
 @st.composite
@@ -117,7 +149,7 @@ def test_batches_do_not_mix(device, scene):
         alone = match(device, priors, gts[start:stop], offsets([stop - start]), crowd[start:stop], rule)
         same_bits(alone.labels[0], together.labels[b])
         same_bits(alone.ious[0], together.ious[b])
-        same_bits(torch.where(alone.matched_gt[0] >= 0, alone.matched_gt[0] + start, -1), together.matched_gt[b])
+        same_bits(torch.where(alone.candidate_gt[0] >= 0, alone.candidate_gt[0] + start, -1), together.candidate_gt[b])
 
 
 @given(scenes(), seeds)
@@ -129,7 +161,7 @@ def test_permuted_priors_are_permuted_results(device, scene, seed):
 
 @given(scenes(), seeds)
 def test_permuted_gts(device, scene, seed):
-    """Ties go by the gts' order, so only matched_gt may differ: between gts of one IoU, or two that force the prior."""
+    """Ties go by the gts' order: candidate_gt may differ between gts of one IoU, or two that force the prior."""
     priors, gts, gt_offsets, crowd, rule = scene
     images = zip(gt_offsets[:-1].tolist(), gt_offsets[1:].tolist(), strict=True)
     parts = [torch.arange(a, b)[torch.randperm(b - a, generator=rng(seed))] for a, b in images]
@@ -137,9 +169,9 @@ def test_permuted_gts(device, scene, seed):
     ours, theirs = match(device, priors, gts[order], gt_offsets, crowd[order], rule), match(device, *scene)
     same_bits(ours.labels, theirs.labels)
     same_bits(ours.ious, theirs.ious)
-    same_bits(ours.matched_gt >= 0, theirs.matched_gt >= 0)
-    image, prior = torch.where(ours.matched_gt >= 0)
-    first, second = order[ours.matched_gt[image, prior]], theirs.matched_gt[image, prior]
+    same_bits(ours.candidate_gt >= 0, theirs.candidate_gt >= 0)
+    image, prior = torch.where(ours.candidate_gt >= 0)
+    first, second = order[ours.candidate_gt[image, prior]], theirs.candidate_gt[image, prior]
     if len(image) == 0:
         return
     matrix = reference.box_iou(priors, gts)
@@ -185,7 +217,9 @@ def test_golden(head, rule):
         gts = [case[f"gt_boxes_{i}"].float() for i in range(2)]
         found = mlc_ext.match_boxes(anchors, torch.cat(gts), offsets([len(g) for g in gts]), **rule)
         for i, start in enumerate((0, len(gts[0]))):
-            index = torch.where(found.labels[i] == 1, found.matched_gt[i] - start, -1 - (found.labels[i] == -1).long())
+            index = torch.where(
+                found.labels[i] == 1, found.candidate_gt[i] - start, -1 - (found.labels[i] == -1).long()
+            )
             assert torch.equal(index, case[f"gt_index_{i}"])
 
 
@@ -206,6 +240,7 @@ def test_golden(head, rule):
         ({"high": float("nan")}, ValueError, "high nan"),
         ({"min_forced_iou": 2.0}, ValueError, "min_forced_iou must be in .*, got 2"),
         ({"crowd_iof": 0.0}, ValueError, "crowd_iof must be in .*, got 0"),
+        ({"forced": True}, ValueError, "forced must be one of None, 'forcing', 'own_best', got True"),
     ],
 )
 def test_errors(change, error, text):

@@ -123,10 +123,10 @@ def check_match(num_priors: int, num_gts: int) -> None:
         same_values(ours[:, some], theirs)
     forced = match_boxes(priors, gts, offsets, high=0.7, low=0.5)
     same_bits(forced.ious, found.ious)
-    changed = torch.where((forced.matched_gt != found.matched_gt)[0])[0]
+    changed = torch.where((forced.candidate_gt != found.candidate_gt)[0])[0]
     best = torch.stack([box_iou(priors, gt[None]).amax() for gt in gts[:: num_gts // 20]])
-    changed = changed[torch.isin(forced.matched_gt[0, changed], torch.arange(0, num_gts, num_gts // 20))]
-    of = forced.matched_gt[0, changed]
+    changed = changed[torch.isin(forced.candidate_gt[0, changed], torch.arange(0, num_gts, num_gts // 20))]
+    of = forced.candidate_gt[0, changed]
     same_values(paired_box_iou(priors[changed], gts[of]), best[of // (num_gts // 20)])
     assert (forced.labels[0, changed] == 1).all()
 
@@ -171,7 +171,7 @@ def test_no_groups_and_no_gts(device):
     for offsets in ([0], [0, 0, 0]):
         found = match_boxes(boxes, boxes[:0], torch.tensor(offsets, device=device), high=0.5, low=0.4)
         assert all(t.shape == (len(offsets) - 1, 5) for t in found)
-        assert not found.labels.any() and (found.matched_gt == -1).all() and not found.ious.any()
+        assert not found.labels.any() and (found.candidate_gt == -1).all() and not found.ious.any()
 
 
 def test_nms_that_keeps_nothing(device):

@@ -14,7 +14,7 @@ every_differentiable = pytest.mark.parametrize("program", DIFFERENTIABLE, ids=la
 # what the message must name, to be used instead
 INSTEAD = {
     "segmented_otsu": "segment ids",
-    "mutual_labels": "segment ids",
+    "mutual_labels": "gt indices",
     "segmented_spearman": "segment ids",
     "match_boxes": "gt_offsets",
     "box_iou": "paired_box_iou",
@@ -132,7 +132,7 @@ def test_torch_func_is_not_compiled(device, program):
 
 
 def test_constants_have_no_gradient(device):
-    """Thresholds are constants (METHOD: detached): torch.func finds a derivative of 0."""
+    """Thresholds are constants: torch.func finds a derivative of 0."""
     values, ids = torch.rand(6, device=device), torch.arange(6, device=device) % 2
     assert (torch.func.grad(lambda v: segmented_otsu(v, ids, 2).sum())(values) == 0).all()
 

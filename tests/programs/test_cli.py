@@ -1,4 +1,4 @@
-"""The package as a user meets it: what it imports, and its programs as files, as modules and as the command mlc-ext."""
+"""The programs as files, as modules and as the command mlc-ext."""
 
 import subprocess
 import sys
@@ -13,11 +13,6 @@ DETECTORS = Path(__file__).resolve().parents[2] / "detectors"
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
-
-
-def test_the_operators_need_no_detectors():
-    code = "import sys, mlc_ext; print([m for m in ('mlc_ext.detectors', 'pycocotools', 'PIL') if m in sys.modules])"
-    assert run("-c", code).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("program", cli.PROGRAMS)
@@ -45,6 +40,16 @@ def test_an_unknown_program_is_a_line(monkeypatch, capsys):
         cli.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == "mlc-ext: unknown program 'trian', there are train, evaluate, predict, report\n"
+
+
+def test_without_the_extra_of_the_detectors(monkeypatch, capsys):
+    for module in ("pycocotools", "tqdm"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "argv", ["mlc-ext", "train", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "mlc-ext: pycocotools, tqdm not found: pip install 'mlc-ext[detectors]'\n"
 
 
 def test_a_program_s_exit_code_is_the_command_s(monkeypatch, capsys, tmp_path):
