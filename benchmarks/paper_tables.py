@@ -6,9 +6,9 @@
     python benchmarks/paper_tables.py --data COCO --scale full --set model.weights=resnet50.pth
 
 All rows of a detector go on from one first part, the paper's own scheme: the detector is trained in its original
-setting first, then the method is switched on. With --protocol cached the backbone is fixed from there on, and its maps
-are computed once. What is done is kept in --out: the same command goes on where it stopped, --minutes ends it in time with
-a checkpoint, --show prints what there is without training.
+setting first, then the method is switched on. With --protocol cached the backbone is fixed from there on, and its
+maps are computed once. What is done is kept in --out: the same command goes on where it stopped, --minutes ends it
+in time with a checkpoint, --show prints what there is without training.
 """
 
 from __future__ import annotations

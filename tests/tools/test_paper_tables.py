@@ -1,4 +1,4 @@
-"""benchmarks/paper_tables.py: its bootstrap against pycocotools, its rows, and the program on a few tiny images."""
+"""benchmarks/paper_tables.py: its rows, their parts, and the program on a few tiny images."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from benchmark_modules import BENCHMARKS, benchmark_modules
-from coco_files import make_dataset, random_rows
 from small_runs import TINY, assert_same
 
-from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
+from mlc_ext import MLCConfig
+from mlc_ext.detectors.config.overrides import differences, override
+from mlc_ext.detectors.data.generated.dataset import generate
+from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 
 SETTINGS = {key: TINY[key] for key in TINY if key not in ("mlc.start_epoch", "run.log_every")} | {
@@ -28,92 +29,9 @@ SETTINGS = {key: TINY[key] for key in TINY if key not in ("mlc.start_epoch", "ru
 @pytest.fixture(scope="module")
 def paper():
     """The modules, by name."""
-    parts = ("bootstrap", "jobs", "parts", "rows", "tables")
+    parts = ("data", "parts", "rows")
     modules = benchmark_modules("paper_tables", *(f"paper.{name}" for name in parts))
     return dict(zip(("program", *parts), modules, strict=True))
-
-
-def outputs_near(dataset, rng, digits=1):
-    """Boxes near the objects and elsewhere, with scores that repeat or, of many digits, do not."""
-    for k, image_id in enumerate(dataset.image_ids):
-        boxes = dataset.target(k)["boxes"].repeat(5, 1)
-        boxes = boxes + torch.from_numpy(rng.normal(scale=8, size=boxes.shape)).float()
-        boxes[:, 2:] = boxes[:, 2:].maximum(boxes[:, :2] + 1)
-        scores = torch.from_numpy(rng.uniform(size=len(boxes)).round(digits)).double()
-        yield image_id, {"boxes": boxes, "labels": dataset.target(k)["labels"].repeat(5), "scores": scores}
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_matches_give_pycocotools_figures(paper, tmp_path, seed):
-    rng = np.random.default_rng(seed)
-    dataset = make_dataset(tmp_path, random_rows(rng))
-    outputs = dict(outputs_near(dataset, rng))
-    detection, proposals = CocoEvaluator(dataset), ProposalEvaluator(dataset, counts=(3, 10, 1000))
-    for evaluator in (detection, proposals):
-        evaluator.update(list(outputs), list(outputs.values()))
-    found = paper["bootstrap"].match(detection.truth, detection.results())
-    for name in ("AP", "AP50", "AP75"):
-        assert found.metric(name) == pytest.approx(detection.summarize()[name], abs=1e-12)
-    recalls = paper["bootstrap"].match(
-        proposals.truth, proposals.results(), max_detections=1000, recall_at=(3, 10, 1000)
-    )
-    for name in ("AR@3", "AR@10", "AR@1000"):
-        assert recalls.metric(name) == pytest.approx(proposals.summarize()[name], abs=1e-12)
-
-
-def test_an_image_drawn_twice_is_an_image_that_is_there_twice(paper, tmp_path):
-    rng = np.random.default_rng(0)
-    rows = random_rows(rng)
-    dataset = make_dataset(tmp_path, rows)
-    outputs = dict(outputs_near(dataset, rng, 16))
-    evaluator = CocoEvaluator(dataset)
-    evaluator.update(list(outputs), list(outputs.values()))
-    match = paper["bootstrap"].match
-    counts = np.array([2.0, 0.0, 1.0, 3.0])
-    images, annotations, results = [], [], []
-    for k, image in enumerate(evaluator.truth["images"]):
-        for again in range(int(counts[k])):
-            copy = 100 * again + image["id"]
-            images.append({**image, "id": copy})
-            for old, new in ((evaluator.truth["annotations"], annotations), (evaluator.results(), results)):
-                new += [{**row, "image_id": copy} for row in old if row["image_id"] == image["id"]]
-    annotations = [{**row, "id": k} for k, row in enumerate(annotations, start=1)]
-    drawn = match({**evaluator.truth, "images": images, "annotations": annotations}, results)
-    once = match(evaluator.truth, evaluator.results())
-    # copies have equal scores: of those a true one may stand before or behind a false one of the other copy
-    assert once.metric("AP", counts) == pytest.approx(drawn.metric("AP"), abs=0.01)
-    assert once.metric("AP", 2 * np.ones(4)) == pytest.approx(once.metric("AP"), abs=1e-12)
-
-
-def test_nothing_found_and_nothing_there(paper, tmp_path):
-    match = paper["bootstrap"].match
-    dataset = make_dataset(tmp_path, random_rows(np.random.default_rng(0), 9))
-    truth = CocoEvaluator(dataset).truth
-    assert match(truth, []).metric("AP") == 0
-    assert np.isnan(match({**truth, "annotations": []}, []).metric("AP"))
-
-
-def test_paired_differences(paper, tmp_path):
-    """The same detections differ by 0 with certainty; better ones by more than nothing."""
-    rng = np.random.default_rng(1)
-    dataset = make_dataset(tmp_path, random_rows(rng))
-    outputs = dict(outputs_near(dataset, rng))
-    exact = {
-        image_id: {**dataset.target(k), "scores": torch.ones(len(dataset.target(k)["labels"]))}
-        for k, image_id in enumerate(dataset.image_ids)
-    }
-    rows = {}
-    for name, found in (("near", outputs), ("same", outputs), ("exact", exact)):
-        evaluator = CocoEvaluator(dataset)
-        evaluator.update(list(found), list(found.values()))
-        rows[name] = [paper["bootstrap"].match(evaluator.truth, evaluator.results())] * 2
-    paired = paper["bootstrap"].paired_differences
-    found = paired(rows, "near", "AP", resamples=50)
-    assert found["same"] == paper["bootstrap"].Difference(0, 0, 0) and "near" not in found
-    better = found["exact"]
-    assert better.mean == pytest.approx(rows["exact"][0].metric("AP") - rows["near"][0].metric("AP"))
-    assert 0 < better.low <= better.mean + 0.2 and better.low < better.high
-    assert paired(rows, "near", "AP", resamples=50) == found
 
 
 def test_rows_are_the_papers(paper):
@@ -122,45 +40,80 @@ def test_rows_are_the_papers(paper):
     assert {key for key, row in rows.items() if row.paper} == {row for n in "1234" for row in tables[n].rows}
     used = {row for table in tables.values() for row in table.rows}
     assert used == rows.keys() and {row.stem for row in rows.values()} == paper["rows"].STEMS.keys()
+    assert all(len(set(table.rows)) == len(table.rows) for table in tables.values())
+    for table in tables.values():  # what rows are compared with stands above them
+        assert all(paper["rows"].baseline(row) in table.rows for row in table.rows)
     assert paper["rows"].baseline("fcos") == paper["rows"].baseline("fcos-_mlc") == "fcos-"
     assert paper["rows"].baseline("rpn_ml") == "rpn"
 
 
+def plan(paper, rows, seed, out, *, scale="small", **options):
+    data = options.pop("data", paper["data"].Data("none", 160, {"data.data": "none"}, {}))
+    return paper["parts"].Plan(scale, data, out, **options).parts(rows, seed)
+
+
 def test_a_seeds_parts(paper, tmp_path):
-    """Rows of a detector go on from two first parts, alone and with the IoU layer; only what is switched on differs."""
-    build = paper["parts"].build_parts
+    """All rows of a detector go on from one first part; only what is switched on differs."""
     rows = [row for n in "1234" for row in paper["rows"].TABLES[n].rows]
-    every = build(rows, "small", 3, tmp_path, None, ["schedule.epochs=19"], 1)
+    every = plan(paper, rows, 3, tmp_path, settings=["schedule.epochs=19"], threads=1)
     by_name = {part.out.name: part for part in every}
-    assert len(every) == 7 + 15 and all(part.config.run.seed == 3 for part in every)
-    assert by_name["fcos-_ml"].after is by_name["fcos-"].after is by_name["stem_fcos-"]
-    assert by_name["fcos-_mlc"].after is by_name["stem_fcos-_iou"] and by_name["stem_fcos-_iou"].config.mlc.iur
+    assert len(every) == 4 + 15 and all(part.config.run.seed == 3 for part in every)
+    for part in every:
+        kind = part.config.model.detector
+        assert part.stem is by_name[f"stem_{kind}"] and part.config.mlc.iur and part.switch == 12
+        assert part.config.mlc.alpha == MLCConfig.paper(kind).alpha
+    assert by_name["fcos-_ml"].after is by_name["fcos-_mlc"].after is by_name["stem_fcos-"]
     assert by_name["fcos-_iou_nms"].after is by_name["fcos-_iur"] and by_name["fcos-_iou_nms"].tests
-    assert by_name["rpn_mlc"].config.mlc.alpha == 2 and by_name["rpn_mlc"].config.mlc.ml
+    on = {key: (part.config.mlc.ml, part.config.mlc.rescoring_start <= 19) for key, part in by_name.items()}
+    assert on["rpn"] == on["fcos"] == (False, False) and on["rpn_ml"] == (True, False)
+    assert on["retinanet_iur"] == on["stem_rpn"] == (False, True) and on["retinanet_mlc"] == (True, True)
     assert all(part.config.mlc.start_epoch == 12 and part.config.milestones() == (16, 18) for part in every)
-    full = build(["retinanet_ml"], "full", 0, tmp_path, "coco", ["mlc.start_epoch=7"], None)
+    full = plan(paper, ["retinanet_ml"], 0, tmp_path, scale="full", settings=["mlc.start_epoch=7"])
     assert [part.config.schedule.epochs for part in full] == [19, 19] and full[0].config.mlc.start_epoch == 7
-    assert len(build(["fcos-_iou_nms"], "small", 0, tmp_path, None, [], 1)) == 3
-    early = build(["fcos-_ml_early"], "small", 0, tmp_path, None, ["schedule.epochs=19"], 1)
-    assert [part.config.mlc.start_epoch for part in early] == [6, 6]
+    assert len(plan(paper, ["fcos-_iou_nms"], 0, tmp_path)) == 3
+
+
+def test_parts_that_start_early_or_late(paper, tmp_path):
+    def starts(row):
+        parts = plan(paper, [row], 0, tmp_path, settings=["schedule.epochs=19"])
+        return [(part.config.mlc.start_epoch, part.config.mlc.rescoring_start, part.switch) for part in parts]
+
+    never = paper["rows"].NEVER
+    assert starts("fcos-_ml_early") == [(6, never, 12)] * 2
+    assert starts("fcos-_ml_late") == [(12, 12, 12), (15, never, 12)]
+    assert starts("fcos-_mlc_iou_early") == [(12, 0, 12)] * 2
+
+
+def test_settings_of_the_rows_are_the_models(paper, tmp_path):
+    """Every row can be built, and differs from its first part in the method alone."""
+    for part in plan(paper, list(paper["rows"].ROWS), 0, tmp_path, cached=True):
+        build_model(override(part.config, "model.weights", None), 3)
+        changed = differences(part.stem.config, part.config)
+        assert all(name.startswith(("mlc.", "run.", "model.nms")) for name in changed), part.name
 
 
 def command(out, *arguments):
     settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
-    return [sys.executable, str(BENCHMARKS / "paper_tables.py"), "--out", str(out), "--seeds", "1", "--jobs", "1",
-            "--resamples", "5", *settings, *arguments]  # fmt: skip
+    return [sys.executable, str(BENCHMARKS / "paper_tables.py"), "--out", str(out), "--data", "images", "--jobs", "1",
+            "--resamples", "5", "--seeds", "1", *settings, *arguments]  # fmt: skip
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A data set in COCO's format."""
+    return generate(tmp_path / "images", num_train=7, num_val=6, image_size=64)
 
 
 def run(folder, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command(folder / "out", *arguments), cwd=folder, env=environment, text=True,
-                          capture_output=True, timeout=300)  # fmt: skip
+                          capture_output=True, timeout=600)  # fmt: skip
 
 
-def test_the_program(paper, tmp_path):
+def test_the_program(images, tmp_path):
     """Stopped at once it keeps nothing but tells; then Table 2 whole; then nothing is left to do."""
     stopped = run(tmp_path, "--tables", "2", "--minutes", "0")
-    assert stopped.returncode == 0 and "no row is done yet" in stopped.stdout and "7 of 7 parts are" in stopped.stderr
+    assert stopped.returncode == 0 and "no row is done yet" in stopped.stdout and "6 of 6 parts are" in stopped.stderr
     document = tmp_path / "results.md"
     document.write_text("# Results\n\n<!-- tables -->\nold\n<!-- /tables -->\n\nBelow.\n")
     done = run(tmp_path, "--tables", "2", "--markdown", str(document))
@@ -186,7 +139,33 @@ def test_the_program(paper, tmp_path):
     assert other.returncode == 2 and "made with other settings (schedule.lr): choose another --out" in other.stderr
 
 
-def test_a_part_that_fails_is_told_and_the_others_go_on(tmp_path):
+def test_the_cached_protocol(images, tmp_path):
+    """Two seeds, stopped in between, with images held back; a row's detector has the backbone of its first part."""
+    arguments = ("--tables", "1", "--protocol", "cached", "--held-back", "0.5", "--set", "mlc.start_epoch=1")
+    first = run(tmp_path, *arguments, "--seeds", "2", "--minutes", "0.1")
+    assert first.returncode == 0 and "parts are not done" in first.stderr
+    done = run(tmp_path, *arguments, "--seeds", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 seeds, trained at" in done.stdout and "p (Holm)" in done.stdout
+    folder = tmp_path / "out" / "seed1"
+    stem, row = (load_checkpoint(folder / name / "checkpoint.pt") for name in ("stem_fcos-", "fcos-_ml"))
+    assert (stem["iteration"], row["iteration"]) == (2, 4)
+    for name, value in row["model"].items():
+        assert torch.equal(value, stem["model"][name]) == name.startswith("backbone."), name
+    assert not list(tmp_path.glob("out/*/*/features.*"))  # no row needs them anymore
+    rows = json.loads((folder / "fcos-_ml" / "held_back_results.json").read_text())
+    kept = json.loads((folder / "fcos-_ml" / "results.json").read_text())
+    assert not {r["image_id"] for r in rows} & {r["image_id"] for r in kept}
+    # the figures of a run's own evaluation are those of the program for it
+    settings = json.loads((folder / "fcos-_ml" / "config.json").read_text())["data"]
+    assert settings["val_annotations"].endswith("kept.json")
+    held = run(tmp_path, *arguments, "--seeds", "2", "--show", "--split", "test")
+    assert held.returncode == 0 and "2 seeds on the images held back" in held.stdout
+    other = run(tmp_path, *arguments[:2], *arguments[4:], "--seeds", "2")
+    assert other.returncode == 2 and "made with other settings (" in other.stderr
+
+
+def test_a_part_that_fails_is_told_and_the_others_go_on(images, tmp_path):
     done = run(tmp_path, "--tables", "1", "--set", "mlc.start_epoch=1", "--set", "model.centerness_on=reg")
     assert done.returncode == 1 and "is no setting of 'fcos-'" in done.stdout and "4 of 4 parts are not" in done.stderr
 
@@ -194,9 +173,13 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--tables", "1,5"], "--tables: there are 1, 2, 3, 4, ablations, not '5'"),
+        (["--tables", "1,5"], "ablations_rpn, extension, extension_rpn, not '5'"),
         (["--tables", ""], "not ''"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--held-back", "0.5"], "--classes and --held-back are for --data DIR"),
+        (["--data", "x", "--held-back", "1"], "--held-back must be in 0..1, got 1.0"),
+        (["--data", "x", "--split", "test"], "--split test needs --held-back SHARE"),
     ],
 )
 def test_bad_options(paper, capsys, arguments, told):
@@ -205,6 +188,7 @@ def test_bad_options(paper, capsys, arguments, told):
     assert end.value.code == 2 and told in capsys.readouterr().err
 
 
-def test_a_bad_setting(paper, capsys, tmp_path):
-    assert paper["program"].main(["--out", str(tmp_path), "--set", "schedule.epoch=3"]) == 2
+def test_a_bad_setting(paper, images, capsys, tmp_path):
+    arguments = ["--data", str(images), "--out", str(tmp_path), "--set", "schedule.epoch=3"]
+    assert paper["program"].main(arguments) == 2
     assert "unknown setting 'schedule.epoch'; did you mean 'schedule.epochs'" in capsys.readouterr().err

@@ -75,8 +75,8 @@ def test_the_labels_shown_are_those_that_train(name, mutual, monkeypatch):
         assert torch.equal(view.loc_positive, task.loc_positive.view(2, -1)[k][candidates[k]])
         assert len(view.centers) == candidates[k].sum() and view.image is images[k]
     assert views[0].cls_positive.any() and views[0].loc_positive.any()
-    # a baseline's anchors are candidates because they are positive, or ignored
-    assert views[0].cls_negative.any() == (mutual or name.startswith("fcos"))
+    # a baseline's candidates are positive, or ignored
+    assert views[0].cls_negative.any() == mutual
     assert views[0].boxes.tolist() == targets[0]["boxes"][:2].tolist() and len(views[1].centers) == 0
     if name.startswith("fcos"):  # every candidate lies in an object
         x, y = views[0].centers.unbind(1)
