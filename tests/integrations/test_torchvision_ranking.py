@@ -56,8 +56,7 @@ def test_retinanet_ranks_by_the_product():
         keep = batched_nms(boxes, scores, column, model.nms_thresh)[: model.detections_per_img]
         assert len(keep) > 20
         torch.testing.assert_close(found["scores"], scores[keep])
-        # the background's column takes part in torchvision, whose labels 0 are left out of raw_predictions
-        assert torch.equal(found["labels"], column[keep] + 1)
+        assert torch.equal(found["labels"], column[keep])
         torch.testing.assert_close(found["boxes"], boxes[keep], rtol=1e-4, atol=1e-3)
 
 
@@ -90,21 +89,21 @@ def test_raw_predictions(name, converted):
     if converted:
         apply_mlc(model)
     images, targets = batch()
-    divergence = Divergence()
+    divergence = Divergence(first_label=0)
     for raw, found, image, target in zip(
         raw_predictions(model, images), detect(model, images), images, targets, strict=True
     ):
         height, width = image.shape[1:]
         assert (raw["boxes"] >= 0).all() and (raw["boxes"] <= torch.tensor([width, height, width, height])).all()
-        assert raw["scores"].shape == (len(raw["boxes"]), 1 if name == "faster_rcnn" else 90)
+        assert raw["scores"].shape == (len(raw["boxes"]), 1 if name == "faster_rcnn" else 91)
         assert raw["boxes"].dtype == raw["scores"].dtype == torch.float32 and not raw["scores"].requires_grad
         if name != "faster_rcnn":
-            box, label, score = (found[key][found["labels"] > 0] for key in ("boxes", "labels", "scores"))
+            box, label, score = (found[key] for key in ("boxes", "labels", "scores"))
             distance = torch.cdist(box, raw["boxes"], compute_mode="donot_use_mm_for_euclid_dist")
-            differs = (raw["scores"][:, label - 1].T - score[:, None]).abs() + distance  # [detections, raw]
+            differs = (raw["scores"][:, label].T - score[:, None]).abs() + distance  # [detections, raw]
             assert len(box) > 20 and (differs.amin(1) < 1e-3).all()
         elif len(target["labels"]):
-            target = {**target, "labels": torch.ones_like(target["labels"])}
+            target = {**target, "labels": torch.zeros_like(target["labels"])}
         divergence.update(raw, target)
     assert divergence.compute()["per_gt_count"] > 0
 

@@ -177,7 +177,7 @@ def assignment_of(
     if with_ignored:
         priors, offsets = anchors[0].float(), offsets_of(targets, anchors[0].device)
         boxes = torch.cat([target["boxes"] for target in targets]).to(priors.dtype)
-        best = match_boxes(priors, boxes, offsets, high=0.0, low=0.0, forced=None).matched_gt
+        best = match_boxes(priors, boxes, offsets, high=0.0, low=0.0, forced=None).candidate_gt
         candidates = list(torch.where(best >= 0, best - offsets[:-1, None], -1))
     counts = [len(target["boxes"]) for target in targets]
     return Assignment.from_matched(matched, num_gts=counts, convention="torchvision", candidates=candidates)

@@ -23,8 +23,9 @@ def raw_predictions(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str
 
     Returns:
         A dict for each image. ``boxes`` [P, 4] xyxy in the image's own pixels, clipped to it; ``scores`` [P, C], what
-        the detector ranks by; ``raw_scores`` [P, C], class scores. Column c is label c + 1: torchvision's column 0, of
-        the background, is left out. Of a model with an RPN, its proposals with C = 1, the objectness.
+        the detector ranks by; ``raw_scores`` [P, C], class scores. Column c is label c, as everywhere in torchvision:
+        ``Divergence(first_label=0)``. Of a model with an RPN, its proposals; the one column is the objectness, so that
+        every gt has label 0.
 
     Raises:
         TypeError: another model. ValueError: the model is in training mode.
@@ -53,7 +54,7 @@ def _of_dense(model: Any, batch: Any, features: dict[str, Tensor]) -> tuple[Tens
     outputs = model.head(levels)
     anchors = torch.stack(model.anchor_generator(batch, levels)).float()
     deltas = outputs["bbox_regression"].float()
-    raw_scores = outputs["cls_logits"].float().sigmoid()[..., 1:]
+    raw_scores = outputs["cls_logits"].float().sigmoid()
     if isinstance(model, FCOS):
         scores = (raw_scores * outputs["bbox_ctrness"].float().sigmoid()).sqrt()
         return model.box_coder.decode(deltas, anchors), scores, raw_scores
