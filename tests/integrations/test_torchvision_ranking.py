@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from small_detectors import DETECTORS, batch, faster_rcnn, losses_of, retinanet
+from small_detectors import DETECTORS, assert_same_detections, batch, faster_rcnn, losses_of, retinanet
 from torchvision.ops import batched_nms
 
 from mlc_ext import Divergence
@@ -37,11 +37,7 @@ def test_before_the_iou_layer_is_trained_the_ranking_is_torchvisions(name):
     losses_of(model)
     for expected, found in zip(detect(plain), detect(model), strict=True):
         assert len(expected["boxes"]) > 20
-        torch.testing.assert_close(found["scores"], expected["scores"])
-        rows, expected_rows = (  # compared in any order: of equal scores either may be first
-            torch.cat([d["boxes"], d["labels"][:, None], d["scores"][:, None]], dim=1) for d in (found, expected)
-        )
-        assert (torch.cdist(rows, expected_rows, p=1).amin(1) < 1e-3).all()
+        assert_same_detections(expected, found)
 
 
 def test_retinanet_ranks_by_the_product():
