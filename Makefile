@@ -29,7 +29,7 @@ CXX_FILES := $(shell find csrc tests tools benchmarks -name '*.h' -o -name '*.cp
 # Workers share the cores: one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
-.PHONY: help venv build demo test test-slow lint format bench growth cuda-compile oldest-compile compat test-integrations gpu-check cmake wheel develop sanitize clean distclean
+.PHONY: help venv build demo test test-slow lint format docs bench growth cuda-compile oldest-compile compat test-integrations gpu-check cmake wheel develop sanitize clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ format: build  ## format Python and C++ as lint wants it
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
+
+docs: build  ## the documentation, in build/docs; a warning is an error
+	$(PY) tools/settings_docs.py
+	$(PY) -m sphinx -E -W --keep-going -q -b html docs build/docs
 
 bench: build  ## operators against their peers (BENCH_ARGS=...)
 	@mkdir -p benchmarks/results
@@ -113,7 +117,7 @@ $(VENV)/.torch:
 
 # Named again beside the dependencies, torch stays as it is.
 $(VENV)/.built: $(VENV)/.torch $(SOURCES)
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) install -qq --no-build-isolation torch==$(TORCH) -e '.[test,pretrained]'
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) install -qq --no-build-isolation torch==$(TORCH) -e '.[test,docs,pretrained]'
 	@touch $@
 
 $(VENV)/bin/cmake: | $(VENV)/.torch

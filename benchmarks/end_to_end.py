@@ -206,7 +206,7 @@ def our_step(name: str, setting: Setting, images: list[Tensor], targets: list[di
     stepper.connect()
     targets = [target | {"image_id": k} for k, target in enumerate(targets)]
     iteration = iter(range(2**62))
-    return Contestant(model, lambda: stepper.take(next(iteration), images, targets, len(images)))
+    return Contestant(model, lambda: stepper.step(next(iteration), images, targets, len(images)))
 
 
 def peer_step(

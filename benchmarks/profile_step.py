@@ -55,7 +55,7 @@ def profiled(name: str, arguments: argparse.Namespace) -> tuple[float, list[str]
     precision.prepare(model, config.run)
     stepper = Stepper(model, config, 1000, device)
     stepper.connect()
-    stepper.take(0, images, targets, len(images))
+    stepper.step(0, images, targets, len(images))
     mark_parts(model, stepper)
     original = {key: getattr(dense_detector, key) for key in ("task_targets", "mlc_losses")}
     dense_detector.task_targets = marked("criterion / scores, IoUs and labels of both tasks", original["task_targets"])
@@ -64,7 +64,7 @@ def profiled(name: str, arguments: argparse.Namespace) -> tuple[float, list[str]
     with profile(activities=activities) as profiler:
         for step in range(1, arguments.steps + 1):
             with record_function(MARK + "step"):
-                stepper.take(step, images, targets, len(images))
+                stepper.step(step, images, targets, len(images))
                 if device.type == "cuda":
                     torch.cuda.synchronize()
     for key, function in original.items():

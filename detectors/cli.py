@@ -34,7 +34,7 @@ def main() -> None:
     module = importlib.import_module(f"{__package__}.{name}")  # one alone: each imports for seconds
     from . import distributed
 
-    distributed.end_program(module.main(arguments))
+    distributed.end_program(module.main(arguments, f"mlc-ext {name}"))
 
 
 if __name__ == "__main__":

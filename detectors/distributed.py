@@ -1,9 +1,9 @@
-"""Several processes, one run: what ranks share, agree on, and how they end together.
+"""Runs on several processes (ranks): communication between them, and a common end.
 
-torchrun starts the processes and their rendezvous, on one machine or many. Every function here does the obvious thing
-in a single process, so no caller asks. Two kinds of exchange are kept apart: tensors on the device (gradients,
-normalizers, the flag of a bad step), which the host does not wait for, and host objects (metrics, states, votes), which
-travel over gloo.
+torchrun starts the processes, on one machine or several. In a single process every function here returns its argument
+or does nothing, so callers need no special case. There are two kinds of communication: tensors on the device
+(gradients, normalizers, the flag of a bad step), for which the host does not wait, and Python objects (metrics, states,
+votes), which are sent by gloo.
 """
 
 from __future__ import annotations
@@ -20,41 +20,30 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mlc_ext._ranks import rank, world_size
+
 T = TypeVar("T")
 
 
 class SetupError(ValueError):
-    """What kept a run from starting on some rank; raised on every rank, to be told by the first."""
+    """The run cannot start on some rank; raised on every rank, printed by rank 0."""
 
 
 class LostPeer(RuntimeError):
-    """Another process of the run is gone; the message says what can be resumed."""
-
-
-def rank() -> int:
-    """This process's number, 0 alone."""
-    return dist.get_rank() if _grouped() else 0
-
-
-def world_size() -> int:
-    """Processes of the run, 1 alone."""
-    return dist.get_world_size() if _grouped() else 1
+    """Another process of the run has ended; the message says how to resume."""
 
 
 def is_main() -> bool:
-    """Whether this process writes files and talks."""
+    """Whether this process writes the files and prints: rank 0."""
     return rank() == 0
 
 
-def _grouped() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
 def pick_device(name: str) -> torch.device:
-    """`name`, or for "auto" the GPU if there is one; with several processes on a machine each takes the GPU of its
-    local number for "auto" and "cuda".
+    """The device called ``name``; "auto" is a GPU if there is one.
 
-    ValueError for a device that is not there.
+    With several processes on a machine, "auto" and "cuda" give each process the GPU of its local rank.
+
+    Raises ValueError for a device that does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,7 +67,7 @@ _LOCAL = (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
 
 @contextlib.contextmanager
 def session(device: str) -> Iterator[None]:
-    """The process group of torchrun's environment, NCCL on GPUs and gloo on CPUs, while a program runs."""
+    """Within, the process group of torchrun's environment: NCCL on GPUs, gloo on CPUs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -87,7 +76,7 @@ def session(device: str) -> Iterator[None]:
         torch.cuda.set_device(target)
     dist.init_process_group("nccl" if target.type == "cuda" else "gloo")
     yield
-    leave()  # not after an error: who failed does not answer
+    leave()  # skipped on error: the failed ranks would hang the teardown
 
 
 def leave() -> None:
@@ -98,8 +87,11 @@ def leave() -> None:
 
 
 def end_program(status: int) -> NoReturn:
-    """Ends the process with this exit code; one of several without the interpreter's teardown, in which threads of the
-    exchanges that are still on their way out can abort it."""
+    """Ends the process with this exit code.
+
+    One of several processes ends without the interpreter's teardown, which communication threads that are still running
+    can abort.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         logging.shutdown()
         sys.stdout.flush()
@@ -112,7 +104,7 @@ _host: tuple[Any, Any] | None = None
 
 
 def _host_group() -> Any:
-    """A gloo group beside the default one, made by the first call, which all ranks must take part in."""
+    """A gloo group in addition to the default one; the first call makes it and is collective over all ranks."""
     global _host
     if _host is None or _host[0] is not dist.group.WORLD:
         _host = (dist.group.WORLD, dist.new_group(backend="gloo"))
@@ -120,7 +112,7 @@ def _host_group() -> Any:
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's picklable ``value`` on every rank."""
+    """The picklable ``value`` of rank 0, on every rank."""
     if world_size() == 1:
         return value
     box = [value if is_main() else None]
@@ -129,7 +121,7 @@ def broadcast(value: T) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """Every rank's picklable ``value``, by rank."""
+    """The picklable values of all ranks, by rank."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -139,9 +131,9 @@ def gather(value: T) -> list[T]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A piece of set-up, without exchanges inside, after which all ranks go on or all raise.
+    """For a part of the set-up without communication: after it all ranks continue, or all raise.
 
-    A rank that fails would leave the others waiting for it; here they raise :class:`SetupError` with its message.
+    If a rank fails, the others raise :class:`SetupError` with its message instead of waiting for it forever.
     """
     failure: Exception | None = None
     try:
@@ -152,35 +144,35 @@ def together() -> Iterator[None]:
         failure = error
     messages = gather(None if failure is None else str(failure))
     if failure is not None and not isinstance(failure, (ValueError, OSError, ImportError)):
-        raise failure  # a bug keeps its traceback
+        raise failure  # a bug: with its own traceback
     for number, message in enumerate(messages):
         if message is not None:
             raise SetupError(message if number == 0 else f"rank {number}: {message}") from failure
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """The model whose backward pass averages gradients over the ranks: itself, or DistributedDataParallel around it.
+    """``model`` with a backward pass that averages gradients over the ranks: DistributedDataParallel, or itself.
 
-    Without ``device_ids``: images are moved by the trainer, and targets are checked on the CPU before they move.
-    Trained batch norms normalize with each rank's own statistics; rank 0's are kept.
+    ``device_ids`` is not given: the trainer moves the images, and targets are checked on the CPU before they are moved.
+    Each rank normalizes with its own batch statistics; the running statistics of rank 0 are saved.
     """
     return model if world_size() == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Gives every rank rank 0's buffers: batch-norm statistics differ between ranks after a step."""
+    """Copies the buffers of rank 0 to every rank: batch-norm statistics differ after a step."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def without_exchange(model: nn.Module) -> contextlib.AbstractContextManager:
-    """Within, the backward passes of :func:`parallel`'s model gather gradients on this rank alone."""
+    """Within, backward passes of the model of :func:`parallel` accumulate gradients without averaging over ranks."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def any_rank(flag: Tensor) -> Tensor:
-    """[] bool on the device: whether it is set on any rank; the host does not wait."""
+    """[] bool on the device: True if ``flag`` is True on any rank; the host does not wait."""
     if world_size() == 1:
         return flag
     votes = flag.int()
@@ -188,20 +180,12 @@ def any_rank(flag: Tensor) -> Tensor:
     return votes.bool()
 
 
-def mean(values: Tensor) -> Tensor:
-    """The mean over ranks of a tensor on the device; the host does not wait."""
-    if world_size() > 1:
-        values = values.clone()
-        dist.all_reduce(values)
-        values /= world_size()
-    return values
-
-
 class Vote:
-    """Whether any rank wants to stop, in a way that all ranks hear it at the same step.
+    """Whether any rank wants to stop; all ranks get the answer at the same step.
 
-    Asked at each step. The answer is that of the step before, whose votes have come in meanwhile: the host waits for
-    nobody. ``last=True`` waits for the present one: after the last step of an epoch there may be no next.
+    To be called at each step. It returns the result of the votes of the previous step, which have arrived in the
+    meantime, so the host does not wait. With ``last=True`` it waits for the votes of this step: after the last step of
+    an epoch there may be no next one.
     """
 
     def __init__(self) -> None:
@@ -213,7 +197,7 @@ class Vote:
         answer = self._collect()
         votes = torch.tensor([int(stop)])
         self._pending = (dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=_host_group(), async_op=True), votes)
-        if last or answer:  # nobody leaves while the other ranks' votes are under way
+        if last or answer:  # complete the exchange in progress before stopping
             answer = self._collect() or answer
         return answer
 
@@ -227,7 +211,7 @@ class Vote:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an exchange failed because another process does not answer any more."""
+    """Whether the error is a communication that failed because another process has ended."""
     if world_size() == 1 or not isinstance(error, RuntimeError):
         return False
     if isinstance(error, dist.DistError):

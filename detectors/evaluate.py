@@ -16,15 +16,14 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from mlc_ext.detectors import distributed
+from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint
 from mlc_ext.detectors.evaluation.metrics_table import report
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argparse.Namespace:
+    parser = make_parser(prog, __doc__)
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a run")
     parser.add_argument("--data", help="COCO-format folder; default: the one the run was trained on")
     parser.add_argument("--batch-size", type=int, help="images at a time; default: the run's")
@@ -41,8 +40,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
+    options = parse(arguments, prog)
     try:
         with distributed.session(options.device):
             metrics = evaluate_checkpoint(
@@ -59,12 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except (ValueError, OSError, ImportError, DataError) as error:
         if distributed.is_main() or not isinstance(error, distributed.SetupError):
-            print(f"evaluate.py: {error}", file=sys.stderr)
+            print_error(prog, error)
         return 2
     except RuntimeError as error:
         if (died := death_of_worker(error)) is None:
             raise
-        print(f"evaluate.py: {died}", file=sys.stderr)
+        print_error(prog, died)
         return 2
     return 0
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mlc_ext.detectors import distributed
+from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import evaluation_transforms
 from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image, read_image
@@ -179,10 +180,8 @@ def predict(
     return rows, failed
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argparse.Namespace:
+    parser = make_parser(prog, __doc__)
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a run")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="what to predict on")
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
@@ -200,8 +199,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
+    options = parse(arguments, prog)
     try:
         images = list(find_images(options.images, options.recursive, options.out))
         if not images:
@@ -221,10 +220,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, ImportError) as error:
-        print(f"predict.py: {error}", file=sys.stderr)
+        print_error(prog, error)
         return 2
     for path, why in failed.items():
-        print(f"predict.py: {path}: {why}", file=sys.stderr)
+        print_error(prog, f"{path}: {why}")
     done = len(images) - len(failed)
     print(f"{options.out / 'predictions.json'}: {len(rows)} boxes on {done} of {len(images)} images")
     return 1 if failed else 0

@@ -22,6 +22,7 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from mlc_ext.detectors import distributed
+from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.data.workers import DataError, death_of_worker
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, require_matplotlib
@@ -34,10 +35,8 @@ from mlc_ext.detectors.runs.files import write_whole
 from mlc_ext.detectors.runs.history import Run, read_runs
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(arguments: list[str] | None = None, prog: str = "report.py") -> argparse.Namespace:
+    parser = make_parser(prog, __doc__)
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; the others are compared with the first"
     )
@@ -52,8 +51,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
+    options = parse(arguments, prog)
     try:
         _check(options)
         runs = read_runs(options.runs)
@@ -73,11 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, ImportError) as error:
-        print(f"report.py: {error}", file=sys.stderr)
+        print_error(prog, error)
         return 2
     for run in runs:
         for note in run.notes:
-            print(f"report.py: {run.name}: {note}", file=sys.stderr)
+            print_error(prog, f"{run.name}: {note}")
     print(f"{options.out}: {len(runs)} runs, {len(page) / 1e6:.1f} MB; charts in {folder}")
     return 0
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._errors import check_floating
+from ._ranks import world_size
 from .ops import iou_loss, sigmoid_focal_loss
 
 __all__ = [
@@ -207,10 +208,10 @@ def reduce_mean(value: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"reduce_mean: value must be a tensor on the rank's device, got {value!r}")
     value = _upcast(value.detach())
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if world_size() > 1:
         value = value.clone()
         dist.all_reduce(value)
-        value /= dist.get_world_size()
+        value /= world_size()
     return value
 
 
@@ -243,8 +244,7 @@ def normalizer(count: Tensor) -> Tensor:
     Raises:
         TypeError: count is not a tensor.
     """
-    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    return reduce_mean(count).clamp(min=1 / ranks)
+    return reduce_mean(count).clamp(min=1 / world_size())
 
 
 def _upcast(x: Tensor) -> Tensor:

@@ -76,6 +76,12 @@ def cuda(request) -> str:
 
 
 @pytest.fixture
+def in_folder(folder, monkeypatch, threads):
+    """Works in the ``folder`` of the test's module, and undoes a run's number of threads."""
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture
 def threads():
     """torch.set_num_threads, undone after the test."""
     before = torch.get_num_threads()

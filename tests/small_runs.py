@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from mlc_ext.detectors import distributed
+from mlc_ext.detectors import distributed, train
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.presets import preset, with_epochs
 from mlc_ext.detectors.config.settings import Config
+from mlc_ext.detectors.engine.trainer import Trainer
 
 DETECTORS = Path(__file__).resolve().parents[1] / "detectors"
 
@@ -47,15 +48,37 @@ def end_rank() -> None:
     os._exit(0)
 
 
+def tiny_settings(name: str, **settings) -> dict[str, object]:
+    """TINY for a preset, with changes: keywords as section__key or section.key."""
+    depth = {} if name.startswith("rpn") else {"model.num_convs": 1}
+    return depth | TINY | {key.replace("__", "."): value for key, value in settings.items()}
+
+
+def set_options(name: str, **settings) -> list[str]:
+    """:func:`tiny_settings` as options of train.py."""
+    return [f"--set={key}={value}" for key, value in tiny_settings(name, **settings).items()]
+
+
 def config_of(name: str, out: Path | str, epochs: int = 2, **settings) -> Config:
-    """A preset on seven images of 96 pixels, two steps an epoch; keywords as section__key."""
-    config = with_epochs(preset(name), epochs)
-    changes = TINY | {"run.out": str(out)} | {key.replace("__", "."): value for key, value in settings.items()}
-    if not name.startswith("rpn"):
-        changes = {"model.num_convs": 1} | changes
-    for key, value in changes.items():
+    """A preset on seven images of 96 pixels, two steps an epoch; settings as for :func:`tiny_settings`."""
+    config = override(with_epochs(preset(name), epochs), "run.out", str(out))
+    for key, value in tiny_settings(name, **settings).items():
         config = override(config, key, value)
     return config
+
+
+def train_here(capsys, *arguments: object, name: str = "fcos_minus_r50_mlc", **settings) -> tuple[int, str, str]:
+    """train.py in this process, which has paid for the imports -> exit code, stdout, stderr."""
+    code = train.main(["--quiet", "--preset", name, *map(str, arguments), *set_options(name, **settings)])
+    return code, *capsys.readouterr()
+
+
+def take_step(trainer: Trainer, images: list[torch.Tensor], targets: list[dict]) -> dict[str, torch.Tensor]:
+    """The next iteration of a run, on a batch of the caller's."""
+    batch_size = trainer.loader.batch_length(trainer.iteration % len(trainer.loader))
+    losses = trainer.stepper.step(trainer.iteration, images, targets, batch_size)
+    trainer.iteration += 1
+    return losses
 
 
 def history(out: Path) -> list[dict]:
@@ -83,9 +106,7 @@ def start(
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
     command += [str(DETECTORS / program)]
     if program == "train.py":
-        depth = {} if name.startswith("rpn") else {"model.num_convs": 1}
-        changes = depth | TINY | {key.replace("__", "."): value for key, value in settings.items()}
-        command += ["--quiet", "--preset", name, *(f"--set={key}={value}" for key, value in changes.items())]
+        command += ["--quiet", "--preset", name, *set_options(name, **settings)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     return subprocess.Popen(

@@ -1,9 +1,11 @@
-"""Settings by name: overrides from text, JSON and YAML, and what differs between two configurations."""
+"""Settings by name: changes from text, JSON and YAML, and the differences of two configurations."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import logging
 import math
 import reprlib
 import types
@@ -12,6 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .settings import Config
+
+RENAMED = {"model.v1": "model.mmdet1"}
+"""Former names of settings -> present names. Configuration files, checkpoints and --set may use both."""
+
+
+@functools.cache
+def report_renamed(kind: str, old: str, new: str) -> None:
+    """Logs the use of a former name, once per process."""
+    logging.getLogger("mlc_ext.detectors").warning("%s %s is called %s now", kind, old, new)
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[object, object]]:
@@ -42,11 +53,11 @@ def update(config: Config, values: dict) -> Config:
     for section, entries in values.items():
         known = _settings(config)
         if entries is None and section in {name.partition(".")[0] for name in known}:
-            continue  # a section with all of its lines commented out
+            continue  # all lines of the section are commented out
         if not isinstance(entries, dict):
             sections = ", ".join(field.name for field in dataclasses.fields(config))
             near = _nearest(str(section), known)
-            raise ValueError(f"{_shown(section)} is no section of settings ({sections})" + near)
+            raise ValueError(f"{_shown(section)} is not a section of settings ({sections})" + near)
         for key, value in entries.items():
             config = override(config, f"{section}.{key}", value)
     return config
@@ -61,7 +72,7 @@ def _settings(config: Config) -> list[str]:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    """The hint to the likeliest of ``known``, by the last part alone too: ``epochs`` means ``schedule.epochs``."""
+    """A hint to the most similar name, also by its last part alone: ``epochs`` means ``schedule.epochs``."""
     section, _, key = name.rpartition(".")
     ends = {full.rpartition(".")[2]: full for full in reversed(known)}
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
@@ -76,7 +87,7 @@ def override(config: Config, name: str, value: object) -> Config:
     Raises:
         ValueError: the name is unknown (the nearest is named) or the value does not fit the type.
     """
-    check_name(config, name)
+    name = present_name(config, name)
     section, _, key = name.partition(".")
     part = getattr(config, section)
     kind = typing.get_type_hints(type(part))[key]
@@ -88,20 +99,24 @@ def assign(config: Config, assignments: Sequence[str]) -> Config:
     for assignment in assignments:
         name, separator, value = assignment.partition("=")
         if not separator:
-            raise ValueError(f"--set wants KEY=VALUE, got {assignment!r}")
+            raise ValueError(f"--set must be KEY=VALUE, got {assignment!r}")
         config = override(config, name, value)
     return config
 
 
-def check_name(config: Config, name: str) -> None:
-    """ValueError if there is no setting ``section.key``; the nearest is named."""
+def present_name(config: Config, name: str) -> str:
+    """The present name of a setting ``section.key``. ValueError if there is none; the nearest is named."""
+    present = RENAMED.get(name, name)
     known = _settings(config)
-    if name not in known:
+    if present not in known:
         raise ValueError(f"unknown setting {name!r}" + _nearest(name, known))
+    if present != name:
+        report_renamed("setting", name, present)
+    return present
 
 
 def _parse(name: str, value: object, kind: object) -> object:
-    """`value` as the annotation `kind` wants it: from text, or from the types of JSON and YAML."""
+    """`value`, a text or a type of JSON or YAML, as the annotated type `kind`."""
     is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     options = typing.get_args(kind) if is_union else (kind,)
     if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
@@ -123,7 +138,7 @@ _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _as(value: object, kind: type) -> object:
-    """`value` as a `kind`; TypeError or ValueError where it is none."""
+    """`value` as a `kind`; TypeError or ValueError if that is not possible."""
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, (str, list, tuple)):
             raise TypeError
@@ -136,7 +151,7 @@ def _as(value: object, kind: type) -> object:
             raise TypeError
         return _WORDS[value.strip().lower()]
     if kind is str:
-        if not isinstance(value, (str, Path)):  # a number may have lost zeros: a folder 007 must be quoted
+        if not isinstance(value, (str, Path)):  # a number may have lost zeros: a folder called 007 must be quoted
             raise TypeError
         return str(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -156,7 +171,7 @@ def _called(kind: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """`value` for a message: in a line, however large it is."""
+    """`value` for a message: short, on one line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     return short.repr(value)

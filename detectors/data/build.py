@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from .. import distributed
 from ..config.settings import Config
 from .coco import CocoDetection
 from .generated.dataset import generate
+from .loader import DetectionLoader, build_loader
 from .paths import DatasetPaths, find_dataset
 from .transforms import Compose, detection_transforms
 
@@ -59,6 +64,53 @@ def require_objects(train: CocoDetection) -> None:
     """ValueError if there is nothing to learn."""
     if train.num_objects == 0:
         raise ValueError(f"nothing to learn, no object in {train.summary()}")
+
+
+def check_same_categories(train: CocoDetection, val: CocoDetection) -> None:
+    """ValueError if the two sets have different categories."""
+    if val.label_to_category != train.label_to_category:
+        raise ValueError(f"the categories of {val.annotation_file} are not those of {train.annotation_file}")
+
+
+def require_trained(dataset: CocoDetection, state: dict, path: Path) -> None:
+    """ValueError if the checkpoint's ``state`` was trained on another number of classes."""
+    if state["num_classes"] != dataset.num_classes:
+        raise ValueError(f"{path} was trained on {state['num_classes']} classes, the data have {dataset.num_classes}")
+
+
+def check_same_data(*datasets: CocoDetection) -> None:
+    """SetupError if a rank has other images or objects than rank 0, for example an incomplete copy; all ranks call it.
+
+    With different data the ranks would take different numbers of steps.
+    """
+    mine = [(dataset.image_ids, dataset.num_objects) for dataset in datasets]
+    digests = distributed.gather(hashlib.sha256(repr(mine).encode()).hexdigest())
+    for rank, digest in enumerate(digests):
+        if digest != digests[0]:
+            raise distributed.SetupError(f"rank {rank} has other images or objects than rank 0: is a copy incomplete?")
+
+
+def build_training_loader(config: Config, train: CocoDetection, device: torch.device) -> DetectionLoader:
+    """This rank's batches of the training set, shuffled.
+
+    ValueError if ``schedule.batch_size`` does not give each part of each rank an image.
+    """
+    schedule, ranks = config.schedule, distributed.world_size()
+    if schedule.batch_size < ranks * schedule.accumulate:
+        raise ValueError(
+            f"schedule.batch_size must give each of {ranks} processes x {schedule.accumulate} parts an image, got "
+            f"{schedule.batch_size}"
+        )
+    return build_loader(
+        train,
+        schedule.batch_size,
+        shuffle=True,
+        num_workers=config.data.workers,
+        seed=config.run.seed,
+        rank=distributed.rank(),
+        world_size=ranks,
+        pin_memory=device.type == "cuda",
+    )
 
 
 def verify(config: Config, *datasets: CocoDetection, progress: bool = False) -> None:

@@ -15,7 +15,7 @@ from .decode import ImageDecodeError
 from .sampler import AspectRatioBatchSampler, share
 from .workers import DataError, death_of_worker, lost_worker, start_worker
 
-_KEY = "seed", "batch_size", "num_samples", "shuffle", "drop_last"
+_KEY = "seed", "batch_size", "num_samples", "shuffle"
 
 
 def collate(items: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], list[dict[str, Any]]]:
@@ -169,7 +169,6 @@ def build_loader(
     shuffle: bool,
     num_workers: int = 0,
     seed: int = 0,
-    drop_last: bool = False,
     group_by_aspect: bool | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -197,7 +196,6 @@ def build_loader(
         batch_size,
         num_samples=None if group_by_aspect else len(dataset),
         shuffle=shuffle,
-        drop_last=drop_last,
         seed=seed,
         rank=rank,
         world_size=world_size,

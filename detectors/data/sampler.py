@@ -22,10 +22,9 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
     """Batches of indices in which portrait and landscape images do not mix, which saves padding.
 
     The order is a function of (seed, epoch) alone. Every index comes once per epoch: what is left over of the
-    two groups is batched together at the end, unless `drop_last`. If it does not fill its batches, it is shared out
-    evenly over them and the one before: a step on one or two images, with hardly an object, can undo hundreds of
-    others. Several ranks have the batches of one: each
-    takes its `share` of every batch.
+    two groups is batched together at the end. If it does not fill its batches, it is shared out evenly over them and
+    the one before: a step on one or two images, with hardly an object, can undo hundreds of others. Several ranks have
+    the batches of one: each takes its `share` of every batch.
 
     Args:
         aspect_ratios: height / width of every image [n]; None does not group.
@@ -40,7 +39,6 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         *,
         num_samples: int | None = None,
         shuffle: bool = True,
-        drop_last: bool = False,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -55,12 +53,12 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
             raise ValueError("give either aspect_ratios or num_samples")
         self.num_samples = int(num_samples) if aspect_ratios is None else len(aspect_ratios)
         self._group = np.zeros(self.num_samples, dtype=bool) if aspect_ratios is None else np.asarray(aspect_ratios) > 1
-        self.batch_size, self.shuffle, self.drop_last, self.seed = batch_size, shuffle, drop_last, seed
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.start = 0  # batches of this epoch to pass over: those a resumed run has had
         if len(self) == 0:
-            raise ValueError(f"{self.num_samples} images give no batch of {batch_size}")
+            raise ValueError("there are no images to make batches of")
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch; a new one starts at its beginning, the present one keeps its position."""
@@ -69,8 +67,6 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
-        if self.drop_last:
-            return self.num_samples // self.batch_size
         return -(-self.num_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -90,8 +86,6 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
                 batches.append(pending[group].copy())
                 pending[group].clear()
         rest = pending[0] + pending[1]
-        if self.drop_last:
-            return batches + ([rest[: self.batch_size]] if len(rest) >= self.batch_size else [])
         if len(rest) % self.batch_size and batches:
             rest = batches.pop() + rest
         if not rest:

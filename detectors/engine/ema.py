@@ -9,14 +9,14 @@ from torch import nn
 
 
 class WeightAverage:
-    """A second model, whose floating-point weights and buffers are averages of the first one's; counters are copied.
+    """A second model whose floating-point weights and buffers are averages of the first model's; counters are copied.
 
-    After n updates the weights move by 1 - min(decay, (1 + n) / (10 + n)) of the difference: early averages forget the
-    random start. ``model`` is for evaluation; that the averages have a model of their own means that nothing has to be
-    put back when an evaluation is interrupted.
+    The n-th update moves the averages by 1 - min(decay, (1 + n) / (10 + n)) of the difference, so early averages forget
+    the random start. ``model`` is for evaluation. It is separate from the trained model, so an interrupted evaluation
+    leaves nothing to restore.
 
     Args:
-        source: whose weights are averaged.
+        source: the model whose weights are averaged.
         decay: in [0, 1), per step, e.g. 0.9998.
     """
 
@@ -31,7 +31,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the source's weights after a step. No host synchronization."""
+        """Updates the averages after a step, without a host synchronization."""
         self.updates += 1
         rate = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(*map(list, zip(*self._averaged, strict=True)), rate)

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: found on the device, told at the next log entry, never in the weights."""
+"""Losses and gradients that are not finite: found on the device, raised at the next log entry, never applied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .. import distributed
 class NonFiniteLoss(RuntimeError):
     """A loss or a gradient is NaN or infinite; the message holds iteration, losses, image ids and the batch's file.
 
-    ``here``: whether this rank's own loss is, or nobody's (then the gradients are).
+    ``here``: True if this rank's loss, or only the gradients, are not finite; False if another rank's loss is.
     """
 
     def __init__(self, message: str, *, here: bool = True) -> None:
@@ -23,16 +23,16 @@ class NonFiniteLoss(RuntimeError):
 
 
 class FiniteGuard:
-    """Watches every step on the device and freezes the weights from the first bad one on.
+    """Checks every step on the device and freezes the weights from the first bad step on.
 
-    The host asks only where it waits for the device anyway: at log entries, checkpoints and the end. Until then
-    :meth:`observe` tells the optimizer to skip, so that the weights stay those that the bad step began with. The ranks
-    have one answer.
+    The host reads the result only where it waits for the device anyway: at log entries, checkpoints and the end. Until
+    then :meth:`observe` makes the optimizer skip its steps, so the weights stay as they were before the bad step. All
+    ranks get the same result.
 
     Args:
         device: the model's.
-        scaled: whether a loss scale is at work; it expects gradients to overflow now and then, and such a step is
-            skipped, but is not bad.
+        scaled: whether a loss scale is used. Gradients then overflow from time to time; such a step is skipped, but it
+            is not bad.
     """
 
     def __init__(self, device: torch.device, *, scaled: bool) -> None:
@@ -41,12 +41,16 @@ class FiniteGuard:
         """[] the iteration (0, 1, ...) of the first bad step, -1 for none."""
 
     def observe(self, iteration: int, loss: Tensor, norm: Tensor) -> Tensor:
-        """Takes in a step's loss and gradient norm -> [] float, 1 where the optimizer must skip it."""
+        """Checks the loss and the gradient norm of a step -> [] float, 1 if the optimizer must skip it."""
         overflow = ~norm.isfinite()
         bad = ~loss.isfinite()
         bad = distributed.any_rank(bad if self.scaled else bad | overflow)
         self.first_bad.masked_fill_(bad & (self.first_bad < 0), iteration)
         return (overflow | (self.first_bad >= 0)).float()
+
+    def first_bad_step(self) -> int:
+        """:attr:`first_bad` on the host, which waits for the device."""
+        return int(self.first_bad.item())
 
 
 def describe(
@@ -56,10 +60,10 @@ def describe(
     batch: tuple[list[Tensor], list[dict[str, Any]]],
     weights: dict[str, Tensor],
 ) -> NonFiniteLoss:
-    """Saves this rank's share of the bad batch, and on rank 0 the weights, and words the error.
+    """Saves this rank's share of the bad batch, and on rank 0 the weights -> the error to raise.
 
     The file loads with ``weights_only=True``: ``images``, ``targets``, ``image_ids``, ``losses``, ``iteration`` and
-    ``model``. Batch-norm statistics in ``model`` may have taken in the bad batch.
+    ``model``. Batch-norm statistics in ``model`` may include the bad batch.
     """
     images, targets = batch
     rank = distributed.rank()

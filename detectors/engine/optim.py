@@ -11,9 +11,9 @@ from ..config.settings import Config
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """SGD or AdamW; biases and norms without decay where the configuration says so (FCOS: biases at twice the rate).
+    """SGD or AdamW, with separate rates and decays of weights, norm layers and convolutions' biases.
 
-    On CPU and CUDA ``optimizer.found_inf``, a float tensor [] on the device, set to 1 makes a step change nothing.
+    On CPU and CUDA a step changes nothing if ``optimizer.found_inf``, a float tensor [] on the device, is 1.
     """
     schedule = config.schedule
     weights, biases, norms = [], [], []
@@ -28,18 +28,18 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
             else:
                 weights.append(parameter)
     decay = schedule.weight_decay
-    # MMDetection decays the norms as the weights under SGD; AdamW's custom is not to
+    # with SGD norms decay like weights, as in MMDetection; with AdamW they usually do not
     groups = [
         {"params": weights, "lr": schedule.lr, "weight_decay": decay},
         {"params": norms, "lr": schedule.lr, "weight_decay": decay if schedule.optimizer == "sgd" else 0.0},
         {"params": biases, "lr": schedule.lr * schedule.bias_lr_factor, "weight_decay": schedule.bias_weight_decay},
     ]
     groups = [group for group in groups if group["params"]]
-    # only fused steps heed `found_inf`, with which the trainer skips a bad one without asking the host
+    # only fused steps support `found_inf`, which skips a bad step without a host synchronization
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     if schedule.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, fused=fused)
-        if schedule.momentum:  # made by the first step otherwise, and left unset if that one is skipped
+        if schedule.momentum:  # otherwise made by the first step, and missing if that one is skipped
             for parameter in (p for group in groups for p in group["params"]):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
@@ -51,7 +51,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
 class LearningRate:
     """The factor on every group's rate at an iteration: warm-up, then a tenth at each milestone.
 
-    A function of the iteration alone, so resuming cannot get it wrong.
+    It depends on the iteration only, so there is no state to resume.
     """
 
     def __init__(self, config: Config, iterations_per_epoch: int) -> None:
@@ -73,7 +73,7 @@ class LearningRate:
         return factor
 
     def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
-        """Sets the groups' rates for ``iteration`` and returns the first one's."""
+        """Sets the rates of the groups for ``iteration`` and returns the rate of the first."""
         factor = self.factor(iteration)
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

@@ -1,4 +1,4 @@
-"""How the arithmetic is done: precision, memory layout, compilation, determinism."""
+"""Precision, memory layout, compilation, determinism."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _DTYPES = dict(zip(PRECISIONS, (None, torch.bfloat16, torch.float16), strict=Tru
 
 
 def configure(run: RunConfig) -> None:
-    """The switches that are the process's: threads, TF32, deterministic algorithms."""
+    """Settings of the whole process: threads, TF32, deterministic algorithms."""
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
         backend.fp32_precision = "tf32" if run.tf32 else "ieee"
-    if run.deterministic:  # cuBLAS reads it when it starts
+    if run.deterministic:  # read by cuBLAS when it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(run.deterministic)
 
@@ -33,6 +33,6 @@ def prepare(model: nn.Module, run: RunConfig) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context of a forward pass and its losses; fp32 switches nothing."""
+    """The context of a forward pass and its losses; does nothing for fp32."""
     dtype = _DTYPES[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

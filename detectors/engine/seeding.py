@@ -1,4 +1,4 @@
-"""Where random draws come from."""
+"""Seeds of the random generators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlc_ext.sampling import draws_by_image
 
 
 def seed_everything(*key: int) -> None:
-    """Seeds Python, numpy and torch (all devices); one number as it is, several mixed into one."""
+    """Seeds Python, numpy and torch (all devices) with one number, or with a mix of several."""
     seed = key[0] if len(key) == 1 else _mix(*key)
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -22,10 +22,10 @@ def seed_everything(*key: int) -> None:
 
 @contextlib.contextmanager
 def draws_of_step(seed: int, iteration: int, rank: int, image_ids: Sequence[int]) -> Iterator[None]:
-    """Within, all random draws are a function of the arguments: a resumed run has nothing to restore.
+    """Within, random draws depend only on the arguments: a resumed run has no generator state to restore.
 
-    The generators depend on (seed, iteration, rank); the sampling of priors (RPN) on (seed, iteration, image), so it
-    is the same however a batch is shared by ranks or cut into parts.
+    The generators depend on (seed, iteration, rank). The sampling of priors (RPN) depends on (seed, iteration, image):
+    it is the same however a batch is divided among ranks and parts.
     """
     seed_everything(seed, iteration, rank)
     with draws_by_image([_mix(seed, iteration, int(number) % 2**64) for number in image_ids]):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, put off until a step is whole and all ranks know."""
+"""Ctrl-C and SIGTERM, deferred to the end of a training step that is the same on all ranks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..distributed import Vote
 
 
 class Interruption:
-    """SIGINT and SIGTERM as KeyboardInterrupt, the first of them put off to :meth:`check` while ``deferring``.
+    """Within, SIGINT and SIGTERM raise KeyboardInterrupt; while ``deferring``, :meth:`check` raises it.
 
-    A second one raises at once.
+    A second signal raises it at once.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Interruption:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():  # only there does Python allow handlers
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -34,8 +34,10 @@ class Interruption:
         self._pending = True
 
     def check(self, *, last: bool = False) -> None:
-        """Raises KeyboardInterrupt, no longer ``deferring``, if one was put off, on this rank or another; there all
-        ranks raise it at the same step, the one after the signal. ``last``: none follows."""
+        """Raises KeyboardInterrupt and ends ``deferring`` if a signal was deferred on any rank.
+
+        All ranks raise it at the same step, the one after the signal. ``last``: no step of this epoch follows.
+        """
         if self._vote(self._pending, last=last):
             self.deferring = self._pending = False
             raise KeyboardInterrupt

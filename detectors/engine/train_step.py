@@ -18,12 +18,12 @@ from .optim import LearningRate, build_optimizer
 
 
 class Stepper:
-    """The optimizer and all that goes with a step. :meth:`connect` it before the first one.
+    """The optimizer and the rest of a training step. Call :meth:`connect` before the first step.
 
     Args:
         model: on its device.
-        config: ``schedule`` and the run's seed are read.
-        iterations_per_epoch: of the loader.
+        config: ``schedule`` and ``run.seed`` are used.
+        iterations_per_epoch: length of the loader.
     """
 
     def __init__(self, model: DenseDetector, config: Config, iterations_per_epoch: int, device: torch.device) -> None:
@@ -38,22 +38,22 @@ class Stepper:
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._statistics: dict[str, Tensor] = {}
         self.undone = True
-        """Whether the step begun last left the weights alone, if it failed."""
+        """False only while the optimizer changes the weights: a step that fails before has left them unchanged."""
 
     def connect(self) -> None:
-        """Joins the ranks' models; an exchange between all of them."""
+        """Wraps the model for data-parallel training; collective over all ranks."""
         self._parallel = distributed.parallel(self.model)
 
-    def take(self, iteration: int, images: list[Tensor], targets: list[dict], whole_batch: int) -> dict[str, Tensor]:
-        """The step of iteration 0, 1, ... on this rank's share of a batch of ``whole_batch`` images.
+    def step(self, iteration: int, images: list[Tensor], targets: list[dict], batch_size: int) -> dict[str, Tensor]:
+        """The step of iteration 0, 1, ... on this rank's share of a batch of ``batch_size`` images.
 
-        Returns the losses, ``loss`` their sum and ``grad_norm``, on the device: nothing waits for it.
+        Returns the losses, their sum ``loss`` and ``grad_norm``; they stay on the device, the host does not wait.
         """
         self.rate.apply(self.optimizer, iteration)
         self.model.set_epoch(iteration / self.iterations_per_epoch)
         self.optimizer.zero_grad(set_to_none=True)
         self._remember_statistics()
-        parts = min(self.schedule.accumulate, max(1, whole_batch // distributed.world_size()))
+        parts = min(self.schedule.accumulate, max(1, batch_size // distributed.world_size()))
         sums: dict[str, Tensor] = {}
         for part in range(parts):
             some_images, some_targets = share(images, part, parts), share(targets, part, parts)
@@ -79,7 +79,7 @@ class Stepper:
         return sums | {"grad_norm": norm}
 
     def _backward(self, images: list[Tensor], targets: list[dict], parts: int) -> dict[str, Tensor]:
-        """Forward and backward pass of one of ``parts`` parts -> its share of the step's losses, and their sum."""
+        """Forward and backward pass of one of ``parts`` parts -> its share of the step's losses and their sum."""
         images = [image.to(self.device, non_blocking=True) for image in images]
         with precision.autocast(self.device, self.schedule.precision):
             losses = {name: value / parts for name, value in self._parallel(images, targets).items()}
@@ -88,14 +88,14 @@ class Stepper:
         return {name: value.detach() for name, value in (losses | {"loss": total}).items()}
 
     def _remember_statistics(self) -> None:
-        """Where another rank may be lost in the middle of a step: what the forward pass changes."""
+        """With several ranks, copies the buffers that the forward pass changes, for :meth:`undo`."""
         if distributed.world_size() > 1:
             self._statistics = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
 
     def undo(self) -> bool:
-        """After a step that failed for want of another rank: whether weights and statistics are again those before.
+        """After a step that failed because another rank is gone: restores the state before it, if possible.
 
-        Not on GPUs, where the failure may show when the weights have long taken it in.
+        Returns whether it did. Never on GPUs: there the error may be raised after the weights have changed.
         """
         if not self.undone or self.device.type != "cpu":
             return False
@@ -113,9 +113,9 @@ class Stepper:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes up :meth:`state_dict`; one without averages or loss scale, if that is allowed, begins with new ones."""
+        """Restores :meth:`state_dict`. Averages or a loss scale that the state lacks start anew."""
         self.model.load_state_dict(state["model"])
-        groups = self.optimizer.state_dict()["param_groups"]  # the configuration's: a setting that may change, changes
+        groups = self.optimizer.state_dict()["param_groups"]  # from the configuration: changed settings apply
         self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])

@@ -77,13 +77,9 @@ class RecallCurves(NamedTuple):
 class _Collector:
     """Gathers outputs by image and evaluates them with COCO's code."""
 
-    def __init__(self, ground_truth: Mapping[str, Any], image_ids: Sequence[int] | None, backend: str):
+    def __init__(self, ground_truth: Mapping[str, Any], backend: str):
         self._coco, self._eval = _backend(backend)
-        known = {entry["id"] for entry in ground_truth["images"]}
-        self.image_ids = sorted(known) if image_ids is None else sorted(set(image_ids))
-        unknown = set(self.image_ids) - known
-        if unknown:
-            raise ValueError(f"image_ids holds {sorted(unknown)[:3]}, not in the data set")
+        self.image_ids = sorted(entry["id"] for entry in ground_truth["images"])
         self._ids = set(self.image_ids)
         self._truth = self._as_coco(ground_truth)
         self._rows: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}  # boxes xyxy, scores, labels
@@ -213,12 +209,10 @@ class _Collector:
 class CocoEvaluator(_Collector):
     """Average precision and recall as COCO defines them.
 
-    All images of the data set count, those without any `update` as images without detections; `image_ids`
-    narrows the evaluation to a part of them.
+    All images of the data set count, those without any `update` as images without detections.
 
     Args:
         dataset: a `CocoDetection`, or anything with `ground_truth()` and `label_to_category`.
-        image_ids: the part of the images to evaluate.
         max_detections: detections per image and class that the three recalls look at; AP uses the last.
         backend: "pycocotools", or "faster_coco_eval": the same figures in less time, if it is installed.
     """
@@ -227,13 +221,11 @@ class CocoEvaluator(_Collector):
         self,
         dataset: Any,
         *,
-        image_ids: Sequence[int] | None = None,
         max_detections: tuple[int, int, int] = (1, 10, 100),
         backend: str = "pycocotools",
     ):
-        super().__init__(dataset.ground_truth(), image_ids, backend)
+        super().__init__(dataset.ground_truth(), backend)
         self._categories = dict(dataset.label_to_category)
-        self._names = {entry["id"]: entry["name"] for entry in self._truth.dataset["categories"]}
         self.max_detections = tuple(max_detections)
 
     def _check(self, image_id: int, output: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -255,17 +247,16 @@ class CocoEvaluator(_Collector):
         precision = evaluation.eval["precision"][:, :, :, _AREAS["all"], -1]  # [T, R, K]
         return PrecisionCurves(evaluation.params.iouThrs, evaluation.params.recThrs, _means(precision))
 
-    def summarize(self, *, per_class: bool = False) -> dict[str, Any]:
+    def summarize(self) -> dict[str, float]:
         """AP (IoU .5:.95), AP50, AP75, APs, APm, APl and AR1, AR10, AR100 (the counts of `max_detections`),
-        each in 0..1; NaN where there is nothing to find. With `per_class`, also "per_class": {category name:
-        AP}."""
+        each in 0..1; NaN where there is nothing to find."""
         evaluation = self._evaluation()
         precision, recall = (
             evaluation.eval["precision"],
             evaluation.eval["recall"],
         )  # [T, R, K, A, M], [T, K, A, M]
         thresholds = evaluation.params.iouThrs
-        result: dict[str, Any] = {
+        result = {
             "AP": _mean(precision[:, :, :, 0, -1]),
             "AP50": _mean(precision[np.isclose(thresholds, 0.5), :, :, 0, -1]),
             "AP75": _mean(precision[np.isclose(thresholds, 0.75), :, :, 0, -1]),
@@ -274,11 +265,6 @@ class CocoEvaluator(_Collector):
             result[key] = _mean(precision[:, :, :, _AREAS[area], -1])
         for k, count in enumerate(self.max_detections):
             result[f"AR{count}"] = _mean(recall[:, :, 0, k])
-        if per_class:
-            result["per_class"] = {
-                self._names[category]: _mean(precision[:, :, k, 0, -1])
-                for k, category in enumerate(evaluation.params.catIds)
-            }
         return result
 
 
@@ -286,21 +272,20 @@ class ProposalEvaluator(_Collector):
     """Average recall of class-agnostic proposals (the paper's Table 4): AR@100, AR@300 and AR@1000 over IoU
     .5:.95, the best so many by score, all classes as one; crowd boxes are dropped.
 
-    Outputs need `boxes` and `scores` only. `dataset`, `image_ids` and `backend` are as for `CocoEvaluator`.
+    Outputs need `boxes` and `scores` only. `dataset` and `backend` are as for `CocoEvaluator`.
     """
 
     def __init__(
         self,
         dataset: Any,
         *,
-        image_ids: Sequence[int] | None = None,
         counts: Sequence[int] = (100, 300, 1000),
         backend: str = "pycocotools",
     ):
         truth = dataset.ground_truth()
         objects = [{**row, "category_id": 1} for row in truth["annotations"] if not row["iscrowd"]]
         truth = {**truth, "annotations": objects, "categories": [{"id": 1, "name": "object"}]}
-        super().__init__(truth, image_ids, backend)
+        super().__init__(truth, backend)
         self.counts = sorted(counts)
 
     def _check(self, image_id: int, output: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

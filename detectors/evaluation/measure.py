@@ -59,7 +59,7 @@ def evaluate(
 ) -> dict[str, float]:
     """AP, AP50, AP75, APs, APm, APl (0..1) on ``dataset``, and with ``correlation`` the divergence metric.
 
-    Proposals (``model.class_agnostic``) are measured by AR@100, AR@300, AR@1000, all classes as one.
+    Proposals (``model.class_agnostic``) are measured by ``AR@100``, ``AR@300``, ``AR@1000``, all classes as one.
 
     ``correlation`` is protocol (a), the mean over gts of the rank correlation of their 50 best predictions;
     ``correlation_pooled`` is protocol (b) (mlc_ext.divergence). ``results`` is a file that gets the detections in

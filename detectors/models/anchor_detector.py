@@ -22,7 +22,7 @@ class AnchorDetector(DenseDetector):
         backbone, fpn, head, options: see :class:`DenseDetector`.
         anchors: of every level.
         assigner: of anchors to gts.
-        v1: the coder is MMDetection 1.1's (+1 widths).
+        mmdet1: the coder is MMDetection 1.1's (+1 widths).
         smooth_l1_beta: of the box loss on deltas; 0 is L1.
     """
 
@@ -34,12 +34,12 @@ class AnchorDetector(DenseDetector):
         *,
         anchors: AnchorGenerator,
         assigner: MaxIoUAssigner,
-        v1: bool,
+        mmdet1: bool,
         smooth_l1_beta: float,
         **options: Any,
     ) -> None:
         super().__init__(backbone, fpn, head, **options)
-        self.anchors, self.coder, self.assigner = anchors, DeltaXYWHCoder(v1=v1), assigner
+        self.anchors, self.coder, self.assigner = anchors, DeltaXYWHCoder(mmdet1=mmdet1), assigner
         self.smooth_l1_beta = smooth_l1_beta
 
     def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:

@@ -74,14 +74,14 @@ class AnchorGenerator:
             wide.
         scales: sizes in units of the stride.
         ratios: height / width, at constant area. The shapes run ratio by ratio, scale by scale in each.
-        v1: MMDetection 1.1's anchors: centered on (stride - 1) / 2 instead of the cell's corner, a box from x1
+        mmdet1: MMDetection 1.1's anchors: centered on (stride - 1) / 2 instead of the cell's corner, a box from x1
             to x2 being ``x2 - x1 + 1`` wide, base anchors rounded to whole pixels.
     """
 
     strides: tuple[int, ...]
     scales: tuple[float, ...]
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    v1: bool = False
+    mmdet1: bool = False
 
     def __post_init__(self) -> None:
         for name in ("strides", "scales", "ratios"):
@@ -91,14 +91,14 @@ class AnchorGenerator:
                 raise ValueError(f"AnchorGenerator: {name} must be positive and not empty, got {values}")
 
     @classmethod
-    def retinanet(cls, strides: Sequence[int] = (8, 16, 32, 64, 128), *, v1: bool = False) -> AnchorGenerator:
+    def retinanet(cls, strides: Sequence[int] = (8, 16, 32, 64, 128), *, mmdet1: bool = False) -> AnchorGenerator:
         """RetinaNet's nine anchors (Lin et al., 2017): octave base 4, 3 scales per octave, 3 ratios."""
-        return cls(tuple(strides), tuple(4 * 2 ** (i / 3) for i in range(3)), v1=v1)
+        return cls(tuple(strides), tuple(4 * 2 ** (i / 3) for i in range(3)), mmdet1=mmdet1)
 
     @classmethod
-    def rpn(cls, strides: Sequence[int] = (4, 8, 16, 32, 64), *, v1: bool = False) -> AnchorGenerator:
+    def rpn(cls, strides: Sequence[int] = (4, 8, 16, 32, 64), *, mmdet1: bool = False) -> AnchorGenerator:
         """The three anchors of an RPN on a feature pyramid: scale 8, ratios 1/2, 1, 2."""
-        return cls(tuple(strides), (8.0,), v1=v1)
+        return cls(tuple(strides), (8.0,), mmdet1=mmdet1)
 
     @property
     def num_anchors(self) -> int:
@@ -113,7 +113,7 @@ class AnchorGenerator:
         widths = (stride * (1 / h_ratios)[:, None] * scales[None]).reshape(-1)
         heights = (stride * h_ratios[:, None] * scales[None]).reshape(-1)
         sizes = torch.stack((widths, heights), dim=-1)
-        if self.v1:
+        if self.mmdet1:
             half, center = 0.5 * (sizes - 1), 0.5 * (stride - 1)
             return torch.cat((center - half, center + half), dim=-1).round()
         return torch.cat((-0.5 * sizes, 0.5 * sizes), dim=-1)

@@ -8,15 +8,11 @@ import torch
 from torch import Tensor
 
 
-def batch_images(
-    images: Sequence[Tensor], divisor: int = 32, pad_value: float | Sequence[float] = 0
-) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Pads images [C, H_i, W_i] at the right and bottom to one batch [N, C, H, W] with H, W divisible by
-    `divisor`.
+def batch_images(images: Sequence[Tensor], divisor: int = 32) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Pads normalized images [C, H_i, W_i] with zeros, at the right and bottom, to one batch [N, C, H, W] with H, W
+    divisible by `divisor`.
 
-    Device and dtype are the images'. `pad_value`: one number, or one for every channel - the normalization's
-    mean, say, when padding comes before it; 0 is right after it. Returns the batch and the unpadded sizes
-    (height, width).
+    Device and dtype are the images'. Returns the batch and the unpadded sizes (height, width).
     """
     if not images:
         raise ValueError("batch_images needs at least one image")
@@ -31,11 +27,7 @@ def batch_images(
             )
     sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
     height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
-    batch = torch.empty((len(images), shape[0], height, width), dtype=dtype, device=device)
-    if isinstance(pad_value, (int, float)):
-        batch.fill_(pad_value)  # no copy to wait for on a GPU
-    else:
-        batch.copy_(torch.as_tensor(pad_value).reshape(-1, 1, 1).expand(shape[0], 1, 1))
+    batch = torch.zeros((len(images), shape[0], height, width), dtype=dtype, device=device)
     for slot, image, (h, w) in zip(batch, images, sizes, strict=True):
         slot[:, :h, :w].copy_(image)
     return batch, sizes

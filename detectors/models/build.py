@@ -53,23 +53,23 @@ def build_model(config: Config, num_classes: int) -> DenseDetector:
             center_sampling_radius=model.center_sampling_radius,
             norm_on_bbox=model.norm_on_bbox,
             centerness_on=model.centerness_on,
-            v1=model.v1,
+            mmdet1=model.mmdet1,
             postprocessor=Postprocessor(**options),
             **common,
         )
     if model.detector == "retinanet":
-        beta = (0.11 if model.v1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
+        beta = (0.11 if model.mmdet1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
         return RetinaNet(
             num_classes,
-            v1=model.v1,
+            mmdet1=model.mmdet1,
             smooth_l1_beta=beta,
             num_convs=model.num_convs,
             postprocessor=Postprocessor(**options),
             **common,
         )
-    beta = (1 / 9 if model.v1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
+    beta = (1 / 9 if model.mmdet1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
     postprocessor = dataclasses.replace(PROPOSALS, **options)
-    return RPN(v1=model.v1, smooth_l1_beta=beta, postprocessor=postprocessor, **common)
+    return RPN(mmdet1=model.mmdet1, smooth_l1_beta=beta, postprocessor=postprocessor, **common)
 
 
 def _check_settings(config: Config) -> None:

@@ -44,15 +44,12 @@ class LTRBCoder:
         _check_last("LTRBCoder.encode", "boxes", boxes, 4)
         return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)
 
-    def decode(self, points: Tensor, ltrb: Tensor, image_size: tuple[float, float] | None = None) -> Tensor:
-        """Boxes ``[..., 4]`` from ``points`` ``[..., 2]`` and distances ``[..., 4]`` in pixels.
-
-        With ``image_size`` (height, width) they are clipped to the image. Raises as :meth:`encode`.
-        """
+    def decode(self, points: Tensor, ltrb: Tensor) -> Tensor:
+        """Boxes ``[..., 4]`` from ``points`` ``[..., 2]`` and distances ``[..., 4]`` in pixels. Raises as
+        :meth:`encode`."""
         _check_last("LTRBCoder.decode", "points", points, 2)
         _check_last("LTRBCoder.decode", "ltrb", ltrb, 4)
-        boxes = torch.cat((points - ltrb[..., :2], points + ltrb[..., 2:]), dim=-1)
-        return boxes if image_size is None else clip_boxes(boxes, image_size)
+        return torch.cat((points - ltrb[..., :2], points + ltrb[..., 2:]), dim=-1)
 
 
 class DeltaXYWHCoder:
@@ -62,8 +59,7 @@ class DeltaXYWHCoder:
         means, stds: of dx, dy, dw, dh: the network sees ``(delta - mean) / std``.
         wh_ratio_clip: decoding clamps dw and dh to +-|log(wh_ratio_clip)|, a growth of at most 62.5 by
             default.
-        v1: MMDetection 1.1's convention: a box from x1 to x2 is ``x2 - x1 + 1`` wide and the image ends at
-            width - 1.
+        mmdet1: MMDetection 1.1's convention: a box from x1 to x2 is ``x2 - x1 + 1`` wide.
     """
 
     def __init__(
@@ -72,7 +68,7 @@ class DeltaXYWHCoder:
         stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
         wh_ratio_clip: float = 16 / 1000,
         *,
-        v1: bool = False,
+        mmdet1: bool = False,
     ) -> None:
         self.means, self.stds = tuple(map(float, means)), tuple(map(float, stds))
         if len(self.means) != 4 or len(self.stds) != 4 or min(self.stds) <= 0:
@@ -80,7 +76,7 @@ class DeltaXYWHCoder:
         if not 0 < wh_ratio_clip < 1:
             raise ValueError(f"DeltaXYWHCoder: wh_ratio_clip must be in (0, 1), got {wh_ratio_clip}")
         self.max_log_ratio = -math.log(wh_ratio_clip)
-        self.extent = 1.0 if v1 else 0.0  # what is added to x2 - x1 to give a width
+        self.extent = 1.0 if mmdet1 else 0.0  # what is added to x2 - x1 to give a width
 
     def _center_and_size(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return (boxes[..., :2] + boxes[..., 2:]) * 0.5, boxes[..., 2:] - boxes[..., :2] + self.extent
@@ -101,11 +97,9 @@ class DeltaXYWHCoder:
         # Scalars, not a tensor of means: that would be a host-to-device copy at every call.
         return torch.stack([(d - m) / s for d, m, s in zip(deltas, self.means, self.stds, strict=True)], dim=-1)
 
-    def decode(self, priors: Tensor, deltas: Tensor, image_size: tuple[float, float] | None = None) -> Tensor:
-        """Boxes ``[..., 4]`` from ``priors`` ``[..., 4]`` and predicted ``deltas`` ``[..., 4]``.
-
-        With ``image_size`` (height, width) they are clipped to the image. Raises as :meth:`encode`.
-        """
+    def decode(self, priors: Tensor, deltas: Tensor) -> Tensor:
+        """Boxes ``[..., 4]`` from ``priors`` ``[..., 4]`` and predicted ``deltas`` ``[..., 4]``. Raises as
+        :meth:`encode`."""
         _check_last("DeltaXYWHCoder.decode", "priors", priors, 4)
         _check_last("DeltaXYWHCoder.decode", "deltas", deltas, 4)
         # Before the exponential, where half precision would lose digits.
@@ -115,7 +109,4 @@ class DeltaXYWHCoder:
         growth = torch.stack((dw, dh), dim=-1).clamp(-self.max_log_ratio, self.max_log_ratio)
         center = prior_center + prior_size * torch.stack((dx, dy), dim=-1)
         half = (prior_size * growth.exp() - self.extent) * 0.5
-        boxes = torch.cat((center - half, center + half), dim=-1)
-        if image_size is None:
-            return boxes
-        return clip_boxes(boxes, (image_size[0] - self.extent, image_size[1] - self.extent))
+        return torch.cat((center - half, center + half), dim=-1)

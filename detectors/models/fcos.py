@@ -45,7 +45,7 @@ class FCOS(DenseDetector):
         box_loss: "iou" (-log IoU), "giou" or "linear_iou".
         fpn_channels, num_convs, norm: width of the pyramid, depth and normalization of the towers.
         center_sampling_radius, norm_on_bbox, centerness_on: the later tricks (see FCOSAssigner, FCOSHead).
-        v1: MMDetection 1.1's: the classification loss is divided by positives + images, areas have +1 widths.
+        mmdet1: MMDetection 1.1's: the classification loss is divided by positives + images, areas have +1 widths.
         postprocessor: defaults to score 0.05, 1000 a level, NMS 0.5, 100 an image.
         backbone_options: further arguments of ``build_backbone`` (weights, norm, frozen_stages, style).
     """
@@ -65,7 +65,7 @@ class FCOS(DenseDetector):
         center_sampling_radius: float | None = None,
         norm_on_bbox: bool = False,
         centerness_on: str = "cls",
-        v1: bool = False,
+        mmdet1: bool = False,
         postprocessor: Postprocessor | None = None,
         backbone_options: dict | None = None,
     ) -> None:
@@ -92,13 +92,13 @@ class FCOS(DenseDetector):
             strides=strides,
         )
         super().__init__(backbone, fpn, head, mlc=mlc, postprocessor=postprocessor or Postprocessor())
-        self.num_classes, self.strides, self.box_loss, self.v1 = num_classes, strides, box_loss, v1
+        self.num_classes, self.strides, self.box_loss, self.mmdet1 = num_classes, strides, box_loss, mmdet1
         self.centerness = centerness
         self.centerness_weights = centerness if centerness_weights is None else centerness_weights
         self.assigner = FCOSAssigner(
             strides,
             center_sampling_radius=center_sampling_radius,
-            v1=v1,
+            v1=mmdet1,
             candidates=mlc.candidates_of("all" if mlc.metric == "alignment" else "positives"),
         )
         self.coder = LTRBCoder()
@@ -116,7 +116,7 @@ class FCOS(DenseDetector):
         self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
         cls_loss = sigmoid_focal_loss(outputs["cls_logits"].flatten(0, 1), task.cls_labels, task.cls_weights)
-        num_positive = task.num_cls_positive + num_images if self.v1 else task.num_cls_positive
+        num_positive = task.num_cls_positive + num_images if self.mmdet1 else task.num_cls_positive
         losses = {"classification": cls_loss / normalizer(num_positive)}
         return losses | self._box_losses(outputs, priors, boxes, task, num_images)
 

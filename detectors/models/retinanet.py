@@ -25,7 +25,7 @@ class RetinaNet(AnchorDetector):
             those it builds.
         mlc: the method's settings, by default ``MLCConfig.paper("retinanet")``.
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 0.11 MMDetection 1.1's.
-        v1: MMDetection 1.1's anchors and coder (+1 widths).
+        mmdet1: MMDetection 1.1's anchors and coder (+1 widths).
         fpn_channels, num_convs: width of the pyramid, depth of the towers.
         assigner: defaults to 0.5 / 0.4 with forced matches and the candidates of ``mlc``.
         postprocessor: defaults to score 0.05, 1000 a level, NMS 0.5, 100 an image.
@@ -39,7 +39,7 @@ class RetinaNet(AnchorDetector):
         backbone="resnet50",
         mlc: MLCConfig | None = None,
         smooth_l1_beta: float = 0.0,
-        v1: bool = False,
+        mmdet1: bool = False,
         fpn_channels: int = 256,
         num_convs: int = 4,
         assigner: MaxIoUAssigner | None = None,
@@ -49,7 +49,7 @@ class RetinaNet(AnchorDetector):
         mlc = mlc or MLCConfig.paper("retinanet")
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, **(backbone_options or {}))
-        anchors = AnchorGenerator.retinanet(v1=v1)
+        anchors = AnchorGenerator.retinanet(mmdet1=mmdet1)
         fpn = FPN(backbone.out_channels, fpn_channels, extra="on_c5", num_extra=NUM_LEVELS - len(backbone.out_channels))
         head = RetinaNetHead(fpn_channels, anchors.num_anchors, num_classes, num_convs=num_convs, iou=mlc.iur)
         super().__init__(
@@ -58,7 +58,7 @@ class RetinaNet(AnchorDetector):
             head,
             anchors=anchors,
             assigner=assigner or MaxIoUAssigner(candidates=mlc.candidates_of("all")),
-            v1=v1,
+            mmdet1=mmdet1,
             smooth_l1_beta=smooth_l1_beta,
             mlc=mlc,
             postprocessor=postprocessor or Postprocessor(),

@@ -43,7 +43,7 @@ class RPN(AnchorDetector):
         mlc: the method's settings, by default ``MLCConfig.paper("rpn")``.
         sample_size, max_positive: priors drawn per image, and how many of them may be positive.
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 1/9 MMDetection 1.1's.
-        v1: MMDetection 1.1's anchors and coder (+1 widths).
+        mmdet1: MMDetection 1.1's anchors and coder (+1 widths).
         assigner: defaults to 0.7 / 0.3, forced matches from 0.3, and the candidates of ``mlc``.
         postprocessor: defaults to PROPOSALS.
         backbone_options: further arguments of ``build_backbone``.
@@ -59,7 +59,7 @@ class RPN(AnchorDetector):
         sample_size: int = 256,
         max_positive: int = 128,
         smooth_l1_beta: float = 0.0,
-        v1: bool = False,
+        mmdet1: bool = False,
         fpn_channels: int = 256,
         assigner: MaxIoUAssigner | None = None,
         postprocessor: Postprocessor | None = None,
@@ -70,7 +70,7 @@ class RPN(AnchorDetector):
             backbone = build_backbone(backbone, **({"out_indices": (0, 1, 2, 3)} | (backbone_options or {})))
         if not 0 < max_positive <= sample_size:
             raise ValueError(f"RPN: max_positive must be in 1..{sample_size} (sample_size), got {max_positive}")
-        anchors = AnchorGenerator.rpn(v1=v1)
+        anchors = AnchorGenerator.rpn(mmdet1=mmdet1)
         fpn = FPN(backbone.out_channels, fpn_channels, extra="pool", num_extra=1)
         head = RPNHead(fpn_channels, anchors.num_anchors, iou=mlc.iur)
         super().__init__(
@@ -80,7 +80,7 @@ class RPN(AnchorDetector):
             anchors=anchors,
             assigner=assigner
             or MaxIoUAssigner(high=0.7, low=0.3, min_forced_iou=0.3, candidates=mlc.candidates_of("all")),
-            v1=v1,
+            mmdet1=mmdet1,
             smooth_l1_beta=smooth_l1_beta,
             mlc=mlc,
             postprocessor=postprocessor or PROPOSALS,

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, the last few kept, read without running code from the file."""
+"""Checkpoints: written atomically, the newest few kept, read without running code from the file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ..config.settings import Config
 FORMAT = "mlc_ext detector checkpoint 2"
 NAME = "checkpoint.pt"
 FREE = ("data.workers", "data.cache", "data.evaluator", "data.strict", "data.eval_short_side")
-"""Settings, beside those of ``run`` but its seed, that a resumed run may change: they say where and how a run is
-computed, not which one it is."""
+"""Settings that a resumed run may change, in addition to those of ``run`` except its seed: these affect execution, not
+results."""
 
 _KEYS = ("model", "config", "num_classes", "iteration")
 
@@ -30,10 +30,10 @@ VERSIONS = {"torch": str(torch.__version__), "mlc_ext": __version__, "python": p
 
 
 def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None:
-    """Writes ``state`` beside ``path`` and renames it there: a reader, or a crash, never meets half a file.
+    """Writes ``state`` to a temporary file and renames it to ``path``: ``path`` is never an incomplete file.
 
-    With ``keep``, the file that was there becomes ``checkpoint.1.pt``, that one ``checkpoint.2.pt`` and so on, ``keep``
-    files in all; ``path`` names a whole file at every moment. Without, it is replaced.
+    With ``keep``, the previous file becomes ``checkpoint.1.pt``, that one ``checkpoint.2.pt`` and so on, ``keep`` files
+    in all. Without, the previous file is replaced.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -45,6 +45,10 @@ def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None
         if keep is not None:
             _shift(path, keep)
         os.replace(temporary, path)
+    except RuntimeError as error:  # torch's writer, left by an interruption, hides it behind an error of its own
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -60,7 +64,7 @@ def _shift(path: Path, keep: int) -> None:
         else:
             try:
                 os.link(old, new)
-            except OSError:  # a file system without links: for a moment `path` is missing
+            except OSError:  # a file system without hard links: `path` is missing for a moment
                 os.replace(old, new)
 
 
@@ -74,12 +78,12 @@ def _numbered(folder: Path) -> dict[int, Path]:
 
 
 def load_newest(folder: Path, skipped: Callable[[str], None]) -> tuple[Path, dict] | None:
-    """The newest usable checkpoint of a run's folder and its state; None where there is none at all.
+    """The newest usable checkpoint of a run's folder and its state; None if the folder has no checkpoint.
 
     Args:
-        skipped: gets a message for each one that is damaged or foreign.
+        skipped: called with a message for each checkpoint that is damaged or not of this project.
 
-    Raises ValueError where none of several can be used.
+    Raises ValueError if there are checkpoints and none can be used.
     """
     found = [path for _, path in sorted(_numbered(folder).items())]
     for path in found:
@@ -93,14 +97,14 @@ def load_newest(folder: Path, skipped: Callable[[str], None]) -> tuple[Path, dic
 
 
 def tidy(folder: Path) -> None:
-    """Removes what killed processes had half written."""
+    """Removes the temporary files of killed processes."""
     for path in Path(folder).glob(f".{NAME}.*"):
         path.unlink(missing_ok=True)
 
 
 def set_aside(folder: Path) -> None:
-    """Moves the checkpoints of an earlier run to ``earlier/`` (``earlier.1/``, ... where that is there): a new one must
-    not go on with them."""
+    """Moves the checkpoints of an earlier run to ``earlier/`` (``earlier.1/``, ... if that exists), so that a new run
+    cannot resume from them."""
     found = _numbered(folder).values()
     if not found:
         return
@@ -123,7 +127,7 @@ def load_checkpoint(path: Path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # whatever damaged bytes make of the reader, whose own text advises unsafe loading
+    except Exception as error:  # damaged files raise many types; torch's message advises unsafe loading
         raise ValueError(f"{path} is no readable checkpoint: truncated, or not written by this project") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this project (no format mark {FORMAT!r})")
@@ -134,14 +138,14 @@ def load_checkpoint(path: Path) -> dict:
 
 
 def trained_weights(state: dict) -> dict[str, Tensor]:
-    """The weights to evaluate: the averages where the run kept some."""
+    """The weights to evaluate: the averages (``schedule.ema``) if the run has them."""
     return state["ema"]["weights"] if state.get("ema") else state["model"]
 
 
 def check_unchanged(path: Path, state: dict, config: Config, allowed: tuple[str, ...] = ()) -> None:
-    """ValueError, naming the settings, if a run with ``config`` would not go on as the checkpoint's did.
+    """ValueError, with the names of the settings, if ``config`` differs from the checkpoint's configuration.
 
-    FREE settings may differ, and those that ``allowed`` names.
+    FREE settings may differ, and those in ``allowed``.
     """
     changed = {
         name: values
@@ -149,13 +153,13 @@ def check_unchanged(path: Path, state: dict, config: Config, allowed: tuple[str,
         if name not in (*FREE, *allowed) and (name == "run.seed" or not name.startswith("run."))
     }
     if changed:
-        told = ", ".join(f"{name} was {before!r}, is {after!r}" for name, (before, after) in changed.items())
-        raise ValueError(f"{path} is of a run with other settings: {told} (--allow-change NAME accepts one)")
+        listed = ", ".join(f"{name} was {before!r}, is {after!r}" for name, (before, after) in changed.items())
+        raise ValueError(f"{path} is of a run with other settings: {listed} (--allow-change NAME accepts one)")
 
 
 @contextlib.contextmanager
 def as_misfit(path: Path):
-    """Within, the errors of loading a state become one ValueError that names the file."""
+    """Within, errors of loading a state are raised as a ValueError that names the file."""
     try:
         yield
     except (KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all, as plain JSON."""
+"""Files of a run: written atomically, as standard JSON."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes beside ``path`` and renames: a reader, or a kill, never meets half a file."""
+    """Writes a temporary file and renames it to ``path``, which is never an incomplete file."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text)
     os.replace(temporary, path)
 
 
 def plain(value: object) -> object:
-    """JSON has neither NaN nor infinity: null."""
+    """``value`` with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list):

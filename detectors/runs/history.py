@@ -1,4 +1,4 @@
-"""What a run's folder tells without its data: settings, history, metrics, and what is missing."""
+"""A run's folder read without its data: settings, history, metrics, and what is missing."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .checkpoint import NAME
 
 @dataclass
 class Run:
-    """A folder that train.py has written."""
+    """A folder written by train.py."""
 
     folder: Path
     name: str
-    """The end of its path that tells it from the other runs."""
+    """The shortest end of its path that no other run has."""
     config: Config | None
     history: list[dict[str, Any]]
     """Log entries and evaluations, in order."""
     metrics: dict[str, float]
-    """Of the last evaluation; empty without one. NaN for what is undefined."""
+    """Metrics of the last evaluation, NaN where undefined; empty without an evaluation."""
     source: str
-    """Where the metrics come from, for the reader."""
+    """Where the metrics come from, as text."""
     notes: list[str] = field(default_factory=list)
-    """What is missing or odd."""
+    """What is missing or cannot be read."""
 
     @property
     def checkpoint(self) -> Path:
@@ -42,12 +42,12 @@ class Run:
 
     @property
     def evaluated(self) -> list[tuple[int, dict[str, float]]]:
-        """(iteration, metrics) of the history's evaluations; of one iteration's the last."""
+        """(iteration, metrics) of the evaluations in the history; the last one of each iteration."""
         found = {entry["iteration"]: entry["metrics"] for entry in self.history if "metrics" in entry}
         return [(iteration, _numbers(metrics)) for iteration, metrics in found.items()]
 
     def epoch(self, iteration: int) -> float:
-        """An iteration in epochs, by the log's own ratio."""
+        """An iteration in epochs, by the ratio of the two in the log."""
         for entry in reversed(self.logged):
             if entry["iteration"] and entry["epoch"]:
                 return iteration * entry["epoch"] / entry["iteration"]
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def mutual_start(self) -> float | None:
-        """The epoch that mutual labeling starts at; None: it does not in this run."""
+        """The epoch at which mutual labeling starts; None if it does not start in this run."""
         if self.config is not None:
             mlc = self.config.mlc
             return mlc.start_epoch if mlc.ml and mlc.start_epoch < self.config.schedule.epochs else None
@@ -70,17 +70,17 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in their order. ValueError or FileNotFoundError for what is no run's folder, or named twice."""
+    """The runs in the given order. ValueError or FileNotFoundError for a folder that is not a run's, or given twice."""
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
-            raise ValueError(f"{folder} is named twice")
+            raise ValueError(f"{folder} is given twice")
         seen.add(folder.resolve())
     return [_read(folder, name) for folder, name in zip(folders, run_names(folders), strict=True)]
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """The fewest last parts of each path that no other path ends with."""
+    """The shortest end of each path that no other path has."""
     parts = [folder.resolve().parts for folder in folders]
     names = []
     for own in parts:
@@ -91,8 +91,9 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 
 def setting_differences(runs: Sequence[Run]) -> dict[str, list[object]]:
-    """``section.key`` -> each run's value, of the settings that are not the same in all runs but where they lie.
-    Runs without a configuration have None throughout."""
+    """``section.key`` -> the value of each run, for the settings that are not the same in all runs, except ``run.out``.
+
+    Runs without a configuration have None for all."""
     known = [run.config for run in runs if run.config is not None]
     names: dict[str, None] = {}
     for config in known[1:]:
@@ -111,7 +112,7 @@ def _read(folder: Path, name: str) -> Run:
     if not folder.exists():
         raise FileNotFoundError(f"no run {folder}")
     if not any(file.is_file() for file in files.values()):
-        raise ValueError(f"{folder} is no run's folder: it has none of {', '.join(files)}")
+        raise ValueError(f"{folder} is not the folder of a run: it has none of {', '.join(files)}")
     notes: list[str] = []
     config = _config(files["config.json"], notes)
     history, source = _history(files, notes)
@@ -128,14 +129,14 @@ def _config(path: Path, notes: list[str]) -> Config | None:
     try:
         return from_dict(json.loads(path.read_text()))
     except FileNotFoundError:
-        notes.append("no config.json: its settings are not known")
+        notes.append("no config.json: the settings are not known")
     except ValueError as error:
         notes.append(f"config.json cannot be read: {error}")
     return None
 
 
 def _history(files: dict[str, Path], notes: list[str]) -> tuple[list[dict], str]:
-    """(entries, file) of metrics.jsonl, which an interrupted run has too, else of metrics.json."""
+    """(entries, file) of metrics.jsonl, which an interrupted run has too, or else of metrics.json."""
     if files["metrics.jsonl"].is_file():
         entries, damaged = [], 0
         for line in files["metrics.jsonl"].read_text().splitlines():
@@ -154,14 +155,14 @@ def _history(files: dict[str, Path], notes: list[str]) -> tuple[list[dict], str]
         notes.append("no metrics.jsonl: the history ends with the last evaluation")
         return entries, "metrics.json"
     except FileNotFoundError:
-        notes.append("no metrics.jsonl: its history is not known")
+        notes.append("no metrics.jsonl: the history is not known")
     except (ValueError, KeyError, TypeError) as error:
         notes.append(f"metrics.json cannot be read: {error}")
     return [], ""
 
 
 def _entry(line: str) -> dict | None:
-    """A line of metrics.jsonl; None for half a line that a killed run has left."""
+    """A line of metrics.jsonl; None for an incomplete line of a killed run."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -171,5 +172,5 @@ def _entry(line: str) -> dict | None:
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
-    """JSON's null is NaN."""
+    """``metrics`` with NaN for null."""
     return {key: math.nan if value is None else value for key, value in metrics.items()}

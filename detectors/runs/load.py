@@ -1,4 +1,4 @@
-"""A run's detector, loaded from its checkpoint."""
+"""The detector of a run, loaded from a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .checkpoint import as_misfit, load_checkpoint, trained_weights
 
 
 def trained_config(state: dict) -> Config:
-    """The configuration of a checkpoint's run, without the weights it began with: the checkpoint brings its own."""
+    """The configuration of a checkpoint, without ``model.weights``: the checkpoint contains the trained weights."""
     return override(from_dict(state["config"]), "model.weights", None)
 
 
@@ -55,7 +55,7 @@ class Loaded(NamedTuple):
 def load_for_evaluation(
     path: Path, data: str | None = None, device: str = "auto", *, settings: Sequence[str] = ()
 ) -> Loaded:
-    """The detector of a checkpoint with its validation set; arguments and errors are those of
+    """The detector of a checkpoint and its validation set; arguments and errors as for
     :func:`~mlc_ext.detectors.evaluation.measure.evaluate_checkpoint`."""
     with distributed.together():
         state = load_checkpoint(path)
@@ -63,7 +63,7 @@ def load_for_evaluation(
         if data:
             config = override(config, "data.data", data)
             for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
-                config = override(config, f"data.{name}", None)  # the run's own: they would come first
+                config = override(config, f"data.{name}", None)  # those of the run would take precedence
         config = assign(config, settings)
         target = distributed.pick_device(device)
         dataset = build_validation_set(config, CACHE)

@@ -1,4 +1,4 @@
-"""A run's history: one JSON object a line in a file."""
+"""The history of a run: a file with one JSON object per line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .files import plain, write_whole
 
 
 class MetricsLog:
-    """The run's history: ``entries`` in memory, which checkpoints carry, and the same as lines of a file.
+    """The history of a run: ``entries`` in memory, which checkpoints contain, and the same as lines of a file.
 
-    The file is written anew from the entries when a run starts or goes on, then only appended to: what a killed run
-    had logged past its checkpoint would come twice.
+    The file is rewritten from the entries when a run starts or resumes, then only appended to. Otherwise entries that a
+    killed run had logged after its checkpoint would appear twice.
 
     Args:
-        path: of the file; None writes none (all ranks but one).
+        path: of the file; None (all ranks but one) writes no file.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -23,7 +23,7 @@ class MetricsLog:
         self.entries: list[dict] = []
 
     def start(self) -> None:
-        """Makes the file hold the entries, all or nothing."""
+        """Rewrites the file from the entries, atomically."""
         if self.path is None:
             return
         write_whole(self.path, "".join(map(_line, self.entries)))
@@ -47,4 +47,4 @@ SHORT_NAMES = {
     "prediction_alignment": "align",
     "loss": "loss",
 }
-"""Losses as the progress bar shows them."""
+"""Losses and their names in the progress bar."""

@@ -23,7 +23,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         and in reverse mode (the backward pass takes O(N M) memory; for matched pairs use :func:`paired_box_iou`).
 
     Raises:
-        TypeError: dtypes are not floating point or disagree. ValueError: a shape is not [*, 4], or devices disagree.
+        TypeError: dtypes are not floating point or disagree. ValueError: a shape is not [N, 4] or [M, 4], or
+        devices disagree.
     """
     check_tensors("box_iou", boxes1=boxes1, boxes2=boxes2)
     result: Tensor = call(_op, boxes1, boxes2)

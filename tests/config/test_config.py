@@ -1,11 +1,13 @@
 """Presets, overrides by name, and the way to a file and back."""
 
+import dataclasses
 import json
+import logging
 
 import pytest
 import torch
 
-from mlc_ext.detectors.config.overrides import from_dict, override
+from mlc_ext.detectors.config.overrides import RENAMED, from_dict, override, present_name, report_renamed
 from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.engine.optim import LearningRate, build_optimizer
@@ -30,9 +32,44 @@ def test_presets_build(name):
     LearningRate(config, 100)
 
 
-def test_presets_are_fresh_each_time():
-    preset("demo").schedule.epochs = 1
-    assert preset("demo").schedule.epochs != 1
+@pytest.mark.parametrize("section", ["model", "mlc", "data", "schedule", "run"])
+def test_settings_are_constants(section):
+    part = getattr(preset("demo"), section)
+    for field in dataclasses.fields(part):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, field.name, None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(Config(), section, part)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_former_names_of_settings(old, new, caplog):
+    """In checkpoints and files (from_dict), in --set and in --allow-change; logged once."""
+    report_renamed.cache_clear()
+    (section, before), (_, after) = old.split("."), new.split(".")
+    default = getattr(getattr(Config(), section), after)
+    assert isinstance(default, bool)
+    with caplog.at_level(logging.WARNING, "mlc_ext.detectors"):
+        expected = override(Config(), new, not default)
+        assert not caplog.records
+        assert override(Config(), old, str(not default)) == from_dict({section: {before: not default}}) == expected
+        assert present_name(Config(), old) == present_name(Config(), new) == new
+    assert [record.getMessage() for record in caplog.records] == [f"setting {old} is called {new} now"]
+    assert before not in expected.to_dict()[section]
+
+
+def test_former_names_of_presets(caplog):
+    names = [name for name in PRESETS if name.endswith("_mmdet1")]
+    assert len(names) == 16
+    report_renamed.cache_clear()
+    with caplog.at_level(logging.WARNING, "mlc_ext.detectors"):
+        for name in names:
+            old = name.replace("_mmdet1", "_v1")
+            assert preset(old) == override(preset(name), "run.out", f"runs/{old}")  # where its earlier runs are
+            assert preset(old).model.mmdet1
+    assert f"preset {old} is called {name} now" in caplog.text and len(caplog.records) == len(names)
+    with pytest.raises(ValueError, match="unknown preset 'demo_v1'"):
+        preset("demo_v1")
 
 
 def test_unknown_preset():

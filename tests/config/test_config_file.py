@@ -84,18 +84,18 @@ def test_a_file_that_changes_nothing(file, text):
         ("shedule: {epochs: 3}", "unknown setting 'shedule.epochs'; did you mean 'schedule.epochs'?"),
         (
             "epochs: 3",
-            "'epochs' is no section of settings (model, mlc, data, schedule, run); did you mean 'schedule.epochs'?",
+            "'epochs' is not a section of settings (model, mlc, data, schedule, run); did you mean 'schedule.epochs'?",
         ),
-        ("run: 3", "'run' is no section of settings"),
-        ("run: [seed, 3]", "'run' is no section of settings"),
-        ("zzz:", "'zzz' is no section of settings (model, mlc, data, schedule, run)"),
+        ("run: 3", "'run' is not a section of settings"),
+        ("run: [seed, 3]", "'run' is not a section of settings"),
+        ("zzz:", "'zzz' is not a section of settings (model, mlc, data, schedule, run)"),
         ("3: {seed: 3}", "unknown setting '3.seed'; did you mean 'run.seed'?"),
         ("preset: fcos", "unknown preset 'fcos'; there are demo"),
         ("preset: [small]", "preset must be a name, got ['small']"),
-        ("- schedule", "must hold sections of settings, got a list"),
-        ("just text", "must hold sections of settings, got a str"),
-        ("run: {seed: 1}\nrun: {seed: 2}", "'run' stands twice"),
-        ("run: {seed: 1, seed: 2}", "'seed' stands twice"),
+        ("- schedule", "must contain sections of settings, got a list"),
+        ("just text", "must contain sections of settings, got a str"),
+        ("run: {seed: 1}\nrun: {seed: 2}", "'run' appears twice"),
+        ("run: {seed: 1, seed: 2}", "'seed' appears twice"),
         ("run: {seed: 1", "is not YAML: "),
         ("run:\n\tseed: 1", "is not YAML: "),
         ("run: {out: !!python/object/apply:os.getcwd []}", "is not YAML: could not determine a constructor"),
@@ -139,14 +139,14 @@ def test_files_that_are_none(tmp_path, file):
         read_config_file(tmp_path)
     with open(tmp_path / "huge.yaml", "wb") as huge:
         huge.truncate(2**40)
-    with pytest.raises(ValueError, match="larger than 1048576 bytes: no configuration file"):
+    with pytest.raises(ValueError, match="larger than 1048576 bytes: not a configuration file"):
         read_config_file(tmp_path / "huge.yaml")
 
 
 def test_a_bomb_of_aliases_stays_small(file):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 12)]
-    with pytest.raises(ValueError, match="is no section") as error:
+    with pytest.raises(ValueError, match="is not a section") as error:
         configured("--config", file("\n".join(lines)))
     assert len(str(error.value)) < 500
     merged = "run: {seed: &s [" + "*s, " * 3 + "1]}"  # a list within itself

@@ -49,12 +49,6 @@ def test_the_papers_settings(detector, alpha, lr, epochs, suffix, ml, iur):
     assert config.run.out == f"runs/{detector}_r50{suffix}"
 
 
-def test_presets_do_not_share_state():
-    first = preset("retinanet_r50")
-    first.schedule.lr = 99.0
-    assert preset("retinanet_r50").schedule.lr == preset("retinanet_r50_ml").schedule.lr == 0.01
-
-
 def built(name: str, **settings):
     config = preset(name)
     for key, value in {"model.backbone": "resnet18", "model.fpn_channels": 64, **settings}.items():
@@ -67,14 +61,14 @@ def test_settings_reach_the_model():
     assert isinstance(tricks, FCOS) and tricks.centerness and tricks.box_loss == "giou"
     assert tricks.postprocessor.iou_threshold == 0.6 and tricks.assigner.center_sampling_radius == 1.5
     minus = built("fcos_minus_r50")
-    assert not (minus.centerness or minus.centerness_weights or minus.v1) and minus.assigner.extent == 0
+    assert not (minus.centerness or minus.centerness_weights or minus.mmdet1) and minus.assigner.extent == 0
     weighted = built("fcos_minus_r50", **{"model.centerness_weights": True})
     assert weighted.centerness_weights and not weighted.centerness
-    assert built("fcos_minus_r50_mlc_v1").v1 and built("fcos_r50_v1").assigner.extent == 1
-    old, new = built("retinanet_r50_v1"), built("retinanet_r50")
+    assert built("fcos_minus_r50_mlc_mmdet1").mmdet1 and built("fcos_r50_mmdet1").assigner.extent == 1
+    old, new = built("retinanet_r50_mmdet1"), built("retinanet_r50")
     assert isinstance(old, RetinaNet) and (old.smooth_l1_beta, new.smooth_l1_beta) == (0.11, 0.0)
     assert old.coder.extent == 1 and new.coder.extent == 0
-    rpn = built("rpn_r50_v1")
+    rpn = built("rpn_r50_mmdet1")
     assert isinstance(rpn, RPN) and rpn.smooth_l1_beta == 1 / 9 and rpn.postprocessor.iou_threshold == 0.7
     assert built("rpn_r50", **{"model.nms_threshold": 0.8}).postprocessor.iou_threshold == 0.8
     assert built("fcos_minus_r50_iur", **{"model.nms": "iou"}).postprocessor.nms == "iou"

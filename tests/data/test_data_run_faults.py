@@ -16,9 +16,9 @@ import pytest
 import torch
 from coco_files import box, entry, noise, write_coco
 from PIL import Image
+from small_runs import train_here
 from torch.utils.data import Dataset
 
-from mlc_ext.detectors import train
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import build_datasets, build_validation_set
@@ -194,38 +194,20 @@ def test_workers_leave_signals_to_the_main_process_which_can_end_them():
     assert done.returncode == 0, done.stderr
 
 
-TINY = {
-    "model.backbone": "resnet18",
-    "model.weights": "none",
-    "model.norm": "bn",
-    "model.fpn_channels": "64",
-    "model.num_convs": "1",
-    "data.short_side": "96",
-    "data.long_side": "128",
-    "schedule.batch_size": "2",
-    "run.device": "cpu",
-    "run.threads": "1",
-    "run.correlation": "false",
-}
-
-
 @pytest.fixture
-def program(tmp_path, monkeypatch, capsys):
+def program(tmp_path, monkeypatch, threads, capsys):
     """train.py on a data set of 40 x 30 images in tmp_path/data: arguments -> exit code, stdout, stderr."""
     for split in ("train", "val"):
         (tmp_path / "data" / "annotations").mkdir(parents=True, exist_ok=True)
         _, path = write_coco(tmp_path / "data" / split, [box(1) | {"id": 1}, box(2) | {"id": 2}])
         path.rename(tmp_path / "data" / "annotations" / f"instances_{split}.json")
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
 
     def run(*arguments, **settings):
-        sets = [part for key, value in (TINY | settings).items() for part in ("--set", f"{key}={value}")]
-        code = train.main(["--data", "data", "--quiet", "--epochs", "1", "--out", "run", *arguments, *sets])
-        return code, *capsys.readouterr()
+        changes = {"data.long_side": 128, "schedule.batch_size": 2, "run.correlation": "false"} | settings
+        return train_here(capsys, "--data", "data", "--epochs", "1", "--out", "run", *arguments, **changes)
 
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 def test_a_run_tells_what_it_left_out(program, tmp_path):

@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 import torch
-from small_runs import assert_same, config_of, finish, history, losses, start
+from small_runs import assert_same, config_of, finish, history, losses, start, take_step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlc_ext.detectors.config.overrides import override
@@ -27,11 +27,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def here(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    threads = torch.get_num_threads()
+def switches(in_folder):
     yield
-    torch.set_num_threads(threads)
     precision.configure(RunConfig(tf32=False))
 
 
@@ -62,7 +59,7 @@ def test_parts_of_equal_counts_make_the_whole_batch(folder):
     for parts in (1, 2, 4):
         run = trainer(folder, schedule__accumulate=parts)
         (images, targets), _ = batches(run, 2)
-        steps = [values(run.step(images[:1] * 4, targets[:1] * 4)) for _ in range(2)]
+        steps = [values(take_step(run, images[:1] * 4, targets[:1] * 4)) for _ in range(2)]
         found.append((steps, weights(run)))
     for steps, model in found[1:]:
         for a, b in zip(steps, found[0][0], strict=True):
@@ -78,7 +75,7 @@ def test_else_the_loss_is_the_mean_of_the_parts(folder):
     run.model.set_epoch(0)
     parts = [values(run.model(images[i : i + 2], targets[i : i + 2])) for i in (0, 2)]
     whole = values(run.model(images, targets))
-    stepped = values(run.step(images, targets))
+    stepped = values(take_step(run, images, targets))
     for name in whole:
         assert stepped[name] == pytest.approx((parts[0][name] + parts[1][name]) / 2, rel=1e-5)
     assert stepped["bbox_regression"] != pytest.approx(whole["bbox_regression"], rel=1e-4)
@@ -103,7 +100,7 @@ def test_averages_follow_the_formula(folder):
     key = "head.cls_logits.weight"
     expected = run.model.state_dict()[key].double().clone()
     for n, batch in enumerate(batches(run, 3), 1):
-        run.step(*batch)
+        take_step(run, *batch)
         decay = min(0.5, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * run.model.state_dict()[key].double()
     torch.testing.assert_close(run.stepper.average.model.state_dict()[key].double(), expected, rtol=1e-5, atol=1e-9)
@@ -141,7 +138,7 @@ def test_half_precision_is_near_single(folder, name, precision):
     found = {}
     for kind in ("fp32", precision):
         run = trainer(folder, name, schedule__precision=kind)
-        found[kind] = values(run.step(*batches(run, 1)[0]))
+        found[kind] = values(take_step(run, *batches(run, 1)[0]))
         assert {p.dtype for p in run.model.parameters()} == {torch.float32}
         assert all(value.isfinite().all() for value in run.model.state_dict().values())
     assert found[precision] == pytest.approx(found["fp32"], rel=0.05)
@@ -152,14 +149,14 @@ def test_an_overflow_under_a_loss_scale_is_skipped_and_no_error(folder):
     run = trainer(folder, schedule__precision="fp16")
     run.stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     before, optimizer = weights(run), copy.deepcopy(run.stepper.optimizer.state_dict())
-    step = values(run.step(*batches(run, 1)[0]))
+    step = values(take_step(run, *batches(run, 1)[0]))
     assert step["loss"] > 0 and step["grad_norm"] != pytest.approx(step["grad_norm"], rel=1)  # not finite
     assert_same(dict(run.model.state_dict()), dict(before))
     assert_same(run.stepper.optimizer.state_dict()["state"], optimizer["state"])
     assert run.stepper.scaler.get_scale() == 2.0**39
     run.save()  # no NonFiniteLoss
     run.stepper.scaler.update(1024.0)
-    run.step(*batches(run, 1)[0])
+    take_step(run, *batches(run, 1)[0])
     assert any(not torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
 
 
@@ -170,13 +167,13 @@ def test_a_skipped_step_changes_nothing(folder, optimizer):
     first, second = batches(run, 2)
     run.stepper.guard.observe = lambda *_: torch.ones(())
     before = weights(run)
-    run.step(*first)
+    take_step(run, *first)
     assert_same(dict(run.model.state_dict()), dict(before))
     del run.stepper.guard.observe
     run.iteration = 0
-    run.step(*second)
+    take_step(run, *second)
     fresh = trainer(folder, schedule__optimizer=optimizer)
-    fresh.step(*second)
+    take_step(fresh, *second)
     for key, value in fresh.model.state_dict().items():
         torch.testing.assert_close(run.model.state_dict()[key], value, rtol=1e-6, atol=1e-8)
 
@@ -218,19 +215,19 @@ def test_what_is_not_finite_never_reaches_the_weights(folder, monkeypatch, what,
     out = folder / f"{what}{precision}"
     settings = {"run__log_every": 8, "run__save_every": 2, "schedule__precision": precision}
     saved, seen = [], []
-    step = Trainer.step
-
-    def spy(self, images, targets):
-        seen.append((images, weights(self)))
-        return step(self, images, targets)
-
-    monkeypatch.setattr(Trainer, "step", spy)
     run = Trainer(config_of("fcos_minus_r50_mlc", out, data__generated_images=32, **settings), progress=False)
+    step, save = run.stepper.step, run.save
+
+    def spy(iteration, images, *rest):
+        seen.append((images, weights(run)))
+        return step(iteration, images, *rest)
+
+    run.stepper.step, run.save = spy, lambda: (saved.append(run.iteration), save())
     poison(monkeypatch, 5, what)
-    run.save = lambda: (saved.append(run.iteration), run._check_finite())
     with pytest.raises(RuntimeError, match=rf"^{what}s? (is|are) not finite at iteration 6: .*saved in {out}/nonf"):
         run.run()
     assert saved == [2, 4, 6] and run.iteration == 6
+    assert load_checkpoint(out / "checkpoint.pt")["iteration"] == 4
     before = seen[5][1]
     assert_same(dict(run.model.state_dict()), dict(before))
     found = torch.load(out / "nonfinite.pt", weights_only=True)
@@ -250,7 +247,7 @@ def test_later_steps_of_the_window_leave_the_weights_alone(folder, monkeypatch):
     last = weights(run)
     again = Trainer(config_of("fcos_minus_r50_mlc", folder / "again", data__generated_images=32), progress=False)
     for batch in list(again.loader)[:5]:
-        again.step(*batch)
+        take_step(again, *batch)
     assert_same(dict(last), dict(again.model.state_dict()))
     with pytest.raises(RuntimeError, match="not finite at iteration 6"):
         run.save()
@@ -276,7 +273,7 @@ def test_layout_and_compilation_change_no_result(folder):
         "compiled": {"run__channels_last": False, "run__compile": "eager"},
     }.items():
         run = trainer(folder, **settings)
-        found[kind] = [values(run.step(*batch)) for batch in batches(run, 2)]
+        found[kind] = [values(take_step(run, *batch)) for batch in batches(run, 2)]
         names = list(run.model.state_dict())
         assert names == list(found.setdefault("names", names))
         if kind == "channels_last":
@@ -366,11 +363,11 @@ def test_a_step_asks_for_no_value(folder, settings):
     """But for checks of the targets, which lie on the CPU."""
     run = trainer(folder, schedule__ema=0.9, schedule__accumulate=2, **settings)
     first, second = batches(run, 2)
-    run.step(*first)  # the loss scale is made by the first step
+    take_step(run, *first)  # the loss scale is made by the first step
     with Waits() as waits:
-        run.step(*second)
+        take_step(run, *second)
     on_cpu = {("dense_detector.py", "_check_values"), ("dense_detector.py", "prepare_targets")}
     assert waits.places <= on_cpu, waits.places - on_cpu
     with Waits() as waits:
-        run._check_finite()
-    assert waits.places == {("trainer.py", "_check_finite")}
+        run.stepper.guard.first_bad_step()
+    assert waits.places == {("nonfinite.py", "first_bad_step")}

@@ -56,13 +56,13 @@ def test_the_example_of_mmdetections_documentation():
     corners = [[0, 0], [16, 0], [0, 16], [16, 16]]
     anchors = AnchorGenerator((16,), (9 / 16,), (1.0,))([(2, 2)])[0]
     assert anchors.tolist() == [[x - 4.5, y - 4.5, x + 4.5, y + 4.5] for x, y in corners]
-    # The documentation centers v1's anchors on 0.5 * (9 - 1) there, base size 9; here the base is the stride.
-    legacy = AnchorGenerator((9,), (1.0,), (1.0,), v1=True)([(1, 1)])[0]
+    # The documentation centers 1.1's anchors on 0.5 * (9 - 1) there, base size 9; here the base is the stride.
+    legacy = AnchorGenerator((9,), (1.0,), (1.0,), mmdet1=True)([(1, 1)])[0]
     assert legacy.tolist() == [[0, 0, 8, 8]]
 
 
 def test_v1_by_formula():
-    generator = AnchorGenerator.retinanet(v1=True)
+    generator = AnchorGenerator.retinanet(mmdet1=True)
     for level, stride in enumerate(generator.strides):
         expected = []
         for ratio in (0.5, 1.0, 2.0):
@@ -82,7 +82,7 @@ def test_cache_shares_by_size_device_and_dtype():
     assert all(a is b for a, b in zip(first, AnchorGenerator.rpn()(sizes), strict=True))
     assert generator(sizes, dtype=torch.float64)[0].dtype == torch.float64
     assert generator([(4, 5)] * 5)[0].shape == (60, 4)
-    assert AnchorGenerator.rpn(v1=True)(sizes)[0].tolist() != first[0].tolist()
+    assert AnchorGenerator.rpn(mmdet1=True)(sizes)[0].tolist() != first[0].tolist()
     assert fcos_points([(2, 2)], [8])[0] is fcos_points([[2, 2]], [8], device="cpu")[0]
 
 

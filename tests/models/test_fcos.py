@@ -133,7 +133,7 @@ def test_v1_divides_by_positives_and_images():
     golden = load_golden("fcos")[0]
     outputs, sizes = golden_outputs(golden)
     targets = golden_targets(golden)
-    model = golden_model(golden, mlc=BASELINE, v1=True)
+    model = golden_model(golden, mlc=BASELINE, mmdet1=True)
     found = model.losses(outputs, sizes, targets)
     positive = (model.assign(model.priors(sizes, outputs["cls_logits"]), targets).labels == 1).sum().item()
     expected = golden["loss_cls"].item() * positive / (positive + 2)
@@ -142,8 +142,9 @@ def test_v1_divides_by_positives_and_images():
     boxes = torch.tensor([[7.75, 0.0, 8.25, 9.0], [6.9, 2.9, 9.1, 5.1]])
     points = [torch.tensor([[8.0, 4.0]])] + [torch.zeros(0, 2)] * 4
     image = [{"boxes": boxes, "labels": torch.tensor([1, 1]), "crowd": boxes[:0]}]
-    for v1, smaller in ((False, 0), (True, 1)):
-        assert golden_model(golden, mlc=BASELINE, v1=v1).assigner(points, image).candidate_gt.tolist() == [smaller]
+    for mmdet1, smaller in ((False, 0), (True, 1)):
+        assigner = golden_model(golden, mlc=BASELINE, mmdet1=mmdet1).assigner
+        assert assigner(points, image).candidate_gt.tolist() == [smaller]
 
 
 @pytest.mark.parametrize("centerness", [False, True])

@@ -108,9 +108,9 @@ def make_symmetric(model):
 
 @pytest.mark.parametrize("detector", ["retinanet", "rpn"])
 def test_a_mirrored_image_gives_mirrored_boxes(detector):
-    """With v1's anchors, which lie symmetrically in the image; the others stand on the cells' left corners. (FCOS:
-    tests/models/test_fcos.py.)"""
-    model = make_symmetric(build(detector, v1=True)).double().eval()
+    """With MMDetection 1.1's anchors, which lie symmetrically in the image; the others stand on the cells' left
+    corners. (FCOS: tests/models/test_fcos.py.)"""
+    model = make_symmetric(build(detector, mmdet1=True)).double().eval()
     height, width = 128, 256
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(3)).double()
     seen = []

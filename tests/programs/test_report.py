@@ -339,9 +339,9 @@ def test_what_cannot_be_used(runs, tmp_path, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     base, out = runs["fcos_minus_r50"], tmp_path / "page.html"
     for arguments, said in (
-        ([tmp_path / "empty"], "is no run's folder: it has none of config.json, metrics.jsonl"),
+        ([tmp_path / "empty"], "is not the folder of a run: it has none of config.json, metrics.jsonl"),
         ([tmp_path / "nothing"], f"no run {tmp_path / 'nothing'}"),
-        ([base, base], "is named twice"),
+        ([base, base], "is given twice"),
         ([base, "--data", tmp_path / "nothing"], "no data folder"),
         ([base, "--batch-size", 0], "--batch-size must be at least 1, got 0"),
         ([base, "--out", tmp_path], "--out must be a file"),

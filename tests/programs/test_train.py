@@ -7,54 +7,23 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
-import torch
+from small_runs import DETECTORS, assert_same, finish, reached, start, train_here, wait_until
 
 from mlc_ext.detectors.config.overrides import from_dict
-from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.engine.train_step import Stepper
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
 from mlc_ext.detectors.train import configuration, parse
 
-DETECTORS = Path(__file__).resolve().parents[2] / "detectors"
-
-TINY = {
-    "data.generated_images": 16,
-    "data.generated_size": 96,
-    "data.short_side": 96,
-    "data.long_side": 96,
-    "model.fpn_channels": 32,
-    "model.num_convs": 1,
-    "schedule.batch_size": 4,
-    "schedule.warmup_iterations": 2,
-    "run.log_every": 2,
-    "run.device": "cpu",
-    "run.threads": 1,
-}
+IMAGES = {"data.generated_images": 16}
+"""Four steps an epoch."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A working directory of its own, where the generated data are made once."""
     return tmp_path_factory.mktemp("train")
-
-
-def start(folder, program, *arguments, **settings):
-    chosen = TINY | settings if program == "train.py" else {}
-    command = [sys.executable, str(DETECTORS / program), *map(str, arguments)]
-    command += [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONPATH", None)  # the program must find its own packages
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def finish(process):
-    out, error = process.communicate(timeout=120)
-    return process.returncode, out, error
 
 
 def rows(table):
@@ -80,8 +49,8 @@ def as_printed(metrics):
 @pytest.fixture(scope="module")
 def compared(folder):
     """--compare for an epoch, mutual labeling on after half of it: what most tests look at."""
-    arguments = ("--compare", "--quiet", "--epochs", "1", "--out", "compared")
-    code, out, error = finish(start(folder, "train.py", *arguments, **{"mlc.start_epoch": 0.5, "run.log_every": 1}))
+    arguments = ("--compare", "--epochs", "1", "--out", "compared")
+    code, out, error = finish(start(folder, *arguments, name="demo", **IMAGES))
     assert code == 0, error
     return out
 
@@ -130,7 +99,7 @@ def test_both_runs_start_from_the_same_weights_and_batches(folder, compared):
 
 
 def test_evaluate_gives_the_runs_metrics(folder, compared):
-    code, out, error = finish(start(folder, "evaluate.py", "compared/MLC/checkpoint.pt", "--device", "cpu"))
+    code, out, error = finish(start(folder, "compared/MLC/checkpoint.pt", "--device", "cpu", program="evaluate.py"))
     assert code == 0, error
     assert rows(out)[""] == rows(compared)["MLC"]
 
@@ -142,68 +111,32 @@ def test_evaluate_with_other_settings_and_results(folder, compared):
     save_checkpoint(folder / "sure.pt", {key: state[key] for key in state if key != "format"})
     checkpoint = ("sure.pt", "--device", "cpu")
     for name, more in (("found.json", ()), ("by_iou.json", ("--set", "model.nms=iou"))):
-        code, _, error = finish(start(folder, "evaluate.py", *checkpoint, "--results", name, *more))
+        code, _, error = finish(start(folder, *checkpoint, "--results", name, *more, program="evaluate.py"))
         assert code == 0, error
     found, by_iou = (json.loads((folder / name).read_text()) for name in ("found.json", "by_iou.json"))
     assert found and found[0].keys() == {"image_id", "category_id", "bbox", "score"} and found != by_iou
-    code, _, error = finish(start(folder, "evaluate.py", *checkpoint, "--set", "model.nms"))
-    assert (code, error) == (2, "evaluate.py: --set wants KEY=VALUE, got 'model.nms'\n")
+    code, _, error = finish(start(folder, *checkpoint, "--set", "model.nms", program="evaluate.py"))
+    assert (code, error) == (2, "evaluate.py: --set must be KEY=VALUE, got 'model.nms'\n")
 
 
 def test_evaluate_refuses_what_is_no_checkpoint(folder):
     (folder / "foreign.pt").write_text("not a checkpoint")
-    code, out, error = finish(start(folder, "evaluate.py", "foreign.pt"))
+    code, out, error = finish(start(folder, "foreign.pt", program="evaluate.py"))
     assert code == 2 and out == "" and error.startswith("evaluate.py: foreign.pt is no readable checkpoint")
 
 
-def wait_for(process, condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
-
-
-def assert_same(a, b, where=""):
-    """Bit for bit, through dicts and lists."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
-
-
 @pytest.fixture
-def program(folder, monkeypatch, capsys):
-    """train.py in this process, which has paid for the imports: arguments -> exit code, stdout, stderr."""
-    from mlc_ext.detectors import train
-
-    def run(*arguments, **settings):
-        sets = [part for key, value in (TINY | settings).items() for part in ("--set", f"{key}={value}")]
-        code = train.main([*arguments, *sets])
-        return code, *capsys.readouterr()
-
-    monkeypatch.chdir(folder)
-    threads = torch.get_num_threads()
-    yield run
-    torch.set_num_threads(threads)
+def program(in_folder, capsys):
+    """train.py in this process: arguments -> exit code, stdout, stderr."""
+    return lambda *arguments, **settings: train_here(capsys, *arguments, name="demo", **IMAGES, **settings)
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(folder, compared, program):
     """Ctrl-C in the middle of an epoch; mutual labeling begins after the resumption."""
-    settings = {"run.log_every": 1, "run.correlation": "false", "mlc.start_epoch": 1.25}
-    arguments = ("--quiet", "--epochs", "2")
-    log = folder / "stopped" / "log.txt"
-    process = start(folder, "train.py", *arguments, "--out", "stopped", **settings)
-    wait_for(process, lambda: log.exists() and "iteration 1 " in log.read_text())
+    settings = {"run.correlation": "false", "mlc.start_epoch": 1.25}
+    arguments = ("--epochs", "2")
+    process = start(folder, *arguments, "--out", "stopped", name="demo", **IMAGES, **settings)
+    wait_until(process, lambda: reached(folder / "stopped", 1))
     process.send_signal(signal.SIGINT)
     code, _, error = finish(process)
     stopped_at = load_checkpoint(folder / "stopped" / "checkpoint.pt")["iteration"]
@@ -228,23 +161,23 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder, compared, program)
 
 
 def at_iteration(monkeypatch, iteration, act):
-    """Calls ``act`` within a step of the trainer, after the optimizer and before the count."""
-    step = Trainer.step
+    """Calls ``act`` within the training step that makes it iteration ``iteration``, after the optimizer's step."""
+    step = Stepper.step
 
-    def wrapped(self, images, targets):
-        losses = step(self, images, targets)
-        if self.iteration == iteration:
+    def wrapped(self, before, *batch):
+        losses = step(self, before, *batch)
+        if before + 1 == iteration:
             act()
         return losses
 
-    monkeypatch.setattr(Trainer, "step", wrapped)
+    monkeypatch.setattr(Stepper, "step", wrapped)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_the_run_after_the_step(folder, compared, program, monkeypatch, number):
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     at_iteration(monkeypatch, 3, lambda: os.kill(os.getpid(), number))
-    code, _, error = program("--quiet", "--epochs", "9", "--out", f"signal{number}")
+    code, _, error = program("--epochs", "9", "--out", f"signal{number}")
     assert code == 130 and "checkpoint.pt holds iteration 3 of 36" in error
     state = load_checkpoint(folder / f"signal{number}" / "checkpoint.pt")
     assert state["iteration"] == state["loader"]["position"] == 3
@@ -257,14 +190,14 @@ def test_a_second_signal_quits_at_once_and_leaves_the_old_checkpoint(folder, com
         os.kill(os.getpid(), signal.SIGINT)
 
     at_iteration(monkeypatch, 2, twice)
-    code, _, error = program("--quiet", "--epochs", "9", "--out", "twice")
+    code, _, error = program("--epochs", "9", "--out", "twice")
     assert code == 130 and error == "" and not (folder / "twice" / "checkpoint.pt").exists()
 
 
 def test_a_signal_during_the_last_evaluation_keeps_the_weights(folder, compared, program, monkeypatch):
-    interrupted = "mlc_ext.detectors.engine.trainer.evaluate"
+    interrupted = "mlc_ext.detectors.engine.validation.evaluate"
     monkeypatch.setattr(interrupted, lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
-    code, _, error = program("--quiet", "--epochs", "1", "--out", "evaluating")
+    code, _, error = program("--epochs", "1", "--out", "evaluating")
     assert code == 130 and "holds iteration 4 of 4" in error
     assert load_checkpoint(folder / "evaluating" / "checkpoint.pt")["iteration"] == 4
 
@@ -274,7 +207,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_image_ids(folder, compa
         return {"classification": next(self.parameters()).sum() * float("nan")}
 
     monkeypatch.setattr("mlc_ext.detectors.models.fcos.FCOS.losses", losses)
-    code, _, error = program("--quiet", "--epochs", "1", "--out", "nan")
+    code, _, error = program("--epochs", "1", "--out", "nan")
     assert code == 1 and re.search(r"loss is not finite at iteration 1: .*nan.*; images \[\d+", error)
     assert not (folder / "nan" / "checkpoint.pt").exists()
 
@@ -282,7 +215,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_image_ids(folder, compa
 def test_a_bug_is_no_usage_error(folder, compared, program, monkeypatch):
     monkeypatch.setattr("mlc_ext.detectors.models.fcos.FCOS.losses", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):  # Python's own traceback, and exit code 1
-        program("--quiet", "--epochs", "1", "--out", "bug")
+        program("--epochs", "1", "--out", "bug")
 
 
 def test_an_error_of_a_loaders_worker_is_told_in_a_line(folder, compared, program, monkeypatch):
@@ -290,7 +223,7 @@ def test_an_error_of_a_loaders_worker_is_told_in_a_line(folder, compared, progra
         raise OSError("image 7 is spoilt")
 
     monkeypatch.setattr("mlc_ext.detectors.data.coco.CocoDetection.__getitem__", spoilt)
-    code, _, error = program("--quiet", "--epochs", "1", "--out", "worker", **{"data.workers": 1})
+    code, _, error = program("--epochs", "1", "--out", "worker", **{"data.workers": 1})
     assert code == 2 and error == "train.py: image 7 is spoilt\n"
     assert "Traceback" in (folder / "worker" / "log.txt").read_text()
 
@@ -299,12 +232,13 @@ def test_an_error_of_a_loaders_worker_is_told_in_a_line(folder, compared, progra
     ("arguments", "settings", "message"),
     [
         (["--set", "schedule.epoch=3"], {}, "unknown setting 'schedule.epoch'; did you mean 'schedule.epochs'?"),
-        (["--set", "schedule.lr"], {}, "--set wants KEY=VALUE, got 'schedule.lr'"),
+        (["--set", "schedule.lr"], {}, "--set must be KEY=VALUE, got 'schedule.lr'"),
         (["--set", "schedule.lr=fast"], {}, "schedule.lr must be float, got 'fast'"),
+        (["--preset", "huge"], {}, "unknown preset 'huge'; there are demo, small, "),
         (["--epochs", "0"], {}, "schedule.epochs must be at least 1, got 0"),
         (["--epochs", "-3"], {}, "schedule.epochs must be at least 1, got -3"),
         (["--batch-size", "0"], {}, "schedule.batch_size must be at least 1, got 0"),
-        (["--compare", "--resume", "x.pt"], {}, "--compare starts two runs; --resume goes on with one"),
+        (["--compare", "--resume", "x.pt"], {}, "--compare starts two runs, --resume continues one"),
         (["--resume", "x.pt"], {}, "no checkpoint x.pt"),
         (["--data", "nowhere"], {}, "data set not found; looked for"),
         ([], {"run.device": "tpu"}, "device must be cpu, cuda, cuda:N or auto, got 'tpu'"),
@@ -346,7 +280,6 @@ def test_resuming_with_another_model_or_other_data_is_refused(folder, compared, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "huge"], "argument --preset: invalid choice: 'huge'"),
         (["--epoch-count", "3"], "unrecognized arguments: --epoch-count"),
         (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
     ],

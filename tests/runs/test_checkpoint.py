@@ -144,3 +144,22 @@ def test_no_such_file(tmp_path):
         load_checkpoint(tmp_path / "checkpoint.pt")
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path)
+
+
+def test_an_interruption_while_writing_stays_one(tmp_path, monkeypatch):
+    """torch.save raises RuntimeError ("unexpected pos") on its way out; the file that was there stays."""
+    save_checkpoint(tmp_path / "checkpoint.pt", {"a": 1})
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def interrupted(state, file):
+        try:
+            file.write(b"half")
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos 4 vs 0")
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path / "checkpoint.pt", {"a": 2}, keep=2)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -10,12 +10,13 @@ import time
 
 import pytest
 import torch
-from small_runs import TINY, assert_same, config_of, finish, history, losses, reached, start, wait_until
+from small_runs import assert_same, config_of, finish, history, losses, reached, start, train_here, wait_until
 
-from mlc_ext.detectors import train
-from mlc_ext.detectors.config.overrides import from_dict, override
+from mlc_ext.detectors.config.overrides import RENAMED, from_dict, override, report_renamed
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, load_newest, save_checkpoint, set_aside, tidy
+
+pytestmark = pytest.mark.usefixtures("in_folder")
 
 # random draws (RPN's sampling), batch-norm statistics, averages, parts, and mutual labeling from within an epoch on
 EVERYTHING = {
@@ -29,14 +30,6 @@ EVERYTHING = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("resume")
-
-
-@pytest.fixture(autouse=True)
-def here(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def assert_same_run(a, b):
@@ -123,11 +116,7 @@ def copied(finished, name):
 
 
 def program(capsys, *arguments, **settings):
-    """train.py in this process -> exit code, stdout, stderr."""
-    changes = TINY | {"model.num_convs": 1, "mlc.start_epoch": 0.5} | settings
-    sets = [f"--set={key}={value}" for key, value in changes.items()]
-    code = train.main(["--quiet", "--preset", "fcos_minus_r50_mlc", "--epochs", "2", *map(str, arguments), *sets])
-    return code, *capsys.readouterr()
+    return train_here(capsys, "--epochs", "2", *arguments, **settings)
 
 
 def test_the_last_few_are_kept(finished):
@@ -165,6 +154,23 @@ def test_auto_without_a_checkpoint_begins(finished, capsys):
     code, told, _ = program(capsys, "--out", finished.parent / "begun", "--resume", "auto")
     assert code == 0 and f"nothing to resume in {finished.parent / 'begun'}" in told
     assert_same_run(finished, finished.parent / "begun")
+
+
+def test_a_checkpoint_with_former_names_of_settings(finished, capsys):
+    """It resumes, and the log says once what the setting is called now."""
+    report_renamed.cache_clear()
+    out = finished.parent / "former"
+    state = load_checkpoint(finished / "checkpoint.2.pt")
+    for old, new in RENAMED.items():
+        (section, before), (_, after) = old.split("."), new.split(".")
+        state["config"][section][before] = state["config"][section].pop(after)
+    save_checkpoint(out.parent / "former.pt", {key: state[key] for key in state if key != "format"})
+    names = {old: False for old in RENAMED}  # --set is parsed before the run has its log
+    code, _, error = program(capsys, "--out", out, "--resume", out.parent / "former.pt", **names)
+    assert code == 0, error
+    assert_same_run(finished, out)
+    log = (out / "log.txt").read_text()
+    assert all(log.count(f"setting {old} is called {new} now") == 1 for old, new in RENAMED.items())
 
 
 def test_a_finished_run_is_evaluated_again(finished, capsys):

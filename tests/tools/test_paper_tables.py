@@ -151,7 +151,8 @@ def test_the_cached_protocol(images, tmp_path):
     stem, row = (load_checkpoint(folder / name / "checkpoint.pt") for name in ("stem_fcos-", "fcos-_ml"))
     assert (stem["iteration"], row["iteration"]) == (2, 4)
     for name, value in row["model"].items():
-        assert torch.equal(value, stem["model"][name]) == name.startswith("backbone."), name
+        if "iou_logits" not in name:  # not trained in this row
+            assert torch.equal(value, stem["model"][name]) == name.startswith("backbone."), name
     assert not list(tmp_path.glob("out/*/*/features.*"))  # no row needs them anymore
     rows = json.loads((folder / "fcos-_ml" / "held_back_results.json").read_text())
     kept = json.loads((folder / "fcos-_ml" / "results.json").read_text())

@@ -1,19 +1,29 @@
-"""The README's Python, run as it stands; the make targets and options it names exist."""
+"""README and docs/: the Python runs as it stands; links, make targets, programs, options and figures exist."""
 
+import contextlib
+import importlib
+import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
+from mlc_ext.detectors import cli
 from mlc_ext.detectors.config.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "NOTES.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 def names_of_a_user() -> dict:
@@ -36,36 +46,121 @@ def names_of_a_user() -> dict:
     }
 
 
+def run(snippet: str, names: dict) -> dict:
+    exec(compile(snippet, "README.md", "exec"), names)
+    return names
+
+
+def test_the_first_snippet_runs_alone_and_prints_what_it_says(capsys):
+    snippet = blocks(README, "python")[0]
+    run(snippet, {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print.*#\s*(\[[^]]*\])", snippet, re.MULTILINE)
+
+
 @pytest.mark.parametrize("epoch", [0, 12])
-def test_snippets_run(epoch, capsys):
-    names = names_of_a_user() | {"epoch": epoch}
-    assert len(blocks("python")) == 3
-    for snippet in blocks("python"):
-        if "rescored_nms" in snippet:
-            names["labels"] = torch.ones(40, dtype=torch.int64)
-        exec(compile(snippet, "README.md", "exec"), names)
+def test_the_training_loop(epoch):
+    names = run(blocks(README, "python")[1], names_of_a_user() | {"epoch": epoch})
     sum(names["losses"].values()).backward()
     assert names["losses"].keys() == {"classification", "bbox_regression", "iou_rescoring"}
-    assert names["cls_logits"].grad.abs().sum() > 0
+    assert names["cls_logits"].grad.abs().sum() > 0 and names["iou_logits"].grad.abs().sum() > 0
+    assert (names["task"].thresholds is not None) == (epoch == 12)
+
+
+def test_inference_and_divergence(capsys):
+    _, _, inference, divergence = blocks(README, "python")
+    names = run(inference, names_of_a_user() | {"labels": torch.ones(40, dtype=torch.int64)})
     assert 0 < len(names["keep"]) < 40
+    run(divergence, names_of_a_user())
     assert -1 <= float(capsys.readouterr().out) <= 1
 
 
-def test_commands_exist():
-    makefile = (ROOT / "Makefile").read_text()
-    for command in "\n".join(blocks("bash")).splitlines():
-        if target := re.match(r"make (\w[\w-]*)", command):
-            assert re.search(rf"^{target[1]}:", makefile, re.MULTILINE), command
-        if script := re.match(r"python (\S+\.py)", command):
-            assert (ROOT / script[1]).is_file(), command
-        if preset := re.search(r"--preset (\S+)", command):
-            assert preset[1] in PRESETS, command
+@each_page
+def test_links_to_files(page):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"https?:|#", link):
+            assert (page.parent / link.partition("#")[0]).is_file(), f"{page.name}: {link}"
+
+
+def help_of(program: Path | str) -> str:
+    """What a program prints with --help; a path of one in detectors/, or a name of `mlc-ext`."""
+    name = program if isinstance(program, str) else program.stem
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        importlib.import_module(f"mlc_ext.detectors.{name}").main(["--help"])
+    return printed.getvalue()
+
+
+def check_command(command: str) -> None:
+    """Asserts that the programs, options, presets and make targets of a line exist."""
+    words = shlex.split(command, comments=True)
+    if not words:
+        return
+    if words[0] == "make":
+        for target in (word for word in words[1:] if re.fullmatch(r"[a-z][a-z-]*", word)):
+            assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), command
+    scripts = [word for word in words if word.endswith(".py") and not word.startswith("-")]
+    for script in scripts:
+        assert script == "setup.py" or (ROOT / script).is_file(), command
+    if words[0] == "mlc-ext":
+        assert words[1] in cli.PROGRAMS, command
+        program = words[1]
+    elif scripts and Path(scripts[0]).parent.name == "detectors":
+        program = Path(scripts[0])
+    else:
+        return
+    options = help_of(program)
+    after = words[words.index(scripts[0]) if scripts else 1 :]
+    for option in (word.partition("=")[0] for word in after if word.startswith("--")):
+        assert re.search(rf"{option}\b", options), f"{command}: {option}"
+    if "--preset" in words:
+        assert words[words.index("--preset") + 1] in PRESETS, command
+
+
+@each_page
+def test_commands_exist(page):
+    for block in blocks(page, "bash"):
+        for command in block.replace("\\\n", " ").splitlines():
+            check_command(command)
+    for inline in re.findall(r"`((?:mlc-ext|make|python \S+\.py)\s[^`]*)`", page.read_text()):
+        check_command(" ".join(inline.split()))
+
+
+@each_page
+def test_named_files_exist(page):
+    for path in re.findall(r"`((?:benchmarks|detectors|docs|mlc_ext|tests|tools|csrc)/[\w./-]+)`", page.read_text()):
+        assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+@each_page
+def test_extras_exist(page):
+    text = page.read_text()
+    extras = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+    named = re.findall(r"mlc-ext\[([\w,]+)\]|extra `\[(\w+)\]`|'\.\[([\w,]+)\]'", text)
+    for extra in ",".join("".join(groups) for groups in named).split(","):
+        assert not extra or re.search(rf"^{extra} = \[", extras, re.MULTILINE), f"{page.name}: {extra}"
+
+
+def test_the_results_are_the_recorded_ones():
+    """README's rows: the demo's table and the tables of docs/results.md."""
+    demo = {line.split("|")[1].strip(): line for line in (ROOT / "docs" / "training.md").read_text().splitlines()
+            if line.count("|") > 6}  # fmt: skip
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in README.read_text().splitlines()
+            if re.match(r"\| (here|the paper)", line)]  # fmt: skip
+    names = ["FCOS-", "FCOS- + ML", "FCOS- + IUR", "FCOS- + MLC"]
+    paper, generated, real = (dict(zip(names, row[1:], strict=True)) for row in rows)
+    assert all(f"| {generated[name]} |" in demo[name] for name in ("FCOS-", "FCOS- + MLC"))
+    first_tables = (ROOT / "docs" / "results.md").read_text().partition("### Table 4")[0]
+    for name in names:
+        found = [line for line in first_tables.splitlines() if line.startswith(f"| {name} |")]
+        assert found and all(f"| {real[name]} |" in line and f"| {paper[name]} |" in line for line in found), name
 
 
 def test_configuration_files(tmp_path):
     from mlc_ext.detectors.train import configuration, parse
 
-    assert len(blocks("yaml")) == 1
-    (tmp_path / "c.yaml").write_text(blocks("yaml")[0])
+    found = blocks(ROOT / "docs" / "training.md", "yaml")
+    assert len(found) == 1
+    (tmp_path / "c.yaml").write_text(found[0])
     config = configuration(parse(["--config", str(tmp_path / "c.yaml")]))
     assert config.run.tensorboard and config.data.evaluated_side == 800 and config.mlc.ml

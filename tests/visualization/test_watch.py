@@ -5,9 +5,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from small_runs import config_of, train_here
 
-from mlc_ext.detectors.config.overrides import override
-from mlc_ext.detectors.config.presets import preset
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.models import dense_detector
 from mlc_ext.detectors.models.build import build_model
@@ -16,29 +15,11 @@ from mlc_ext.detectors.visualization.tensorboard import Watch
 from mlc_ext.detectors.visualization.views import look
 
 NAMES = ("fcos_minus_r50_mlc", "retinanet_r50_mlc", "rpn_r50_mlc")
-SETTINGS = {
-    "model.backbone": "resnet18",
-    "model.weights": None,
-    "model.norm": "bn",
-    "model.fpn_channels": 64,
-    "data.generated_images": 4,
-    "data.generated_size": 96,
-    "data.short_side": 96,
-    "data.long_side": 96,
-    "data.workers": 0,
-    "schedule.batch_size": 2,
-    "schedule.epochs": 2,
-    "run.log_every": 1,
-    "run.device": "cpu",
-    "run.correlation": False,
-}
+SETTINGS = {"model.norm": "bn", "data.generated_images": 4, "schedule.batch_size": 2, "run.correlation": False}
 
 
 def configured(name, **settings):
-    config = preset(name)
-    for key, value in (SETTINGS | settings).items():
-        config = override(config, key, value)
-    return config
+    return config_of(name, "run", **(SETTINGS | settings))
 
 
 def batch():
@@ -159,18 +140,15 @@ def test_other_ranks_write_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_tensorboard_the_run_ends_at_the_start(tmp_path, monkeypatch, capsys):
-    from mlc_ext.detectors import train
-
+def test_without_tensorboard_the_run_ends_at_the_start(tmp_path, monkeypatch, threads, capsys):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.chdir(tmp_path)
-    sets = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-    assert train.main(["--preset", "fcos_minus_r50_mlc", "--out", "run", *sets, "--set", "run.tensorboard=true"]) == 2
-    assert "run.tensorboard needs tensorboard (pip install mlc-ext[tensorboard])" in capsys.readouterr().err
+    code, _, error = train_here(capsys, "--out", "run", **SETTINGS, **{"run.tensorboard": True})
+    assert code == 2 and "run.tensorboard needs tensorboard (pip install mlc-ext[tensorboard])" in error
 
 
-def test_a_run_is_watched_and_trains_the_same(tmp_path, monkeypatch):
+def test_a_run_is_watched_and_trains_the_same(tmp_path, monkeypatch, threads):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed (pip install mlc-ext[tensorboard])")
     monkeypatch.chdir(tmp_path)
     weights = []

@@ -17,7 +17,6 @@ def build_backbone(
     norm: str | None = None,
     style: str = "pytorch",
     out_indices: Sequence[int] = (1, 2, 3),
-    zero_init_residual: bool = False,
 ) -> Backbone:
     """Build a backbone: "resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0" or "timm:NAME".
 
@@ -29,7 +28,7 @@ def build_backbone(
             MMDetection's 1) and 0 without; always 0 for timm.
         norm: see :class:`Backbone`. Default: "frozen_bn" with weights, "bn" without: the running statistics
             of random weights mean nothing.
-        style, zero_init_residual: for ResNets, see :class:`ResNet`.
+        style: for ResNets, see :class:`ResNet`.
         out_indices: the stages to return, 0 for C2 (stride 4) to 3 for C5 (stride 32).
 
     Raises:
@@ -54,7 +53,7 @@ def build_backbone(
     elif name in RESNETS:
         if weights == "imagenet":
             raise ValueError(f"build_backbone: nothing is downloaded; give the path of a weight file for {name}")
-        backbone = ResNet(name, style=style, zero_init_residual=zero_init_residual, **options)
+        backbone = ResNet(name, style=style, **options)
     else:
         known = [*RESNETS, "efficientnet_lite0", "timm:NAME"]
         raise ValueError(f"build_backbone: name must be one of {', '.join(known)}, got {name!r}")

@@ -60,9 +60,6 @@ class BasicBlock(_Block):
         x = self.relu(conv_norm(self.conv1, self.bn1, x))
         return conv_norm(self.conv2, self.bn2, x)
 
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.bn2
-
 
 class Bottleneck(_Block):
     """1x1, 3x3, 1x1 (ResNet-50, -101), striding in the 3x3."""
@@ -80,9 +77,6 @@ class Bottleneck(_Block):
         x = self.relu(conv_norm(self.conv1, self.bn1, x))
         x = self.relu(conv_norm(self.conv2, self.bn2, x))
         return conv_norm(self.conv3, self.bn3, x)
-
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.bn3
 
 
 class CaffeBottleneck(Bottleneck):
@@ -109,7 +103,6 @@ class ResNet(Backbone):
             but do not fit.
         norm, frozen_stages: see :class:`Backbone`.
         out_indices: the stages to return, 0 for C2 (stride 4) to 3 for C5 (stride 32).
-        zero_init_residual: start every block as the identity (the last gamma of each is 0).
 
     Forward: images ``[N, 3, H, W]`` to a list of ``[N, C_i, ceil(H / stride_i), ceil(W / stride_i)]``.
     """
@@ -122,7 +115,6 @@ class ResNet(Backbone):
         norm: str = "bn",
         frozen_stages: int = 0,
         out_indices: Sequence[int] = (1, 2, 3),
-        zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         if name not in RESNETS:
@@ -149,15 +141,10 @@ class ResNet(Backbone):
         self.out_channels = [stage_channels[i] for i in self.out_indices]
         self.strides = [STAGE_STRIDES[i] for i in self.out_indices]
         self.normalization = CAFFE_BGR if style == "caffe" else IMAGENET_RGB
-        self._reset_parameters(zero_init_residual)
-        self._configure(norm, frozen_stages)
-
-    def _reset_parameters(self, zero_init_residual: bool) -> None:
         for module in self.modules():  # batch norms start at gamma 1, beta 0 by themselves
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, _Block) and zero_init_residual:
-                nn.init.zeros_(module.last_norm().weight)
+        self._configure(norm, frozen_stages)
 
     def stages(self) -> list[list[nn.Module]]:
         return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
