@@ -13,6 +13,7 @@ OUT ?=
 PART ?= 1
 GPU_ARGS ?=
 COMPAT_ARGS ?=
+INTEGRATIONS_ARGS ?= -m "not slow"
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -28,10 +29,10 @@ CXX_FILES := $(shell find csrc tests tools benchmarks -name '*.h' -o -name '*.cp
 # Workers share the cores: one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
-.PHONY: help venv build demo test test-slow lint format docs bench growth cuda-compile oldest-compile compat gpu-check cmake wheel develop sanitize clean distclean
+.PHONY: help venv build demo test test-slow lint format docs bench growth cuda-compile oldest-compile compat test-integrations gpu-check cmake wheel develop sanitize clean distclean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.torch  ## make .venv with the one torch
 
@@ -77,6 +78,9 @@ oldest-compile: build  ## compile every source, CPU and CUDA, against the header
 
 compat:  ## with the torch of TORCH=2.11.0 (its own environment, 6 GB): build every way, run the operators' tests
 	bash tools/check_compat.sh $(TORCH) $(PYTHON) $(COMPAT_ARGS)
+
+test-integrations:  ## the method inside torchvision's detectors (its own environment, 6 GB); INTEGRATIONS_ARGS="-m slow": its training
+	bash tools/test_integrations.sh $(PYTHON) -- $(INTEGRATIONS_ARGS)
 
 # With $(PYTHON), whose torch is the CUDA one: not through .venv, which would get another.
 gpu-check:  ## what needs a GPU, results in OUT=DIR; two calls: PART=1, PART=2 (or stages: PART=build,tests)

@@ -97,9 +97,11 @@ class Divergence:
         Args:
             predictions: before NMS. ``boxes`` [P, 4] xyxy; ``scores`` [P, C], by which the detector ranks: the class
                 score, times the predicted IoU or centerness if it has them; optional ``raw_scores`` [P, C], the class
-                scores to which the detector applies its threshold, if these are others.
-            targets: ``boxes`` [K, 4] in the coordinates of the predictions; ``labels`` [K] int64 in first_label ..
-                first_label + C - 1; optional ``iscrowd`` [K]. On any device.
+                scores to which the detector applies its threshold, if these are others. Or sparse: ``labels`` [P]
+                int64, and ``scores`` and ``raw_scores`` [P] for that label alone. Use it where a detector gives a box
+                one class: zeros for the other classes would count as predictions.
+            targets: ``boxes`` [K, 4] in the coordinates of the predictions; ``labels`` [K] int64, of sparse predictions
+                any, otherwise in first_label .. first_label + C - 1; optional ``iscrowd`` [K]. On any device.
 
         Raises:
             TypeError: labels are not int64. ValueError: shapes disagree, a label is out of range, or a prediction is
@@ -108,15 +110,21 @@ class Divergence:
         boxes, scores = _float32(predictions["boxes"]), _float32(predictions["scores"])
         raw_scores = predictions.get("raw_scores")
         raw_scores = scores if raw_scores is None else _float32(raw_scores)
-        _check_predictions(boxes, scores, raw_scores)
-        labels = range(self.first_label, self.first_label + scores.shape[1])
-        gt_boxes, gt_labels = _countable_gts(targets, boxes, labels)
+        labels = predictions.get("labels")
+        _check_predictions(boxes, scores, raw_scores, labels)
+        allowed = None if labels is not None else range(self.first_label, self.first_label + scores.shape[1])
+        gt_boxes, gt_labels = _countable_gts(targets, boxes, allowed)
         if gt_labels.numel() == 0:
             return
-        pairs = [
-            self._pairs_of_class(label, boxes, scores, raw_scores, gt_boxes, gt_labels)
-            for label in sorted(set(gt_labels.tolist()))
-        ]
+        pairs = []
+        for label in sorted(set(gt_labels.tolist())):
+            if labels is None:
+                column = label - self.first_label
+                of_class = boxes, scores[:, column], raw_scores[:, column]
+            else:
+                rows = labels.to(boxes.device) == label
+                of_class = boxes[rows], scores[rows], raw_scores[rows]
+            pairs.append(self._pairs_of_class(*of_class, gt_boxes, torch.nonzero(gt_labels == label).flatten()))
         gts, pair_scores, ious, pooled = (torch.cat(column) for column in zip(*pairs, strict=True))
         order = _order(pair_scores, gts, descending=True)
         count = torch.bincount(gts, minlength=gt_labels.numel())
@@ -128,22 +136,15 @@ class Divergence:
         self._ious.append(ious[pooled].double().cpu())
 
     def _pairs_of_class(
-        self,
-        label: int,
-        boxes: Tensor,
-        scores: Tensor,
-        raw_scores: Tensor,
-        gt_boxes: Tensor,
-        gt_labels: Tensor,
+        self, boxes: Tensor, scores: Tensor, raw_scores: Tensor, gt_boxes: Tensor, of_class: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Matched predictions of one class -> (gt index, score, IoU, whether it is pooled), [M] each."""
-        of_class = torch.nonzero(gt_labels == label).flatten()
+        """Predictions of one class, [P] each, and the indices of its gts -> of the matched ones (gt index, score, IoU,
+        whether it is pooled), [M] each."""
         ious, gts = _best_gt(boxes, gt_boxes[of_class])
         matched = torch.nonzero(ious > 0).flatten()
         ious, gts = ious[matched], of_class[gts[matched]]
-        column = label - self.first_label
-        pooled = (raw_scores[matched, column] > self.score_threshold) & (ious >= self.iou_threshold)
-        return gts, scores[matched, column], ious, pooled
+        pooled = (raw_scores[matched] > self.score_threshold) & (ious >= self.iou_threshold)
+        return gts, scores[matched], ious, pooled
 
     def compute(self) -> dict[str, float | int]:
         """Both protocols over all images so far.
@@ -221,10 +222,16 @@ def _float32(x: Tensor) -> Tensor:
     return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _check_predictions(boxes: Tensor, scores: Tensor, raw_scores: Tensor) -> None:
+def _check_predictions(boxes: Tensor, scores: Tensor, raw_scores: Tensor, labels: Tensor | None) -> None:
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"Divergence: predicted boxes must have shape [P, 4], got {list(boxes.shape)}")
-    if scores.dim() != 2 or len(scores) != len(boxes):
+    if labels is not None:
+        if labels.dtype != torch.int64:
+            raise TypeError(f"Divergence: predicted labels must be int64, got {labels.dtype}")
+        if labels.shape != (len(boxes),) or scores.shape != labels.shape:
+            shapes = f"{list(scores.shape)} and {list(labels.shape)}"
+            raise ValueError(f"Divergence: scores and labels must have shape [{len(boxes)}], got {shapes}")
+    elif scores.dim() != 2 or len(scores) != len(boxes):
         raise ValueError(f"Divergence: scores must have shape [{len(boxes)}, C], got {list(scores.shape)}")
     if raw_scores.shape != scores.shape:
         raise ValueError(f"Divergence: raw_scores must have shape {list(scores.shape)}, got {list(raw_scores.shape)}")
@@ -234,7 +241,7 @@ def _check_predictions(boxes: Tensor, scores: Tensor, raw_scores: Tensor) -> Non
             raise ValueError(f"Divergence: {name} must be finite, got {wrong[0]} ({wrong.numel()} in all)")
 
 
-def _countable_gts(targets: Mapping[str, Tensor], like: Tensor, allowed: range) -> tuple[Tensor, Tensor]:
+def _countable_gts(targets: Mapping[str, Tensor], like: Tensor, allowed: range | None) -> tuple[Tensor, Tensor]:
     """Boxes [K, 4], in dtype and on the device of ``like``, and labels [K] of the gts that are not crowd."""
     boxes, labels = targets["boxes"].detach().to(like), targets["labels"].to(like.device)
     if labels.dim() != 1 or boxes.shape != (len(labels), 4):
@@ -242,9 +249,10 @@ def _countable_gts(targets: Mapping[str, Tensor], like: Tensor, allowed: range) 
         raise ValueError(f"Divergence: gt boxes must have shape [K, 4] and labels [K], got {shapes}")
     if labels.dtype != torch.int64:
         raise TypeError(f"Divergence: labels must be int64, got {labels.dtype}")
-    wrong = labels[(labels < allowed.start) | (labels >= allowed.stop)]
-    if wrong.numel() > 0:
-        raise ValueError(f"Divergence: labels must be in {allowed.start}..{allowed.stop - 1}, got {wrong[0]}")
+    if allowed is not None:
+        wrong = labels[(labels < allowed.start) | (labels >= allowed.stop)]
+        if wrong.numel() > 0:
+            raise ValueError(f"Divergence: labels must be in {allowed.start}..{allowed.stop - 1}, got {wrong[0]}")
     if (iscrowd := targets.get("iscrowd")) is None:
         return boxes, labels
     if iscrowd.shape != labels.shape:

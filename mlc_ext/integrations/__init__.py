@@ -1,0 +1,1 @@
+"""The method inside other libraries' detectors. Never imported by ``mlc_ext``: each module needs its library."""

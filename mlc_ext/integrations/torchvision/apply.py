@@ -1,0 +1,81 @@
+"""apply_mlc: mutual labeling and IoU rescoring in a torchvision detector, in place."""
+
+from typing import Any
+
+from torch import nn
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+from ...mutual_labeling import MLCConfig
+from . import fcos, retinanet, rpn
+from .common import State
+
+_DETECTORS = (
+    (FCOS, "fcos", fcos.convert),
+    (RetinaNet, "retinanet", retinanet.convert),
+    (RegionProposalNetwork, "rpn", rpn.convert),
+)
+
+
+def apply_mlc(model: nn.Module, config: MLCConfig | None = None, **options: Any) -> nn.Module:
+    """Adds mutual labeling and IoU rescoring to a detector of torchvision, in place.
+
+    Classes are exchanged for subclasses of themselves: ``isinstance`` holds, and the matcher, sampler, box coder, box
+    loss and normalizers of the model stay in use. Call it before the optimizer is built and before the model is wrapped
+    (DistributedDataParallel, torch.compile). Call :func:`set_epoch` in every epoch: until ``config.start_epoch`` the
+    losses are torchvision's. Labels are torchvision's: the label is the class column.
+
+    - FCOS: nothing is added to the state_dict. ``bbox_ctrness`` predicts the centerness until ``config.start_epoch``,
+      then the IoU.
+    - RetinaNet, and the RPN of Faster, Mask and Keypoint R-CNN: with ``iur`` one layer, ``iou_logits``, is added. A
+      checkpoint of the plain model loads and leaves a new layer, which does not rank until it has been trained.
+
+    ``torch.jit.script`` works for inference; a scripted model raises an error in training.
+
+    Args:
+        model: FCOS, RetinaNet, RegionProposalNetwork or a model with one as ``rpn``.
+        config: None for ``MLCConfig.paper(...)`` of the detector with ``options``.
+        options: fields of :class:`mlc_ext.MLCConfig`, e.g. ``start_epoch=8, iur=False``.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: another model; a subclass that has a method of its own where the conversion needs torchvision's; or
+        ``config`` and ``options`` together. ValueError: the model is converted already, or a setting is out of range.
+    """
+    target = model if isinstance(model, tuple(kind for kind, *_ in _DETECTORS)) else getattr(model, "rpn", None)
+    for kind, name, convert in _DETECTORS:
+        if isinstance(target, kind):
+            if config is not None and options:
+                raise TypeError(f"apply_mlc: config or options, not both; got both, with {', '.join(options)}")
+            if any(_states(target)):
+                raise ValueError("apply_mlc: the model is converted already")
+            convert(target, State(MLCConfig.paper(name, **options) if config is None else config))
+            return model
+    raise TypeError(
+        "apply_mlc: model must be torchvision's FCOS or RetinaNet, or have a RegionProposalNetwork as its rpn, and not "
+        f"be wrapped; got {type(model).__name__}"
+    )
+
+
+def set_epoch(model: nn.Module, epoch: float) -> None:
+    """Sets how many epochs a converted model has been trained. It switches mutual labeling and IoU rescoring on.
+
+    Args:
+        model: converted by :func:`apply_mlc`; it may be wrapped since.
+        epoch: a fraction counts as a part of an epoch.
+
+    Raises:
+        ValueError: no part of the model is converted.
+    """
+    states = _states(model)
+    if not states:
+        raise ValueError("set_epoch: call apply_mlc on the model first")
+    for state in states:
+        state.set_epoch(epoch)
+
+
+def _states(model: nn.Module) -> list[State]:
+    found = (vars(module).get("_mlc") for module in model.modules())
+    return [state for state in found if isinstance(state, State)]

@@ -1,0 +1,81 @@
+"""torchvision's FCOS. No layer is added: the layer of centerness, ``bbox_ctrness``, is trained to predict the IoU.
+
+Detections need no change: torchvision ranks by sqrt(class score x sigmoid(bbox_ctrness)).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FCOS
+from torchvision.ops import generalized_box_iou_loss
+
+from ...assigners import FCOSAssigner
+from ...assignment import Assignment
+from ...losses import centerness_loss, centerness_target
+from ...mutual_labeling import TaskTargets
+from ...ops import sigmoid_focal_loss
+from .common import State, assignment_of, become
+from .dense import DenseHead
+
+# No point fits a level of this range: every point inside a gt is a candidate of the smallest gt and none is positive.
+_NO_LEVEL = (1e9, 1e9)
+
+
+class FCOSHeadMixin(DenseHead):
+    """FCOSHead with the losses of mutual labeling and IoU rescoring."""
+
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        box_coder: Any
+
+    def _decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        boxes: Tensor = self.box_coder.decode(deltas, priors)
+        return boxes
+
+    def _assignment(self, matched: list[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> Assignment:
+        assignment = assignment_of(matched, anchors, targets, with_ignored=False)
+        if not self._mlc.mutual or self._candidates() == "positives":
+            return assignment
+        centers = (anchors[0][:, :2] + anchors[0][:, 2:]).float() / 2
+        inside = FCOSAssigner((1,), (_NO_LEVEL,), candidates="all")([centers], targets).candidate_gt
+        positive = assignment.labels > 0
+        candidate_gt = torch.where(positive, assignment.candidate_gt, inside)
+        return Assignment(assignment.labels, candidate_gt, originally_ignored=(candidate_gt >= 0) & ~positive)
+
+    def _candidates(self) -> str:
+        config = self._mlc.config
+        return config.candidates_of("all" if config.metric == "alignment" else "positives")
+
+    def _losses(
+        self,
+        task: TaskTargets,
+        head_outputs: dict[str, Tensor],
+        logits: Tensor,
+        deltas: Tensor,
+        priors: Tensor,
+        num_images: int,
+    ) -> dict[str, Tensor]:
+        num_loc = task.num_loc_positive.clamp(min=1)
+        positive = task.loc_positive.nonzero().squeeze(1)
+        gt_boxes, boxes = task.matched_boxes[positive], self._decode(deltas[positive], priors[positive])
+        box_losses = generalized_box_iou_loss(boxes, gt_boxes, reduction="none") * task.loc_weights[positive]
+        losses = {
+            "classification": sigmoid_focal_loss(logits, task.cls_labels, task.cls_weights)
+            / task.num_cls_positive.clamp(min=1),
+            "bbox_regression": box_losses.sum() / num_loc,
+        }
+        if not self._mlc.rescoring:
+            centerness = centerness_target(self.box_coder.encode(priors[positive], gt_boxes))
+            predicted = head_outputs["bbox_ctrness"].flatten()[positive]
+            losses["bbox_ctrness"] = centerness_loss(predicted, centerness) / num_loc
+        return losses
+
+    def _iou_logits(self, head_outputs: dict[str, Tensor]) -> Tensor | None:
+        return head_outputs["bbox_ctrness"].flatten().float() if self._mlc.config.iur else None
+
+
+def convert(model: FCOS, state: State) -> None:
+    if state.config.candidates == "own_levels":
+        raise ValueError("apply_mlc: candidates 'own_levels' is not available for torchvision's FCOS")
+    become(model.head, FCOSHeadMixin, ["compute_loss"])
+    model.head._mlc = state

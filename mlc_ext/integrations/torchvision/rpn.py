@@ -1,0 +1,217 @@
+"""The RPN of torchvision's Faster, Mask and Keypoint R-CNN. Its head gets one layer, ``iou_logits``.
+
+torchvision has no seam between the RPN's outputs and its losses, so that ``forward`` is written anew.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+from ...losses import binary_cross_entropy_loss
+from ...mutual_labeling import TaskTargets, mlc_losses, task_targets
+from ...sampling import sample_at_most, sample_balanced
+from .common import FIRST_LABEL, Converted, IoULayer, State, assignment_of, become, gradient_through_boxes, per_prior
+
+_BOX_LOSS_BETA = 1 / 9  # torchvision's, of the smooth L1 loss
+
+
+class RPNHeadMixin(Converted):
+    """RPNHead with the IoU layer beside its box layer; the IoU's logits are a third list."""
+
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        conv: nn.Module
+        cls_logits: nn.Module
+        bbox_pred: nn.Module
+        iou_logits: IoULayer
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        objectness: list[Tensor] = []
+        deltas: list[Tensor] = []
+        ious: list[Tensor] = []
+        for features in x:
+            tower = self.conv(features)
+            objectness.append(self.cls_logits(tower))
+            deltas.append(self.bbox_pred(tower))
+            ious.append(self.iou_logits(tower))
+        return objectness, deltas, ious
+
+
+class RPNMixin(Converted):
+    """RegionProposalNetwork with mutual labeling."""
+
+    if TYPE_CHECKING:  # at run time TorchScript would read them
+        head: Any
+        anchor_generator: Any
+        box_coder: Any
+        box_similarity: Any
+        proposal_matcher: Any
+        fg_bg_sampler: Any
+        filter_proposals: Any
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The proposals of each image and, in training mode, the losses: ``loss_objectness``, ``loss_rpn_box_reg``."""
+        levels = list(features.values())
+        objectness, deltas = self.head(levels)
+        anchors = self.anchor_generator(images, levels)
+        flat_objectness = torch.cat([per_prior(level, 1) for level in objectness], dim=1)
+        proposals = self._propose(images, objectness, flat_objectness, deltas, anchors)
+        if not self.training:
+            return proposals, {}
+        return proposals, self._losses(targets, anchors, flat_objectness, _flat_deltas(deltas), None)
+
+    def _propose(
+        self, images: ImageList, objectness: list[Tensor], ranked: Tensor, deltas: list[Tensor], anchors: list[Tensor]
+    ) -> list[Tensor]:
+        """torchvision's own choice of proposals by ``ranked`` [B, A, 1] logits."""
+        sizes = [level[0].numel() for level in objectness]
+        # half precision would round the boxes
+        boxes = self.box_coder.decode(_flat_deltas(deltas).detach().float(), anchors)
+        chosen = self.filter_proposals(boxes.view(len(anchors), -1, 4), ranked, images.image_sizes, sizes)
+        proposals: list[Tensor] = chosen[0]
+        return proposals
+
+    @torch.jit.unused
+    def _losses(
+        self,
+        targets: list[dict[str, Tensor]] | None,
+        anchors: list[Tensor],
+        objectness: Tensor,
+        deltas: Tensor,
+        iou_logits: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The losses. objectness: [B, A, 1]; deltas: [B * A, 4]; iou_logits: [B, A, 1] or None."""
+        if targets is None:
+            raise ValueError("targets should not be None")
+        state, config = self._mlc, self._mlc.config
+        state.warn_without_epoch()
+        with_ignored = state.mutual and config.candidates_of("all") == "all"
+        assignment = assignment_of(self._matched(anchors, targets), anchors, targets, with_ignored=with_ignored)
+        gt_boxes = torch.cat([target["boxes"] for target in targets]).float()
+        deltas, priors = deltas.float(), torch.cat(anchors).float()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and gradient_through_boxes(config)):
+            boxes = self.box_coder.decode_single(deltas, priors)
+        objects = torch.full((len(gt_boxes),), FIRST_LABEL, dtype=torch.int64, device=gt_boxes.device)
+        logits = objectness.flatten(0, 1)
+        task = task_targets(
+            assignment, logits, boxes, gt_boxes, objects, config, mutual=state.mutual, first_label=FIRST_LABEL
+        )
+        task, divisor = self._sampled(task, len(targets))
+        drawn = (task.loc_weights > 0).nonzero().squeeze(1)
+        encoded = self.box_coder.encode_single(task.matched_boxes[drawn], priors[drawn])
+        box_losses = F.smooth_l1_loss(deltas[drawn], encoded, reduction="none", beta=_BOX_LOSS_BETA).sum(1)
+        objectness_loss = binary_cross_entropy_loss(logits.squeeze(1), (task.cls_labels > 0).float(), task.cls_weights)
+        losses = {
+            "loss_objectness": objectness_loss / divisor,
+            "loss_rpn_box_reg": (box_losses * task.loc_weights[drawn]).sum() / divisor,
+        }
+        flat_iou = None if iou_logits is None else iou_logits.flatten().float()
+        added = mlc_losses(task, flat_iou, config, rescoring=state.rescoring)
+        return losses | {f"loss_rpn_{name}": loss for name, loss in added.items()}
+
+    def _matched(self, anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> list[Tensor]:
+        """[A] of each image, the output of the model's matcher."""
+        matched = []
+        for priors, target in zip(anchors, targets, strict=True):
+            if len(target["boxes"]) == 0:  # torchvision's Matcher raises
+                matched.append(torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device))
+            else:
+                matched.append(self.proposal_matcher(self.box_similarity(target["boxes"], priors)))
+        return matched
+
+    def _sampled(self, task: TaskTargets, num_images: int) -> tuple[TaskTargets, Tensor]:
+        """``task`` of the priors that are drawn: by the model's sampler, or for mutual labeling by the priors' weights
+        and for each task apart. Also the divisor of all losses, the size of the classification sample."""
+
+        def rows(x: Tensor) -> Tensor:
+            return x.view(num_images, -1)
+
+        if self._mlc.mutual:
+            size = self.fg_bg_sampler.batch_size_per_image
+            max_positive = int(size * self.fg_bg_sampler.positive_fraction)
+            positive, negative = sample_balanced(
+                rows(task.cls_labels > 0), rows(task.cls_labels == 0), size, max_positive, rows(task.cls_weights)
+            )
+            loc = sample_at_most(rows(task.loc_positive), max_positive, max_positive, rows(task.loc_weights))
+        else:
+            masks = self.fg_bg_sampler(list(rows(task.cls_labels)))
+            positive, negative = (torch.stack(mask).bool() for mask in masks)
+            loc = positive
+        drawn = (positive | negative).flatten()
+        divisor = drawn.sum().clamp(min=1)
+        sampled = dataclasses.replace(
+            task,
+            cls_weights=task.cls_weights * drawn,
+            loc_weights=task.loc_weights * loc.flatten(),
+            iou_positive=(positive | loc).flatten(),
+            sampled_normalizer=divisor,
+        )
+        return sampled, divisor
+
+
+class RescoringRPNMixin(RPNMixin):
+    """The same with the IoU layer: proposals are ranked by objectness x IoU, once the layer has been trained."""
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """As :meth:`RPNMixin.forward`; the losses have ``loss_rpn_iou_rescoring`` too."""
+        levels = list(features.values())
+        objectness, deltas, ious = self.head(levels)
+        anchors = self.anchor_generator(images, levels)
+        flat_objectness = torch.cat([per_prior(level, 1) for level in objectness], dim=1)
+        iou_logits = torch.cat([per_prior(level, 1) for level in ious], dim=1)
+        ranked = rescored_logits(flat_objectness, iou_logits, self.head.iou_logits.trained)
+        proposals = self._propose(images, objectness, ranked, deltas, anchors)
+        if not self.training:
+            return proposals, {}
+        return proposals, self._rescored_losses(targets, anchors, flat_objectness, _flat_deltas(deltas), iou_logits)
+
+    @torch.jit.unused
+    def _rescored_losses(
+        self,
+        targets: list[dict[str, Tensor]] | None,
+        anchors: list[Tensor],
+        objectness: Tensor,
+        deltas: Tensor,
+        iou_logits: Tensor,
+    ) -> dict[str, Tensor]:
+        if self._mlc.rescoring:
+            self.head.iou_logits.trained.fill_(1.0)
+        return self._losses(targets, anchors, objectness, deltas, iou_logits)
+
+
+def _flat_deltas(deltas: list[Tensor]) -> Tensor:
+    """[B * A, 4]."""
+    return torch.cat([per_prior(level, 4) for level in deltas], dim=1).flatten(0, 1)
+
+
+def rescored_logits(objectness: Tensor, iou_logits: Tensor, trained: Tensor) -> Tensor:
+    """The logits of objectness x IoU, or of the objectness while the IoU layer is not ``trained``."""
+    log_product = F.logsigmoid(objectness.float()) + F.logsigmoid(iou_logits.float())
+    rescored = log_product - torch.log(-torch.expm1(log_product))
+    return torch.where(trained > 0, rescored, objectness.float())
+
+
+def convert(rpn: RegionProposalNetwork, state: State) -> None:
+    if state.config.candidates == "own_levels":
+        raise ValueError("apply_mlc: candidates 'own_levels' is not available for RPN")
+    if not isinstance(rpn.fg_bg_sampler, BalancedPositiveNegativeSampler):
+        raise TypeError(
+            f"apply_mlc: rpn.fg_bg_sampler must be a BalancedPositiveNegativeSampler, got {type(rpn.fg_bg_sampler)}"
+        )
+    replaced = ["forward", "compute_loss", "assign_targets_to_anchors"]
+    if state.config.iur:
+        become(rpn.head, RPNHeadMixin, ["forward"])
+        become(rpn, RescoringRPNMixin, replaced)
+        rpn.head.iou_logits = IoULayer(rpn.head.bbox_pred)
+    else:
+        become(rpn, RPNMixin, replaced)
+    rpn._mlc = state
