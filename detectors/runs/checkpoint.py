@@ -54,7 +54,7 @@ def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None
 
 
 def _save(state: dict, file: BinaryIO) -> None:
-    """torch.save; its writer raises a RuntimeError of its own where the file raises an OSError or a signal interrupts."""
+    """torch.save; its writer hides an OSError of the file, or a signal, behind a RuntimeError of its own."""
     try:
         torch.save({"format": FORMAT, **VERSIONS, **state}, file)
     except RuntimeError as error:
