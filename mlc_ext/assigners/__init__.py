@@ -1,6 +1,16 @@
 """The assignment rules of baseline detectors. Each returns an :class:`mlc_ext.Assignment`."""
 
+from ._batch import Predictions
+from .atss import ATSSAssigner
 from .fcos import FCOSAssigner
 from .max_iou import MaxIoUAssigner
+from .task_aligned import TaskAlignedAssigner, alignment_targets
 
-__all__ = ["FCOSAssigner", "MaxIoUAssigner"]
+__all__ = [
+    "ATSSAssigner",
+    "FCOSAssigner",
+    "MaxIoUAssigner",
+    "Predictions",
+    "TaskAlignedAssigner",
+    "alignment_targets",
+]
