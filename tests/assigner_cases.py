@@ -40,7 +40,8 @@ def level_points(height, width, strides=STRIDES, offset=0.5):
 def square_anchors(points, strides=STRIDES, scale=8):
     """One square anchor of ``scale`` strides around each point."""
     return [
-        torch.cat((p - stride * scale / 2, p + stride * scale / 2), 1) for p, stride in zip(points, strides, strict=True)
+        torch.cat((p - stride * scale / 2, p + stride * scale / 2), 1)
+        for p, stride in zip(points, strides, strict=True)
     ]
 
 
