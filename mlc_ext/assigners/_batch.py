@@ -143,14 +143,14 @@ def assemble(
     candidate = candidate_gt >= 0
     labels = positive.to(torch.int8)
     if any(len(crowd) for crowd in gts.crowds):
-        in_crowd = torch.cat([_in_any(points, crowd) for crowd in gts.crowds])
+        in_crowd = torch.cat([in_any(points, crowd) for crowd in gts.crowds])
         labels = torch.where(in_crowd & ~candidate, IGNORED, labels)
     if metric is not None:
         metric = torch.where(candidate, metric, 0).float()
     return Assignment(labels, candidate_gt, originally_ignored=candidate & ~positive, metric=metric)
 
 
-def _in_any(points: Tensor, boxes: Tensor) -> Tensor:
+def in_any(points: Tensor, boxes: Tensor) -> Tensor:
     """[P] bool."""
     found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     for start in range(0, len(boxes), GT_CHUNK):
