@@ -94,7 +94,7 @@ def paa(levels: Levels, gts: Tensor, labels: Tensor, logits: Tensor, boxes: Tens
     p, y = logits[index].sigmoid(), F.one_hot(labels[gt], logits.shape[1]).float()
     entropy = F.binary_cross_entropy_with_logits(logits[index], y, reduction="none")
     focal = (entropy * (0.25 * y + 0.75 * (1 - y)) * (p * (1 - y) + (1 - p) * y) ** 2).sum(1)
-    losses = focal + 1.3 * (1 - _giou(boxes[index], gts[gt]))
+    losses = focal + 1.3 * (1 - torch_iou(boxes[index], gts[gt], generalized=True))
     level = torch.cat([torch.full((len(part),), i) for i, part in enumerate(levels)])[index]
     found = torch.full((len(anchors),), -1)
     for k in range(len(gts)):
@@ -115,11 +115,8 @@ def paa(levels: Levels, gts: Tensor, labels: Tensor, logits: Tensor, boxes: Tens
 def _mixture(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One group's expectation maximization -> (of the first component, log-likelihood)."""
     weights, means, variances, before = np.full(2, 0.5), np.array([x[0], x[-1]]), np.ones(2), -np.inf
-    for step in range(101):
-        joint = np.log(weights / np.sqrt(2 * np.pi * variances)) - (x[:, None] - means) ** 2 / (2 * variances)
-        total = np.logaddexp(joint[:, 0], joint[:, 1])
-        if step == 100 or (step > 0 and finished):
-            break
+    for _ in range(100):
+        joint, total = _log_joint(x, weights, means, variances)
         finished = abs(total.mean() - before) < 1e-3
         before = total.mean()
         part = np.exp(joint - total[:, None])
@@ -127,16 +124,15 @@ def _mixture(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         means = part.T @ x / mass
         variances = part.T @ x**2 / mass - means**2 + 1e-6
         weights = mass / mass.sum()
+        if finished:
+            break
+    joint, total = _log_joint(x, weights, means, variances)
     return joint[:, 0] >= joint[:, 1], total
 
 
-def _giou(a: Tensor, b: Tensor) -> Tensor:
-    iou = torch_iou(a, b)
-    low, high = torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:])
-    inter = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
-    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inter
-    hull = (high - low).prod(1)
-    return iou - (hull - union) / hull
+def _log_joint(x: np.ndarray, weights: np.ndarray, means: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray, ...]:
+    joint = np.log(weights / np.sqrt(2 * np.pi * variances)) - (x[:, None] - means) ** 2 / (2 * variances)
+    return joint, np.logaddexp(joint[:, 0], joint[:, 1])
 
 
 def mal(levels: Levels, gts: Tensor, labels: Tensor, logits: Tensor, boxes: Tensor, progress: float) -> Tensor:
@@ -179,7 +175,7 @@ def auto_assign(
         shift = (points[:, None] - _centers(gts)) / strides[:, None, None] - criterion.mean[labels]
         prior = (-(shift**2) / (2 * criterion.sigma[labels] ** 2)).exp().prod(-1) * inside
         pairs = box[:, None].expand(-1, len(gts), 4).reshape(-1, 4), gts.expand(len(points), -1, 4).reshape(-1, 4)
-        giou = _giou(*pairs).view(inside.shape)
+        giou = torch_iou(*pairs, generalized=True).view(inside.shape)
         with torch.no_grad():
             best = torch_iou(box[:, None], gts[None]).max(1, keepdim=True)[0].expand_as(inside)
         joint = logit.sigmoid() * objects.sigmoid()[:, None]

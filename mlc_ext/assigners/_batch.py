@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,12 @@ from ..ops.mutual_labels import IGNORED
 
 # gts compared at a time: memory is O(priors x this), however many gts an image has
 GT_CHUNK = 64
+
+# priors of a block, of which only those with the largest maxima are searched
+_BLOCK = 64
+
+# rows of logits computed at a time on a CPU, where they stay in the cache
+_CACHED_ROWS = 1024
 
 CENTER_MARGIN = 0.01
 """Pixels by which a center must lie inside a gt, as in MMDetection's ATSS and TOOD."""
@@ -106,6 +112,31 @@ def is_inside(points: Tensor, boxes: Tensor, margin: float = 0.0) -> Tensor:
     x, y = points[..., 0], points[..., 1]
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.minimum(torch.minimum(x - x1, x2 - x), torch.minimum(y - y1, y2 - y)) > margin
+
+
+def largest(values: Tensor, k: int) -> Tensor:
+    """[g, k] int64: where the k largest values of each row [g, A] are, in descending order.
+
+    The k largest lie in the k blocks of largest maxima, so that only these are searched. Among equals the choice is
+    torch.topk's.
+    """
+    num_blocks = values.shape[1] // _BLOCK
+    if num_blocks <= 2 * k:
+        return values.topk(k, dim=1).indices
+    end = num_blocks * _BLOCK
+    maxima = values[:, :end].unflatten(1, (num_blocks, _BLOCK)).amax(2)
+    blocks = maxima.topk(k, dim=1).indices.sort(dim=1).values
+    lanes = torch.arange(_BLOCK, device=values.device)
+    places = (blocks[..., None] * _BLOCK + lanes).flatten(1)
+    rest = torch.arange(end, values.shape[1], device=values.device).expand(len(values), -1)
+    places = torch.cat((places, rest), 1)
+    return places.gather(1, values.gather(1, places).topk(k, dim=1).indices)
+
+
+def row_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors in slices of their first dimension: of the size of a cache on a CPU, in one piece elsewhere."""
+    size = _CACHED_ROWS if tensors[0].device.type == "cpu" else max(1, len(tensors[0]))
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
 def best_gt(prior: Tensor, gt: Tensor, value: Tensor, valid: Tensor, num_priors: int) -> tuple[Tensor, Tensor]:

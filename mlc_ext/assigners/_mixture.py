@@ -48,39 +48,39 @@ def fit_mixture(values: Tensor, valid: Tensor) -> Mixture:
 
     Source: Dempster et al. 1977; scikit-learn's GaussianMixture.
     """
-    zeros = torch.where(valid, values, 0).double()
-    count = valid.sum(1, keepdim=True).double()
-    x = zeros[..., None]  # [G, n, 1], against components [G, 1, 2]
-    inside = valid[..., None]
-    low = torch.where(valid, zeros, torch.inf).amin(1)
-    high = torch.where(valid, zeros, -torch.inf).amax(1)
+    x = torch.where(valid, values, 0).double()
+    inside = valid.double()
+    count = inside.sum(1)
+    powers = torch.stack((inside, x, x * x), -1)  # [G, n, 3]
+    low = torch.where(valid, x, torch.inf).amin(1)
+    high = torch.where(valid, x, -torch.inf).amax(1)
     means = torch.stack((low, high), 1)
     weights, variances = torch.full_like(means, 0.5), torch.ones_like(means)
     previous = torch.full_like(low, -torch.inf)
-    done = count.squeeze(1) == 0
+    done = count == 0
     for _ in range(MAX_ITERATIONS):
         joint = _log_joint(x, weights, means, variances)
-        total = joint.logsumexp(-1)
-        responsibility = torch.where(inside, (joint - total[..., None]).exp(), 0)
-        mass = responsibility.sum(1) + _TINY
-        new_means = (responsibility * x).sum(1) / mass
-        new_variances = (responsibility * x * x).sum(1) / mass - new_means * new_means + MIN_VARIANCE
-        new_weights = mass / mass.sum(1, keepdim=True)
+        total = torch.logaddexp(joint[:, 0], joint[:, 1])
+        moments = torch.bmm((joint - total[:, None]).exp_(), powers)  # [G, 2, 3]
+        mass = moments[..., 0] + _TINY
+        new_means = moments[..., 1] / mass
+        new_variances = moments[..., 2] / mass - new_means * new_means + MIN_VARIANCE
         running = ~done[:, None]
         means = torch.where(running, new_means, means)
         variances = torch.where(running, new_variances, variances)
-        weights = torch.where(running, new_weights, weights)
-        bound = torch.where(valid, total, 0).sum(1) / count.squeeze(1)
+        weights = torch.where(running, mass / mass.sum(1, keepdim=True), weights)
+        bound = (total * inside).sum(1) / count
         done = done | ((bound - previous).abs() < TOLERANCE)
         previous = bound
         if done.device.type == "cpu" and done.all():
             break
     joint = _log_joint(x, weights, means, variances)
-    return Mixture(weights, means, variances, (joint[..., 1] > joint[..., 0]).long(), joint.logsumexp(-1))
+    likelihood = torch.logaddexp(joint[:, 0], joint[:, 1])
+    return Mixture(weights, means, variances, (joint[:, 1] > joint[:, 0]).long(), likelihood)
 
 
 def _log_joint(x: Tensor, weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
-    """[G, n, 2] log(weight * density) of each value and component."""
-    scale = variances.rsqrt()[:, None]
-    distance = (x - means[:, None]) * scale
-    return scale.log() + weights.log()[:, None] - 0.5 * (_LOG_2PI + distance * distance)
+    """[G, 2, n] log(weight * density) of each component and value."""
+    distance = x[:, None] - means[..., None]
+    scale = weights.log() - 0.5 * (_LOG_2PI + variances.log())
+    return torch.addcmul(scale[..., None], distance, distance * (-0.5 / variances)[..., None])

@@ -11,7 +11,18 @@ from torch import Tensor
 from .._errors import choice
 from ..assignment import Assignment
 from ..ops import paired_box_iou
-from ._batch import CENTER_MARGIN, GT_CHUNK, GtBatch, Predictions, assemble, best_gt, centers, is_inside, upcast
+from ._batch import (
+    CENTER_MARGIN,
+    GT_CHUNK,
+    GtBatch,
+    Predictions,
+    assemble,
+    best_gt,
+    centers,
+    is_inside,
+    largest,
+    upcast,
+)
 
 
 @dataclass(frozen=True)
@@ -82,9 +93,8 @@ class ATSSAssigner:
             columns, offset = [], 0
             for points in levels:
                 dx, dy = (gt[:, axis, None] - points[:, axis] for axis in (0, 1))
-                distance = dx.mul_(dx).add_(dy.mul_(dy)).sqrt_()
-                k = min(self.topk, len(points))
-                columns.append(distance.topk(k, dim=1, largest=False).indices + offset)
+                nearness = dx.mul_(dx).addcmul_(dy, dy).neg_()
+                columns.append(largest(nearness, min(self.topk, len(points))) + offset)
                 offset += len(points)
             chunks.append(torch.cat(columns, dim=1))
         return torch.cat(chunks).T.contiguous()  # candidates first: the order of MMDetection's sums

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..losses import normalizer
 from ..ops import box_iou, paired_box_iou
-from ._batch import GT_CHUNK, GtBatch, Predictions, centers, check_predictions, class_columns, in_any, is_inside
+from ._batch import (
+    GT_CHUNK,
+    GtBatch,
+    Predictions,
+    centers,
+    check_predictions,
+    class_columns,
+    in_any,
+    is_inside,
+    row_chunks,
+)
 
 EPSILON = 1e-12
 """The least divisor, as in MMDetection."""
@@ -88,35 +99,42 @@ class AutoAssignCriterion(nn.Module):
         gts = GtBatch.of(targets, torch.float32)
         columns = class_columns(op, targets, self.first_label, len(self.mean))
 
-        joint = predictions.cls_logits.float().sigmoid() * predictions.objectness_logits.float().sigmoid()[..., None]
+        logits, objectness = predictions.cls_logits.float(), predictions.objectness_logits.float()
         boxes = predictions.boxes.float()
         # every parameter gets a gradient on every rank, whether or not there are gts
-        positive = joint.sum() * 0 + boxes.sum() * 0
+        positive = negative = boxes.sum() * 0
         center = mass = self.mean.sum() * 0 + self.sigma.sum() * 0
-        negative, offset = joint.new_zeros(()), 0
+        offset = 0
         for image, count in enumerate(gts.counts):
             own = slice(offset, offset + count)
             offset += count
-            of_image = (points, stride, joint[image], boxes[image], gts.boxes[own], columns[own])
-            weights = self._negative_weights(*of_image, gts.crowds[image])
-            negative = negative + _focal(joint[image] * weights)
+            scores = (logits[image], objectness[image])
+            weights = self._negative_weights(points, boxes[image], gts.boxes[own], columns[own], gts.crowds[image])
+            negative = negative + _NegativeLoss.apply(*scores, weights)
             if count > 0:
-                loss, of_gts = self._positive(*of_image)
+                loss, of_gts = self._positive(points, stride, *scores, boxes[image], gts.boxes[own], columns[own])
                 positive, mass = positive + loss, mass + of_gts
                 center = center + torch.where(of_gts > 0, count / of_gts.clamp(min=EPSILON), 0) / len(targets)
         return {
-            "positive": self.pos_weight * positive / normalizer(joint.new_full((), len(gts.boxes))),
+            "positive": self.pos_weight * positive / normalizer(boxes.new_full((), len(gts.boxes))),
             "negative": self.neg_weight * negative / normalizer(mass),
             "center": self.center_weight * center,
         }
 
     def _positive(
-        self, points: Tensor, stride: Tensor, joint: Tensor, boxes: Tensor, gt_boxes: Tensor, columns: Tensor
+        self,
+        points: Tensor,
+        stride: Tensor,
+        logits: Tensor,
+        objectness: Tensor,
+        boxes: Tensor,
+        gt_boxes: Tensor,
+        columns: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Of an image: the sum of the gts' losses, and the sum of the prior over the points in each gt."""
         losses, masses = [], []
         for part, column in zip(gt_boxes.split(GT_CHUNK), columns.split(GT_CHUNK), strict=True):
-            inputs = (points, stride, joint, boxes, part, column)
+            inputs = (points, stride, logits, objectness, boxes, part, column)
             if points.device.type == "cpu":  # its pairs are few: they are kept for the backward pass
                 loss, mass = self._positive_chunk(*inputs)
             else:
@@ -126,12 +144,20 @@ class AutoAssignCriterion(nn.Module):
         return torch.stack(losses).sum(), torch.stack(masses).sum()
 
     def _positive_chunk(
-        self, points: Tensor, stride: Tensor, joint: Tensor, boxes: Tensor, gt_boxes: Tensor, columns: Tensor
+        self,
+        points: Tensor,
+        stride: Tensor,
+        logits: Tensor,
+        objectness: Tensor,
+        boxes: Tensor,
+        gt_boxes: Tensor,
+        columns: Tensor,
     ) -> tuple[Tensor, Tensor]:
         pairs = _pairs(points, gt_boxes)
         column, gt_box = columns[pairs.gt], gt_boxes[pairs.gt]
         giou = paired_box_iou(boxes[pairs.point], gt_box, kind="giou")
-        confidence = joint[pairs.point, column] * (-self.box_weight * (1 - giou)).exp()
+        joint = logits[pairs.point, column].sigmoid() * objectness[pairs.point].sigmoid()
+        confidence = joint * (-self.box_weight * (1 - giou)).exp()
         shift = (points[pairs.point] - centers(gt_box)) / stride[pairs.point, None] - self.mean[column]
         prior = (-(shift**2) / (2 * self.sigma[column] ** 2)).sum(-1).exp()
         prior = torch.where(pairs.inside, prior, 0)
@@ -142,23 +168,16 @@ class AutoAssignCriterion(nn.Module):
 
     @torch.no_grad()
     def _negative_weights(
-        self,
-        points: Tensor,
-        stride: Tensor,
-        joint: Tensor,
-        boxes: Tensor,
-        gt_boxes: Tensor,
-        columns: Tensor,
-        crowd: Tensor,
+        self, points: Tensor, boxes: Tensor, gt_boxes: Tensor, columns: Tensor, crowd: Tensor
     ) -> Tensor:
         """[A, C] in [0, 1]. Where several gts of one class contain a point, the last gives its weight."""
-        num_priors, num_classes = joint.shape
-        best = joint.new_zeros(num_priors)
+        num_priors, num_classes = len(points), len(self.mean)
+        best = boxes.new_zeros(num_priors)
         for part in gt_boxes.split(GT_CHUNK):
             if len(part) > 0:
                 best = torch.maximum(best, box_iou(part, boxes).amax(0))
-        weights = joint.new_ones(num_priors * num_classes + 1)  # the last entry takes what is not used
-        in_gt = torch.zeros(num_priors + 1, dtype=torch.bool, device=joint.device)
+        weights = boxes.new_ones(num_priors * num_classes + 1)  # the last entry takes what is not used
+        in_gt = torch.zeros(num_priors + 1, dtype=torch.bool, device=boxes.device)
         for part, column in zip(gt_boxes.split(GT_CHUNK), columns.split(GT_CHUNK), strict=True):
             pairs = _pairs(points, part)
             sharpness = 1 / (1 - best[pairs.point]).clamp(min=EPSILON)
@@ -210,7 +229,33 @@ def _pairs(points: Tensor, gt_boxes: Tensor) -> _Pairs:
     )
 
 
-def _focal(probability: Tensor) -> Tensor:
-    """The sum of p^2 * -log(1 - p)."""
-    entropy = F.binary_cross_entropy(probability, torch.zeros_like(probability), reduction="none")
-    return (probability**2 * entropy).sum()
+class _NegativeLoss(torch.autograd.Function):
+    """The sum of q^2 * -log(1 - q) over points and classes, q = score * objectness * weight.
+
+    The gradients are computed with the loss, a few rows at a time, so that no intermediate leaves the cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, objectness: Tensor, weights: Tensor) -> Tensor:
+        total = logits.new_zeros(())
+        of_logits, of_objectness = torch.empty_like(logits), torch.empty_like(objectness)
+        parts = row_chunks(logits, objectness[:, None], weights, of_logits, of_objectness)
+        for logit, objects, weight, to_logits, to_objectness in parts:
+            score, other = logit.sigmoid(), objects.sigmoid()
+            q = (score * other).mul_(weight)
+            rest = (1 - q).clamp_(min=EPSILON)
+            entropy = rest.log().neg_()
+            square = q * q
+            total += (square * entropy).sum()
+            # q df/dq, and dq / dlogit = q (1 - score)
+            slope = square.mul_(entropy.mul_(2).add_(q.div_(rest)))
+            torch.mul(slope, score.neg_().add_(1), out=to_logits)
+            torch.mul(slope.sum(1), (1 - other).squeeze(1), out=to_objectness)
+        ctx.save_for_backward(of_logits, of_objectness)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        of_logits, of_objectness = ctx.saved_tensors
+        return of_logits * grad, of_objectness * grad, None

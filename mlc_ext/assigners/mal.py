@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .._errors import choice
 from ..assignment import Assignment
-from ..ops import box_iou
+from ..ops import box_iou, paired_box_iou
 from ..ops.mutual_labels import IGNORED
 from ._batch import (
     GT_CHUNK,
@@ -22,6 +22,7 @@ from ._batch import (
     centers,
     check_predictions,
     class_columns,
+    largest,
     upcast,
 )
 
@@ -94,9 +95,10 @@ class MALAssigner:
         columns = class_columns(op, targets, self.first_label, predictions.cls_logits.shape[-1])
 
         k = min(self.bag_size, num_priors)
-        bags = [box_iou(part, anchors).topk(k, dim=1) for part in gts.boxes.split(GT_CHUNK)]
-        in_bag = torch.cat([bag.values for bag in bags]) > 0  # [K, k]
-        prior = torch.cat([bag.indices for bag in bags])
+        bags = [largest(box_iou(part, anchors), k) for part in gts.boxes.split(GT_CHUNK)]
+        prior = torch.cat(bags)  # [K, k]
+        overlaps = paired_box_iou(anchors[prior.flatten()], gts.boxes.repeat_interleave(k, 0))
+        in_bag = (overlaps > 0).view(prior.shape)
         row = prior + gts.image[:, None] * num_priors
         confidence = self.confidence(
             predictions.cls_logits.flatten(0, 1), predictions.boxes.flatten(0, 1), anchors, gts.boxes, columns, row

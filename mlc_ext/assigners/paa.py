@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .._errors import choice
 from ..assignment import Assignment
 from ..ops import paired_box_iou
-from ._batch import GtBatch, Predictions, check_predictions, class_columns, selected, upcast
+from ._batch import GtBatch, Predictions, check_predictions, class_columns, row_chunks, selected, upcast
 from ._mixture import fit_mixture
 from .max_iou import MaxIoUAssigner
 
@@ -118,14 +118,18 @@ class PAAAssigner:
     def losses(self, logits: Tensor, boxes: Tensor, gt_boxes: Tensor, columns: Tensor, gt: Tensor) -> Tensor:
         """[N] the loss of each anchor with its gt, of logits [N, C] and decoded boxes [N, 4]."""
         logits = upcast(logits)
-        p = logits.sigmoid()
-        background = (p.pow(self.focal_gamma) * F.softplus(logits)).sum(1) * (1 - self.focal_alpha)
+        background = torch.cat([self._background(part) for (part,) in row_chunks(logits)])
         x = logits.gather(1, columns[gt][:, None]).squeeze(1)
         own = x.sigmoid()
         background -= own.pow(self.focal_gamma) * F.softplus(x) * (1 - self.focal_alpha)
         foreground = (1 - own).pow(self.focal_gamma) * F.softplus(-x) * self.focal_alpha
         giou = paired_box_iou(upcast(boxes), gt_boxes[gt].to(upcast(boxes).dtype), kind="giou")
         return background + foreground + self.box_weight * (1 - giou)
+
+    def _background(self, logits: Tensor) -> Tensor:
+        """[N] the focal loss of logits [N, C] if all classes are background."""
+        terms = logits.sigmoid().pow_(self.focal_gamma).mul_(F.softplus(logits))
+        return terms.sum(1).mul_(1 - self.focal_alpha)
 
     def accept(self, losses: Tensor, entered: Tensor) -> Tensor:
         """[G, n] bool: which of each gt's anchors are positive, by the mixture of their losses [G, n]."""

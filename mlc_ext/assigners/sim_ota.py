@@ -19,6 +19,7 @@ from ._batch import (
     centers,
     check_predictions,
     class_columns,
+    largest,
     selected,
     upcast,
 )
@@ -136,12 +137,13 @@ class SimOTAAssigner:
             gt = slice(start, start + GT_CHUNK)
             inside, near = _inside_and_near(points, reach, gt_boxes[gt])
             iou = box_iou(gt_boxes[gt], boxes).mul_(allowed)
-            size = iou.topk(k, dim=1).values.sum(1).int().clamp(min=1)
+            size = iou.gather(1, largest(iou, k)).sum(1).int().clamp(min=1)
             cost = background - logits[columns[gt]] * self.cls_weight
             cost.add_(iou.add_(LOG_MARGIN).log_(), alpha=-self.iou_weight)
             cost.add_(~(inside & near), alpha=OUTSIDE_COST)
             cost.masked_fill_(~allowed, torch.inf)
-            value, prior = cost.topk(k, dim=1, largest=False)
+            prior = largest(-cost, k)
+            value = cost.gather(1, prior)
             taken = (torch.arange(k, device=prior.device) < size[:, None]) & value.isfinite()
             prior = torch.where(taken, prior, n).flatten()
             takers.index_add_(0, prior, torch.ones_like(prior))

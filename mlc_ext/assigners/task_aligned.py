@@ -20,6 +20,8 @@ from ._batch import (
     check_predictions,
     class_columns,
     is_inside,
+    largest,
+    selected,
     upcast,
 )
 
@@ -70,16 +72,14 @@ class TaskAlignedAssigner:
         boxes = upcast(predictions.boxes)
         gts = GtBatch.of(targets, boxes.dtype)
         columns = class_columns(op, targets, self.first_label, predictions.cls_logits.shape[-1])
-        logits = predictions.cls_logits.detach().transpose(1, 2)  # [B, C, A]
 
         k = min(self.topk, num_priors)
         pairs = []
         for image, start, end in gts.spans():
             iou = box_iou(gts.boxes[start:end], boxes[image])  # [g, A]
-            # (x^(beta / 2))^2: a whole exponent of 3 is far cheaper than one of 6
-            metric = iou.pow(self.beta / 2).square_().mul_(self._score(logits[image], columns[start:end]))
-            value, prior = metric.topk(k, dim=1)
-            pairs.append((prior + image * num_priors, iou.gather(1, prior), value))
+            metric = self._metric(iou, predictions.cls_logits[image].detach(), columns[start:end])
+            prior = largest(metric, k)
+            pairs.append((prior + image * num_priors, iou.gather(1, prior), metric.gather(1, prior)))
         if not pairs:
             none = torch.full((images * num_priors,), -1, device=points.device)
             return assemble(none, None, points, gts, torch.zeros_like(none))
@@ -94,10 +94,19 @@ class TaskAlignedAssigner:
         )
         return assemble(positive_gt, None, points, gts, of_prior)
 
-    def _score(self, logits: Tensor, columns: Tensor) -> Tensor:
-        """[g, A] score^alpha of each gt's class, of [C, A] logits."""
-        score = upcast(logits[columns]).sigmoid_()
-        return score if self.alpha == 1 else score.pow_(self.alpha)
+    def _metric(self, iou: Tensor, logits: Tensor, columns: Tensor) -> Tensor:
+        """[g, A] score^alpha * IoU^beta, of IoUs [g, A] and logits [A, C]."""
+        rows = selected(iou.flatten() > 0)  # on a CPU the scores of the other pairs are not read
+        if rows is None:
+            score, base = upcast(logits[:, columns].T).sigmoid(), iou
+        else:
+            num_priors = iou.shape[1]
+            score = upcast(logits[rows % num_priors, columns[rows // num_priors]]).sigmoid()
+            base = iou.view(-1)[rows]
+        # (x^(beta / 2))^2: a whole exponent of 3 is far cheaper than one of 6
+        metric = base.pow(self.beta / 2).square() * (score if self.alpha == 1 else score.pow(self.alpha))
+        metric = metric.to(iou.dtype)
+        return metric if rows is None else torch.zeros_like(iou).view(-1).index_copy_(0, rows, metric).view(iou.shape)
 
 
 def alignment_targets(assignment: Assignment, ious: Tensor, num_gts: int) -> Tensor:
