@@ -5,7 +5,7 @@
 AutoAssign, which assigns by a loss, is a criterion of the same inputs. All are free of host synchronization on CUDA.
 """
 
-from ._batch import Predictions
+from ._batch import Assigner, Predictions
 from .atss import ATSSAssigner
 from .auto_assign import AutoAssignCriterion
 from .fcos import FCOSAssigner
@@ -17,6 +17,7 @@ from .task_aligned import TaskAlignedAssigner, alignment_targets
 
 __all__ = [
     "ATSSAssigner",
+    "Assigner",
     "AutoAssignCriterion",
     "FCOSAssigner",
     "MALAssigner",

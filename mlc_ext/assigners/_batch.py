@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +38,18 @@ class Predictions:
     """[B, A, 4] decoded boxes, xyxy pixels. Decode them in float32."""
     objectness_logits: Tensor | None = None
     """[B, A] logits that AutoAssign multiplies with the class scores; other assigners do not read them."""
+
+
+class Assigner(Protocol):
+    """What every rule of this package is called with, and returns."""
+
+    def __call__(
+        self,
+        priors: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]],
+        predictions: Predictions | None = None,
+        /,
+    ) -> Assignment: ...
 
 
 @dataclass
@@ -78,7 +91,7 @@ class GtBatch:
 def class_columns(op: str, targets: Sequence[Mapping[str, Tensor]], first_label: int, num_classes: int) -> Tensor:
     """[K] int64: the class column of each gt. On CPU a label that is out of range raises a ValueError."""
     columns = torch.cat([target["labels"] for target in targets]).long() - first_label
-    if columns.device.type == "cpu" and ((columns < 0) | (columns >= num_classes)).any():
+    if on_host(columns) and ((columns < 0) | (columns >= num_classes)).any():
         last = first_label + num_classes - 1
         wrong = columns[(columns < 0) | (columns >= num_classes)][0] + first_label
         raise ValueError(f"{op}: labels must be in {first_label}..{last}, got {int(wrong)}")
@@ -124,7 +137,7 @@ def largest(values: Tensor, k: int) -> Tensor:
     if num_blocks <= 2 * k:
         return values.topk(k, dim=1).indices
     end = num_blocks * _BLOCK
-    maxima = values[:, :end].unflatten(1, (num_blocks, _BLOCK)).amax(2)
+    maxima = values[:, :end].view(len(values), num_blocks, _BLOCK).amax(2)
     blocks = maxima.topk(k, dim=1).indices.sort(dim=1).values
     lanes = torch.arange(_BLOCK, device=values.device)
     places = (blocks[..., None] * _BLOCK + lanes).flatten(1)
@@ -135,8 +148,8 @@ def largest(values: Tensor, k: int) -> Tensor:
 
 def row_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The tensors in slices of their first dimension: of the size of a cache on a CPU, in one piece elsewhere."""
-    size = _CACHED_ROWS if tensors[0].device.type == "cpu" else max(1, len(tensors[0]))
-    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+    size = _CACHED_ROWS if on_host(tensors[0]) else max(1, len(tensors[0]))
+    return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
 
 
 def best_gt(prior: Tensor, gt: Tensor, value: Tensor, valid: Tensor, num_priors: int) -> tuple[Tensor, Tensor]:
@@ -189,7 +202,14 @@ def in_any(points: Tensor, boxes: Tensor) -> Tensor:
     return found
 
 
+def on_host(x: Tensor) -> bool:
+    """Whether Python may read a tensor's values without waiting for a device."""
+    return x.device.type == "cpu"
+
+
 def selected(mask: Tensor) -> Tensor | None:
-    """The indices of a mask's Trues on a CPU. None elsewhere: their number would make the host wait, and a caller works
-    on all entries with the mask."""
-    return mask.nonzero().squeeze(-1) if mask.device.type == "cpu" else None
+    """The indices of a mask's entries that are not 0, on a CPU.
+
+    None elsewhere: the host would wait for their number, and a caller computes all entries with the mask.
+    """
+    return mask.nonzero().squeeze(-1) if on_host(mask) else None

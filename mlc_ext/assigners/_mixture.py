@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._batch import on_host
+
 MAX_ITERATIONS = 100
 TOLERANCE = 1e-3
 MIN_VARIANCE = 1e-6
@@ -72,7 +74,7 @@ def fit_mixture(values: Tensor, valid: Tensor) -> Mixture:
         bound = (total * inside).sum(1) / count
         done = done | ((bound - previous).abs() < TOLERANCE)
         previous = bound
-        if done.device.type == "cpu" and done.all():
+        if on_host(done) and done.all():
             break
     joint = _log_joint(x, weights, means, variances)
     likelihood = torch.logaddexp(joint[:, 0], joint[:, 1])

@@ -89,7 +89,7 @@ class ATSSAssigner:
     def _nearest(self, levels: Sequence[Tensor], gt_centers: Tensor) -> Tensor:
         """[n, K] int64: the anchors of all levels whose centers [A_l, 2] are nearest to each gt's, level by level."""
         chunks = []
-        for gt in gt_centers.split(GT_CHUNK):
+        for gt in torch.split(gt_centers, GT_CHUNK):
             columns, offset = [], 0
             for points in levels:
                 dx, dy = (gt[:, axis, None] - points[:, axis] for axis in (0, 1))

@@ -110,7 +110,7 @@ class AutoAssignCriterion(nn.Module):
             offset += count
             scores = (logits[image], objectness[image])
             weights = self._negative_weights(points, boxes[image], gts.boxes[own], columns[own], gts.crowds[image])
-            negative = negative + _NegativeLoss.apply(*scores, weights)
+            negative = negative + _NegativeLoss.apply(*scores, weights)  # type: ignore[no-untyped-call]
             if count > 0:
                 loss, of_gts = self._positive(points, stride, *scores, boxes[image], gts.boxes[own], columns[own])
                 positive, mass = positive + loss, mass + of_gts
@@ -133,9 +133,9 @@ class AutoAssignCriterion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Of an image: the sum of the gts' losses, and the sum of the prior over the points in each gt."""
         losses, masses = [], []
-        for part, column in zip(gt_boxes.split(GT_CHUNK), columns.split(GT_CHUNK), strict=True):
+        for part, column in zip(torch.split(gt_boxes, GT_CHUNK), torch.split(columns, GT_CHUNK), strict=True):
             inputs = (points, stride, logits, objectness, boxes, part, column)
-            if points.device.type == "cpu":  # its pairs are few: they are kept for the backward pass
+            if on_host(points):  # its pairs are few: they are kept for the backward pass
                 loss, mass = self._positive_chunk(*inputs)
             else:
                 loss, mass = checkpoint(self._positive_chunk, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -173,12 +173,12 @@ class AutoAssignCriterion(nn.Module):
         """[A, C] in [0, 1]. Where several gts of one class contain a point, the last gives its weight."""
         num_priors, num_classes = len(points), len(self.mean)
         best = boxes.new_zeros(num_priors)
-        for part in gt_boxes.split(GT_CHUNK):
+        for part in torch.split(gt_boxes, GT_CHUNK):
             if len(part) > 0:
                 best = torch.maximum(best, box_iou(part, boxes).amax(0))
         weights = boxes.new_ones(num_priors * num_classes + 1)  # the last entry takes what is not used
         in_gt = torch.zeros(num_priors + 1, dtype=torch.bool, device=boxes.device)
-        for part, column in zip(gt_boxes.split(GT_CHUNK), columns.split(GT_CHUNK), strict=True):
+        for part, column in zip(torch.split(gt_boxes, GT_CHUNK), torch.split(columns, GT_CHUNK), strict=True):
             pairs = _pairs(points, part)
             sharpness = 1 / (1 - best[pairs.point]).clamp(min=EPSILON)
             low, high = pairs.extremes_per_gt(sharpness)
@@ -205,7 +205,7 @@ class _Pairs(NamedTuple):
 
     def sum_per_gt(self, values: Tensor) -> Tensor:
         """[G]"""
-        if values.device.type == "cpu":
+        if on_host(values):
             return values.new_zeros(self.num_gts).index_add(0, self.gt, values)
         return values.view(self.num_gts, -1).sum(1)
 
@@ -220,7 +220,7 @@ class _Pairs(NamedTuple):
 def _pairs(points: Tensor, gt_boxes: Tensor) -> _Pairs:
     inside = is_inside(points, gt_boxes[:, None])  # [G, A]
     num_gts, num_priors = inside.shape
-    if points.device.type == "cpu":
+    if on_host(points):
         gt, point = inside.nonzero().unbind(1)
         return _Pairs(point, gt, torch.ones_like(gt, dtype=torch.bool), num_gts)
     gt, point = (torch.arange(n, device=points.device) for n in (num_gts, num_priors))

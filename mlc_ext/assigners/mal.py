@@ -95,7 +95,7 @@ class MALAssigner:
         columns = class_columns(op, targets, self.first_label, predictions.cls_logits.shape[-1])
 
         k = min(self.bag_size, num_priors)
-        bags = [largest(box_iou(part, anchors), k) for part in gts.boxes.split(GT_CHUNK)]
+        bags = [largest(box_iou(part, anchors), k) for part in torch.split(gts.boxes, GT_CHUNK)]
         prior = torch.cat(bags)  # [K, k]
         overlaps = paired_box_iou(anchors[prior.flatten()], gts.boxes.repeat_interleave(k, 0))
         in_bag = (overlaps > 0).view(prior.shape)

@@ -80,16 +80,13 @@ class PAAAssigner:
 
         level = torch.cat([torch.full((len(p),), i, device=anchors.device) for i, p in enumerate(priors)])
         level = level.repeat(len(targets))
-        logits, boxes, gt = (
-            predictions.cls_logits.detach().flatten(0, 1),
-            predictions.boxes.flatten(0, 1),
-            matched.candidate_gt,
-        )
+        gt = matched.candidate_gt
         positive = matched.labels == 1
         rows = selected(positive)
         if rows is not None:
-            logits, boxes, gt, level, positive = (x[rows] for x in (logits, boxes, gt, level, positive))
-        losses = self.losses(logits, boxes, gts.boxes, columns, gt.clamp(min=0))
+            gt, level, positive = (x[rows] for x in (gt, level, positive))
+        predicted = predictions.cls_logits.detach().flatten(0, 1), predictions.boxes.flatten(0, 1)
+        losses = self.losses(*predicted, gts.boxes, columns, gt.clamp(min=0), rows)
         num_groups = len(gts.boxes) * len(priors)
         group = torch.where(positive, gt * len(priors) + level, num_groups)
         table, entered = _lowest_of_groups(losses, group, num_groups, self.topk)
@@ -115,21 +112,24 @@ class PAAAssigner:
             metric=torch.where(candidate, fit, 0),
         )
 
-    def losses(self, logits: Tensor, boxes: Tensor, gt_boxes: Tensor, columns: Tensor, gt: Tensor) -> Tensor:
-        """[N] the loss of each anchor with its gt, of logits [N, C] and decoded boxes [N, 4]."""
-        logits = upcast(logits)
-        background = torch.cat([self._background(part) for (part,) in row_chunks(logits)])
-        x = logits.gather(1, columns[gt][:, None]).squeeze(1)
+    def losses(
+        self, logits: Tensor, boxes: Tensor, gt_boxes: Tensor, columns: Tensor, gt: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """[n] the loss of anchors with their gts [n]: of logits [N, C] and decoded boxes [N, 4], all or ``rows`` [n]."""
+        if rows is None:
+            rows = torch.arange(len(logits), device=logits.device)
+        background = torch.cat([self._background(upcast(logits[part])) for (part,) in row_chunks(rows)])
+        boxes, x = upcast(boxes[rows]), upcast(logits[rows, columns[gt]])
         own = x.sigmoid()
         background -= own.pow(self.focal_gamma) * F.softplus(x) * (1 - self.focal_alpha)
         foreground = (1 - own).pow(self.focal_gamma) * F.softplus(-x) * self.focal_alpha
-        giou = paired_box_iou(upcast(boxes), gt_boxes[gt].to(upcast(boxes).dtype), kind="giou")
+        giou = paired_box_iou(boxes, gt_boxes[gt].to(boxes.dtype), kind="giou")
         return background + foreground + self.box_weight * (1 - giou)
 
     def _background(self, logits: Tensor) -> Tensor:
         """[N] the focal loss of logits [N, C] if all classes are background."""
-        terms = logits.sigmoid().pow_(self.focal_gamma).mul_(F.softplus(logits))
-        return terms.sum(1).mul_(1 - self.focal_alpha)
+        rest = logits.neg().sigmoid_().clamp_(min=torch.finfo(logits.dtype).tiny)  # -log: softplus(logits), faster
+        return logits.sigmoid().pow_(self.focal_gamma).mul_(rest.log_()).sum(1).mul_(self.focal_alpha - 1)
 
     def accept(self, losses: Tensor, entered: Tensor) -> Tensor:
         """[G, n] bool: which of each gt's anchors are positive, by the mixture of their losses [G, n]."""
@@ -147,14 +147,15 @@ def _lowest_of_groups(values: Tensor, group: Tensor, num_groups: int, k: int) ->
     """The k smallest values of each group, first come of equals.
 
     Args:
-        values: [N]. group: [N] int64; ``num_groups`` for an entry without a group.
+        values: [N] at least 0, compared in float32. group: [N] int64; ``num_groups`` for an entry without a group.
 
     Returns:
         ([num_groups * k] int64 indices into values, 0 where a group has fewer; [num_groups * k] bool, which exist).
     """
-    by_value = values.sort(stable=True).indices
-    ordered, by_group = group[by_value].sort(stable=True)
-    index = by_value[by_group]
+    # the bits of floats that are not negative rise with them
+    key = (group << 32) + values.float().view(torch.int32)
+    index = key.sort(stable=True).indices
+    ordered = group[index]
     starts = torch.searchsorted(ordered, torch.arange(num_groups + 1, device=group.device))
     rank = torch.arange(len(values), device=group.device) - starts[ordered]
     slot = torch.where((rank < k) & (ordered < num_groups), ordered * k + rank, num_groups * k)

@@ -117,7 +117,7 @@ class SimOTAAssigner:
         if num_gts == 0:
             return chosen
         allowed = torch.zeros(num_priors, dtype=torch.bool, device=points.device)
-        for part in gt_boxes.split(GT_CHUNK):
+        for part in torch.split(gt_boxes, GT_CHUNK):
             inside, near = _inside_and_near(points, reach, part)
             allowed |= (inside | near).any(0)
         rows = selected(allowed)  # on a CPU the cost of the other priors is not computed

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..assignment import Assignment
-from ..ops import box_iou
+from ..ops import box_iou, paired_box_iou
 from ._batch import (
     CENTER_MARGIN,
     GtBatch,
@@ -76,37 +76,42 @@ class TaskAlignedAssigner:
         k = min(self.topk, num_priors)
         pairs = []
         for image, start, end in gts.spans():
-            iou = box_iou(gts.boxes[start:end], boxes[image])  # [g, A]
-            metric = self._metric(iou, predictions.cls_logits[image].detach(), columns[start:end])
+            metric = box_iou(gts.boxes[start:end], boxes[image])  # [g, A] IoUs, replaced by the metric
+            self._align(metric, predictions.cls_logits[image].detach(), columns[start:end])
             prior = largest(metric, k)
-            pairs.append((prior + image * num_priors, iou.gather(1, prior), metric.gather(1, prior)))
+            pairs.append((prior + image * num_priors, metric.gather(1, prior)))
         if not pairs:
             none = torch.full((images * num_priors,), -1, device=points.device)
             return assemble(none, None, points, gts, torch.zeros_like(none))
-        prior, iou, metric = (torch.cat(column) for column in zip(*pairs, strict=True))  # [K, k]
+        prior, metric = (torch.cat(column) for column in zip(*pairs, strict=True))  # [K, k]
         gt = torch.arange(len(gts.boxes), device=prior.device)[:, None].expand_as(prior)
         valid = (metric > 0) & is_inside(points[prior % num_priors], gts.boxes[:, None], CENTER_MARGIN)
         total = images * num_priors
-        positive_gt, _ = best_gt(prior.flatten(), gt.flatten(), iou.flatten(), valid.flatten(), total)
+        iou = paired_box_iou(boxes.flatten(0, 1)[prior.flatten()], gts.boxes[gt.flatten()])
+        positive_gt, _ = best_gt(prior.flatten(), gt.flatten(), iou, valid.flatten(), total)
         own = valid & (positive_gt[prior] == gt)
         of_prior = metric.new_zeros(total).scatter_reduce(
             0, prior.flatten(), torch.where(own, metric, 0).flatten(), "amax"
         )
         return assemble(positive_gt, None, points, gts, of_prior)
 
-    def _metric(self, iou: Tensor, logits: Tensor, columns: Tensor) -> Tensor:
-        """[g, A] score^alpha * IoU^beta, of IoUs [g, A] and logits [A, C]."""
-        rows = selected(iou.flatten() > 0)  # on a CPU the scores of the other pairs are not read
+    def _align(self, iou: Tensor, logits: Tensor, columns: Tensor) -> None:
+        """IoUs [g, A] to score^alpha * IoU^beta, in place, of logits [A, C]."""
+        rows = selected(iou.flatten())  # on a CPU the scores of the pairs without overlap are not read
         if rows is None:
-            score, base = upcast(logits[:, columns].T).sigmoid(), iou
+            score, base = logits[:, columns].T, iou
         else:
-            num_priors = iou.shape[1]
-            score = upcast(logits[rows % num_priors, columns[rows // num_priors]]).sigmoid()
-            base = iou.view(-1)[rows]
+            gt = rows.div(iou.shape[1], rounding_mode="floor")
+            score, base = logits[rows - gt * iou.shape[1], columns[gt]], iou.view(-1)[rows]
+        score = upcast(score).sigmoid()
+        if self.alpha != 1:
+            score.pow_(self.alpha)
         # (x^(beta / 2))^2: a whole exponent of 3 is far cheaper than one of 6
-        metric = base.pow(self.beta / 2).square() * (score if self.alpha == 1 else score.pow(self.alpha))
-        metric = metric.to(iou.dtype)
-        return metric if rows is None else torch.zeros_like(iou).view(-1).index_copy_(0, rows, metric).view(iou.shape)
+        metric = base.pow(self.beta / 2).square_().mul_(score)
+        if rows is None:
+            iou.copy_(metric)
+        else:
+            iou.view(-1).index_copy_(0, rows, metric)
 
 
 def alignment_targets(assignment: Assignment, ious: Tensor, num_gts: int) -> Tensor:
