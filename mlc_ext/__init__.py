@@ -18,8 +18,8 @@ if (_TREE / "detectors" / "__init__.py").is_file() and (_TREE / "csrc").is_dir()
 
 # ruff: noqa: E402  (the operators must be registered first)
 from .assigners import (
-    ATSSAssigner,
     Assigner,
+    ATSSAssigner,
     AutoAssignCriterion,
     FCOSAssigner,
     MALAssigner,

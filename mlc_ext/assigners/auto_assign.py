@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -22,8 +21,9 @@ from ._batch import (
     class_columns,
     in_any,
     is_inside,
-    row_chunks,
+    on_host,
 )
+from ._negative_loss import NegativeLoss
 
 EPSILON = 1e-12
 """The least divisor, as in MMDetection."""
@@ -110,7 +110,7 @@ class AutoAssignCriterion(nn.Module):
             offset += count
             scores = (logits[image], objectness[image])
             weights = self._negative_weights(points, boxes[image], gts.boxes[own], columns[own], gts.crowds[image])
-            negative = negative + _NegativeLoss.apply(*scores, weights)  # type: ignore[no-untyped-call]
+            negative = negative + NegativeLoss.apply(*scores, weights)  # type: ignore[no-untyped-call]
             if count > 0:
                 loss, of_gts = self._positive(points, stride, *scores, boxes[image], gts.boxes[own], columns[own])
                 positive, mass = positive + loss, mass + of_gts
@@ -227,35 +227,3 @@ def _pairs(points: Tensor, gt_boxes: Tensor) -> _Pairs:
     return _Pairs(
         point.expand(num_gts, -1).flatten(), gt[:, None].expand(-1, num_priors).flatten(), inside.flatten(), num_gts
     )
-
-
-class _NegativeLoss(torch.autograd.Function):
-    """The sum of q^2 * -log(1 - q) over points and classes, q = score * objectness * weight.
-
-    The gradients are computed with the loss, a few rows at a time, so that no intermediate leaves the cache.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, objectness: Tensor, weights: Tensor) -> Tensor:
-        total = logits.new_zeros(())
-        of_logits, of_objectness = torch.empty_like(logits), torch.empty_like(objectness)
-        parts = row_chunks(logits, objectness[:, None], weights, of_logits, of_objectness)
-        for logit, objects, weight, to_logits, to_objectness in parts:
-            score, other = logit.sigmoid(), objects.sigmoid()
-            q = (score * other).mul_(weight)
-            rest = (1 - q).clamp_(min=EPSILON)
-            entropy = rest.log().neg_()
-            square = q * q
-            total += (square * entropy).sum()
-            # q df/dq, and dq / dlogit = q (1 - score)
-            slope = square.mul_(entropy.mul_(2).add_(q.div_(rest)))
-            torch.mul(slope, score.neg_().add_(1), out=to_logits)
-            torch.mul(slope.sum(1), (1 - other).squeeze(1), out=to_objectness)
-        ctx.save_for_backward(of_logits, of_objectness)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        of_logits, of_objectness = ctx.saved_tensors
-        return of_logits * grad, of_objectness * grad, None

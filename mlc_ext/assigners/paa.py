@@ -115,7 +115,7 @@ class PAAAssigner:
     def losses(
         self, logits: Tensor, boxes: Tensor, gt_boxes: Tensor, columns: Tensor, gt: Tensor, rows: Tensor | None = None
     ) -> Tensor:
-        """[n] the loss of anchors with their gts [n]: of logits [N, C] and decoded boxes [N, 4], all or ``rows`` [n]."""
+        """[n] the loss of anchors with their gts [n]: of logits [N, C] and boxes [N, 4], all or ``rows`` [n]."""
         if rows is None:
             rows = torch.arange(len(logits), device=logits.device)
         background = torch.cat([self._background(upcast(logits[part])) for (part,) in row_chunks(rows)])
