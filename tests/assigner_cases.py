@@ -1,5 +1,7 @@
 """Batches for the assigners' tests, recorded and random, and what holds for every assignment."""
 
+import math
+
 import torch
 from golden import load_golden
 
@@ -97,3 +99,54 @@ def iou_of(a, b):
         return 0.0
     area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
     return w * h / (area - w * h)
+
+
+def images_of(targets, predictions):
+    """-> (first gt, boxes, labels, crowd, scores, predicted boxes) of each image, as lists."""
+    offset = 0
+    for i, target in enumerate(targets):
+        boxes = target["boxes"].tolist()
+        crowd = target["crowd"].tolist() if "crowd" in target else []
+        scores = predictions.cls_logits[i].float().sigmoid().tolist()
+        yield offset, boxes, target["labels"].tolist(), crowd, scores, predictions.boxes[i].tolist()
+        offset += len(boxes)
+
+
+def center_of(box):
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def lies_inside(point, box, margin=0.0):
+    x, y = point
+    return min(x - box[0], box[2] - x, y - box[1], box[3] - y) > margin
+
+
+def of_largest(pairs):
+    """{prior: gt} of (prior, gt, value): the gt of the largest value, the first of equals."""
+    best = {}
+    for prior, gt, value in pairs:
+        if prior not in best or (value, -gt) > (best[prior][0], -best[prior][1]):
+            best[prior] = (value, gt)
+    return {prior: gt for prior, (_, gt) in best.items()}
+
+
+def labels_of(points, positives, candidates, offset, crowd):
+    """-> labels, candidate gts over the batch, of {prior: gt}."""
+    labels, gts = [], []
+    for i, point in enumerate(points):
+        gt = positives.get(i, candidates.get(i))
+        on_crowd = any(lies_inside(point, box) for box in crowd)
+        labels.append(1 if i in positives else (-1 if on_crowd and gt is None else 0))
+        gts.append(-1 if gt is None else gt + offset)
+    return labels, gts
+
+
+def check_equal(found, expected):
+    """Of (labels, candidate gts) of each image, as lists."""
+    assert found.labels.tolist() == [label for labels, _ in expected for label in labels]
+    assert found.candidate_gt.tolist() == [gt for _, gts in expected for gt in gts]
+
+
+def mean_and_deviation(values):
+    mean = sum(values) / len(values)
+    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
