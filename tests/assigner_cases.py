@@ -22,6 +22,11 @@ def recorded(name):
         yield golden, golden["anchors"].split(sizes), points, targets, Predictions(scores.logit(), boxes)
 
 
+def recorded_maps(golden, name):
+    """[2, A, C] of the recorded maps of all levels."""
+    return torch.cat([golden[f"{name}_{level}"].flatten(2).transpose(1, 2) for level in range(5)], 1)
+
+
 def recorded_gt(golden, targets, name="gt_index"):
     """[2 * A] the recorded gt of each prior over the batch, -1 for none."""
     offset = len(targets[0]["boxes"])
