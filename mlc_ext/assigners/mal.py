@@ -34,12 +34,12 @@ MIN_SIDE = 1e-6
 class MALAssigner:
     """MAL's anchor selection (Ke et al., 2020): of each gt's bag of anchors, those of largest joint confidence.
 
-    A gt's bag are the ``bag_size`` anchors of largest IoU with it, above 0; among equals the choice is torch.topk's. The joint confidence of an anchor is its
-    score for the gt's class times exp(-L), where L is ``box_weight`` times the smooth L1 loss of its box deltas. Of a
-    bag of n anchors, floor(n * (1 - progress)) + 1 are selected, at most n: all at the start of training, one at its
-    end. A selected anchor is positive, for the gt of its largest confidence where several select it. The other anchors
-    of a bag are ignored; the public code lowers their weight as negatives instead. Anchor depression, which perturbs
-    features between two selections, is not label assignment and is not done here.
+    A gt's bag are the ``bag_size`` anchors of largest IoU with it, above 0; among equals the choice is torch.topk's.
+    The joint confidence of an anchor is its score for the gt's class times exp(-L), where L is ``box_weight`` times the
+    smooth L1 loss of its box deltas. Of a bag of n anchors, floor(n * (1 - progress)) + 1 are selected, at most n: all
+    at the start of training, one at its end. A selected anchor is positive, for the gt of its largest confidence where
+    several select it. The other anchors of a bag are ignored; the public code lowers their weight as negatives instead.
+    Anchor depression, which perturbs features between two selections, is not label assignment and is not done here.
 
     Candidates of mutual labeling are the positives; with ``candidates="all"`` the whole bags, whose other anchors are
     originally ignored. ``metric`` is the joint confidence of a candidate.
