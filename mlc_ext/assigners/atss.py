@@ -71,6 +71,9 @@ class ATSSAssigner:
         points, num_priors = centers(anchors), len(anchors)
         gts = GtBatch.of(targets, anchors.dtype)
         num_gts, total = len(gts.boxes), len(gts.counts) * num_priors
+        if num_gts == 0:
+            none = torch.full((total,), -1, device=anchors.device)
+            return assemble(none, None, points, gts, torch.zeros_like(none))
 
         prior = self._nearest([centers(level) for level in levels], centers(gts.boxes))  # [n, K]
         gt = torch.arange(num_gts, device=prior.device).expand_as(prior)

@@ -28,7 +28,8 @@ class PAAAssigner:
 
     Candidates of mutual labeling are the positives; with ``candidates="all"`` also the other anchors that entered the
     mixture. These are negatives of PAA, and originally ignored for mutual labeling. Anchors on crowd are ignored as by
-    :class:`MaxIoUAssigner`. ``metric`` is exp(-loss) of a candidate, in (0, 1].
+    :class:`MaxIoUAssigner`; one that was first matched to a gt is not. ``metric`` is exp(-loss) of a candidate, in
+    (0, 1].
 
     Args:
         first_label: the label of class column 0, as in :func:`mlc_ext.task_targets`.

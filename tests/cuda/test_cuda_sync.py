@@ -89,9 +89,10 @@ def test_criteria_of_the_detectors(cuda, kind):
 def assign_on(device, kind, make):
     """-> a call of an assigner or a criterion on inputs that ``make(tensor)`` puts on the device."""
     anchors, points, targets, predictions = random_batch(1)
-    assigner = kind(first_label=0) if kind is not ATSSAssigner else kind()
     if kind is AutoAssignCriterion:
         assigner = kind(5, first_label=0).to(device)
+    else:
+        assigner = kind() if kind is ATSSAssigner else kind(first_label=0)
     priors = [make(level) for level in (points if kind in (SimOTAAssigner, AutoAssignCriterion) else anchors)]
     targets = [{key: make(value) for key, value in target.items()} for target in targets]
     leaves = (predictions.cls_logits, predictions.boxes, predictions.objectness_logits)

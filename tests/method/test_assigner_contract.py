@@ -81,13 +81,14 @@ def test_ragged_batches_are_assigned_image_by_image(assigner, counts):
 
 @every_assigner
 def test_equal_gts(assigner):
-    """Of equal gts the first has all priors; MaxIoU's forced ones go to the last, as MMDetection's do."""
+    """Of equal gts the first has all priors. MaxIoU's forced anchors, and so PAA's, go to the last, as MMDetection's;
+    MAL's confidences of equal pairs may differ in their last bit."""
     anchors, points, targets, predictions = random_batch(3, ((1, 0),))
     one = targets[0]
     targets = [{"boxes": one["boxes"].repeat(5, 1), "labels": one["labels"].repeat(5)}]
     found = run(assigner, (anchors, points, targets, predictions))
     assert (found.labels == 1).any()
-    if not isinstance(assigner, (MaxIoUAssigner, PAAAssigner)):
+    if not isinstance(assigner, (MaxIoUAssigner, PAAAssigner, MALAssigner)):
         assert set(found.candidate_gt.tolist()) == {-1, 0}
 
 
@@ -102,6 +103,9 @@ def test_crowd_is_ignored_where_there_is_no_candidate(assigner):
     outside = (found.labels == 0) & (found.candidate_gt < 0)
     if isinstance(assigner, FCOSAssigner):  # a point in a gt's box is not ignored, though it be no candidate
         assert outside.sum() < (without.labels == 0).sum()
+    elif isinstance(assigner, PAAAssigner):  # nor is an anchor that a gt was matched with
+        matched = MaxIoUAssigner(high=assigner.iou, low=assigner.iou)(anchors, targets)
+        assert (matched.labels[outside] == 1).all()
     else:
         assert not outside.any()
 
