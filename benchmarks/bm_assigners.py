@@ -83,7 +83,10 @@ def cases(settings: Settings) -> Iterator[Case]:
         yield hard(batch, "SimOTA", SimOTAAssigner(first_label=0), p, lambda *i, p=p, s=s: peers.sim_ota(p, s, *i))
         yield hard(batch, "PAA", PAAAssigner(first_label=0), a, lambda *i, a=a: peers.paa(a, *i))
         mal = MALAssigner(first_label=0, progress=PROGRESS)
-        yield hard(batch, "MAL", mal, a, lambda *i, a=a: peers.mal(a, *i, PROGRESS))
+        # anchors of one size that contain a gt would have equal IoUs, and a bag could take any of them
+        g = torch.Generator().manual_seed(1)
+        apart = [level + torch.rand(level.shape, generator=g).to(level.device) for level in a]
+        yield hard(batch, "MAL", mal, apart, lambda *i, a=apart: peers.mal(a, *i, PROGRESS))
         yield auto_assign(batch)
 
 
