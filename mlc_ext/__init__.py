@@ -18,7 +18,19 @@ if (_TREE / "detectors" / "__init__.py").is_file() and (_TREE / "csrc").is_dir()
     __path__.append(str(_TREE))  # a source tree that is not installed: `mlc_ext.detectors` is the folder detectors/
 
 # ruff: noqa: E402  (the operators must be registered first)
-from .assigners import FCOSAssigner, MaxIoUAssigner
+from .assigners import (
+    Assigner,
+    ATSSAssigner,
+    AutoAssignCriterion,
+    FCOSAssigner,
+    MALAssigner,
+    MaxIoUAssigner,
+    PAAAssigner,
+    Predictions,
+    SimOTAAssigner,
+    TaskAlignedAssigner,
+    alignment_targets,
+)
 from .assignment import Assignment
 from .divergence import Divergence
 from .losses import (
@@ -54,16 +66,25 @@ from .ops import (
 from .sampling import sample_at_most, sample_balanced
 
 __all__ = [
+    "ATSSAssigner",
+    "Assigner",
     "Assignment",
+    "AutoAssignCriterion",
     "Divergence",
     "FCOSAssigner",
+    "MALAssigner",
     "MLCConfig",
     "MatchedBoxes",
     "MaxIoUAssigner",
     "MutualLabels",
     "NmsResult",
+    "PAAAssigner",
+    "Predictions",
+    "SimOTAAssigner",
+    "TaskAlignedAssigner",
     "TaskTargets",
     "__version__",
+    "alignment_targets",
     "batched_iou_nms",
     "batched_rescored_nms",
     "binary_cross_entropy_loss",

@@ -32,11 +32,15 @@ class Assignment:
     originally_ignored: Tensor
     """[N] bool: the candidates that the baseline does not train. Mutual labeling weights them by their margin (Eq. 7,
     8)."""
+    metric: Tensor | None = None
+    """[N] float32, or None: how well a candidate fits its gt by the assigner's own measure, 0 for other priors; each
+    assigner documents which. It serves soft targets of classification."""
 
     def positives_only(self) -> Assignment:
         """The assignment with the baseline's positives as the only candidates, none of them originally ignored."""
         candidate_gt = torch.where(self.labels == POSITIVE, self.candidate_gt, -1)
-        return Assignment(self.labels, candidate_gt, torch.zeros_like(self.originally_ignored))
+        metric = None if self.metric is None else torch.where(candidate_gt >= 0, self.metric, 0)
+        return Assignment(self.labels, candidate_gt, torch.zeros_like(self.originally_ignored), metric)
 
     @classmethod
     def from_matched(

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._errors import choice
 from ..assignment import CANDIDATES, Assignment
 from ..ops.mutual_labels import IGNORED
+from ._batch import Predictions
 
 INFINITY = 1e8
 """The upper end of the last level's range, as in MMDetection."""
@@ -59,13 +60,19 @@ class FCOSAssigner:
         self.center_sampling_radius = center_sampling_radius
         self.extent = 1.0 if v1 else 0.0  # what is added to x2 - x1 to give a width
 
-    def __call__(self, points: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> Assignment:
+    def __call__(
+        self,
+        points: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]],
+        predictions: Predictions | None = None,
+    ) -> Assignment:
         """Assigns the points of every image. No host synchronization.
 
         Args:
             points: [HW_l, 2] (x, y) in pixels of each level l, the same in every image.
             targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy and, optionally, ``crowd`` [C, 4] xyxy.
                 Other keys are ignored.
+            predictions: not read.
 
         Returns:
             The :class:`mlc_ext.Assignment` of B * P priors, P points of all levels each; gt indices are those of the

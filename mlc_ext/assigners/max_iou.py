@@ -13,6 +13,7 @@ from .._errors import choice
 from ..assignment import Assignment
 from ..ops import match_boxes
 from ..ops.mutual_labels import IGNORED
+from ._batch import Predictions
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,19 @@ class MaxIoUAssigner:
     def __post_init__(self) -> None:
         choice("MaxIoUAssigner", "candidates", self.candidates, ("positives", "all"))
 
-    def __call__(self, anchors: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> Assignment:
+    def __call__(
+        self,
+        anchors: Tensor | Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]],
+        predictions: Predictions | None = None,
+    ) -> Assignment:
         """Assigns the anchors of every image. No host synchronization.
 
         Args:
-            anchors: [A, 4] xyxy, the same in every image.
+            anchors: [A, 4] xyxy, the same in every image; or [A_l, 4] of each level l.
             targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy and, optionally, ``crowd`` [C, 4] xyxy.
                 Other keys are ignored.
+            predictions: not read.
 
         Returns:
             The :class:`mlc_ext.Assignment` of B * A priors; gt indices are those of the concatenated ``boxes``.
@@ -57,6 +64,8 @@ class MaxIoUAssigner:
         Raises:
             TypeError, ValueError: as :func:`mlc_ext.match_boxes`.
         """
+        if not isinstance(anchors, Tensor):
+            anchors = torch.cat(list(anchors))
         objects = [target["boxes"] for target in targets]
         crowds = [target.get("crowd", target["boxes"][:0]) for target in targets]
         sizes = [len(boxes) + len(crowd) for boxes, crowd in zip(objects, crowds, strict=True)]

@@ -5,12 +5,22 @@ import contextlib
 import pytest
 import torch
 import torch.utils._pytree as pytree
+from assigner_cases import random_batch
 from comparisons import on
 from cuda_programs import PROGRAMS
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlc_ext import MLCConfig
+from mlc_ext import (
+    ATSSAssigner,
+    AutoAssignCriterion,
+    MALAssigner,
+    MLCConfig,
+    PAAAssigner,
+    Predictions,
+    SimOTAAssigner,
+    TaskAlignedAssigner,
+)
 from mlc_ext.detectors.models.dense_detector import prepare_targets
 from mlc_ext.detectors.models.fcos import FCOS
 from mlc_ext.detectors.models.retinanet import RetinaNet
@@ -76,6 +86,37 @@ def test_criteria_of_the_detectors(cuda, kind):
     check_no_wait(run)
 
 
+def assign_on(device, kind, make):
+    """-> a call of an assigner or a criterion on inputs that ``make(tensor)`` puts on the device."""
+    anchors, points, targets, predictions = random_batch(1)
+    if kind is AutoAssignCriterion:
+        assigner = kind(5, first_label=0).to(device)
+    else:
+        assigner = kind() if kind is ATSSAssigner else kind(first_label=0)
+    priors = [make(level) for level in (points if kind in (SimOTAAssigner, AutoAssignCriterion) else anchors)]
+    targets = [{key: make(value) for key, value in target.items()} for target in targets]
+    leaves = (predictions.cls_logits, predictions.boxes, predictions.objectness_logits)
+    leaves = [make(leaf).requires_grad_() for leaf in leaves]
+
+    def run():
+        found = assigner(priors, targets, Predictions(*leaves))
+        if kind is AutoAssignCriterion:
+            sum(found.values()).backward()
+
+    return run
+
+
+every_kind = pytest.mark.parametrize(
+    "kind",
+    [ATSSAssigner, TaskAlignedAssigner, SimOTAAssigner, PAAAssigner, MALAssigner, AutoAssignCriterion],
+)
+
+
+@every_kind
+def test_assigners(cuda, kind):
+    check_no_wait(assign_on(cuda, kind, lambda x: x.to(cuda)))
+
+
 def test_the_watch_itself(cuda):
     """Both ways of noticing do notice: an operator whose length depends on its values, and its own copy to the host."""
     from mlc_ext import rescored_nms
@@ -130,6 +171,12 @@ class TestWithoutAGpu:
         inputs = [torch.empty_like(t, device="meta") for t in program.make(0, 50)]
         with watched():
             program.run(*inputs)
+
+    @every_kind
+    def test_assigners(self, kind):
+        run = assign_on("meta", kind, lambda x: torch.empty_like(x, device="meta"))
+        with watched():
+            run()
 
     def test_the_watch_itself(self):
         some = torch.empty(3, device="meta")

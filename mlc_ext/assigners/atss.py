@@ -1,0 +1,103 @@
+"""ATSSAssigner: positives by a threshold that each gt's nearest anchors give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._errors import choice
+from ..assignment import Assignment
+from ..ops import paired_box_iou
+from ._batch import (
+    CENTER_MARGIN,
+    GT_CHUNK,
+    GtBatch,
+    Predictions,
+    assemble,
+    best_gt,
+    centers,
+    is_inside,
+    largest,
+    upcast,
+)
+
+
+@dataclass(frozen=True)
+class ATSSAssigner:
+    """ATSS (Zhang et al., 2020): the threshold of a gt is the mean plus the standard deviation of its candidates' IoUs.
+
+    A gt's candidates are the ``topk`` anchors of each level whose centers are nearest to its own. Positive are those
+    whose IoU with the gt reaches the threshold and whose center lies in the gt. An anchor that is positive for several
+    gts belongs to that of the largest IoU, the first of equals. Among equal distances the choice is torch.topk's.
+
+    Candidates of mutual labeling are the positives; with ``candidates="all"`` also the other candidates of a gt, each
+    of the gt of its largest IoU. These are negatives of ATSS, and originally ignored for mutual labeling. ``metric`` is
+    the IoU of the anchor with its gt.
+
+    Args:
+        topk: anchors of a level that are candidates of a gt.
+        candidates: "positives" or "all".
+
+    Source: Zhang et al. 2020, Algorithm 1, in the form of MMDetection 3.3.
+    """
+
+    topk: int = 9
+    candidates: str = "positives"
+
+    def __post_init__(self) -> None:
+        choice("ATSSAssigner", "candidates", self.candidates, ("positives", "all"))
+        if self.topk < 1:
+            raise ValueError(f"ATSSAssigner: topk must be at least 1, got {self.topk}")
+
+    @torch.no_grad()
+    def __call__(
+        self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
+    ) -> Assignment:
+        """Assigns the anchors of every image. No host synchronization. Memory is O(A + K).
+
+        Args:
+            priors: [A_l, 4] xyxy anchors of each level l, the same in every image.
+            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy and, optionally, ``crowd`` [C, 4] xyxy.
+            predictions: not read.
+
+        Returns:
+            The :class:`mlc_ext.Assignment` of B * A priors; gt indices are those of the concatenated ``boxes``.
+        """
+        levels = [upcast(level) for level in priors]
+        anchors = torch.cat(levels)
+        points, num_priors = centers(anchors), len(anchors)
+        gts = GtBatch.of(targets, anchors.dtype)
+        num_gts, total = len(gts.boxes), len(gts.counts) * num_priors
+        if num_gts == 0:
+            none = torch.full((total,), -1, device=anchors.device)
+            return assemble(none, None, points, gts, torch.zeros_like(none))
+
+        prior = self._nearest([centers(level) for level in levels], centers(gts.boxes))  # [n, K]
+        gt = torch.arange(num_gts, device=prior.device).expand_as(prior)
+        boxes = gts.boxes.expand(*prior.shape, 4)
+        iou = paired_box_iou(anchors[prior.flatten()], boxes.reshape(-1, 4)).view(prior.shape)
+        inside = is_inside(points[prior], boxes, CENTER_MARGIN)
+        positive = (iou >= iou.mean(0) + iou.std(0)) & inside
+        pair = ((prior + gts.image * num_priors).flatten(), gt.flatten(), iou.flatten())
+        positive_gt, metric = best_gt(*pair, positive.flatten(), total)
+        other_gt = None
+        if self.candidates == "all":
+            other_gt, of_other = best_gt(*pair, torch.ones_like(positive).flatten(), total)
+            metric = torch.where(positive_gt >= 0, metric, of_other)
+        return assemble(positive_gt, other_gt, points, gts, metric)
+
+    def _nearest(self, levels: Sequence[Tensor], gt_centers: Tensor) -> Tensor:
+        """[n, K] int64: the anchors of all levels whose centers [A_l, 2] are nearest to each gt's, level by level."""
+        chunks = []
+        for gt in torch.split(gt_centers, GT_CHUNK):
+            columns, offset = [], 0
+            for points in levels:
+                dx, dy = (gt[:, axis, None] - points[:, axis] for axis in (0, 1))
+                nearness = dx.mul_(dx).addcmul_(dy, dy).neg_()
+                columns.append(largest(nearness, min(self.topk, len(points))) + offset)
+                offset += len(points)
+            chunks.append(torch.cat(columns, dim=1))
+        return torch.cat(chunks).T.contiguous()  # candidates first: the order of MMDetection's sums

@@ -1,0 +1,229 @@
+"""AutoAssignCriterion: a loss that weights every prior in a gt by what it predicts, instead of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ..losses import normalizer
+from ..ops import box_iou, paired_box_iou
+from ._batch import (
+    GT_CHUNK,
+    GtBatch,
+    Predictions,
+    centers,
+    check_predictions,
+    class_columns,
+    in_any,
+    is_inside,
+    on_host,
+)
+from ._negative_loss import NegativeLoss
+
+EPSILON = 1e-12
+"""The least divisor, as in MMDetection."""
+
+
+class AutoAssignCriterion(nn.Module):
+    """AutoAssign (Zhu et al., 2020): every point in a gt is a positive and a negative, each to a weight of its own.
+
+    The weight as a positive is a learned prior of its class, a Gaussian around the gt's center in units of strides,
+    times exp(3 P), P the point's joint confidence: score x objectness x exp(-box_weight (1 - GIoU)). The weight as a
+    negative falls from 1 to 0 as the IoU of the point's box rises within the gt. The criterion has the assigners'
+    inputs and returns losses; it makes no :class:`mlc_ext.Assignment`.
+
+    Args:
+        num_classes: C.
+        first_label: the label of class column 0, as in :func:`mlc_ext.task_targets`.
+        strides: pixels per cell of each level.
+        box_weight, pos_weight, neg_weight, center_weight: 5, 0.25, 0.75 and 0.75.
+
+    Attributes:
+        mean: [C, 2] parameter, the prior's center in strides, x and y; starts at 0.
+        sigma: [C, 2] parameter, its standard deviation in strides; starts at 1.
+
+    Source: Zhu et al. 2020, section 3, in the form of MMDetection 3.3 without its ``force_topk``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        first_label: int,
+        strides: Sequence[int] = (8, 16, 32, 64, 128),
+        box_weight: float = 5.0,
+        pos_weight: float = 0.25,
+        neg_weight: float = 0.75,
+        center_weight: float = 0.75,
+    ) -> None:
+        super().__init__()
+        self.first_label, self.strides = first_label, tuple(strides)
+        self.box_weight, self.pos_weight = box_weight, pos_weight
+        self.neg_weight, self.center_weight = neg_weight, center_weight
+        self.mean = nn.Parameter(torch.zeros(num_classes, 2))
+        self.sigma = nn.Parameter(torch.ones(num_classes, 2))
+
+    def forward(
+        self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
+    ) -> dict[str, Tensor]:
+        """The losses of a batch. No host synchronization.
+
+        Args:
+            priors: of each level, [A_l, 2] points or [A_l, 4] xyxy anchors, the same in every image.
+            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy, ``labels`` [G] and, optionally, ``crowd``
+                [C, 4] xyxy: a point in a crowd box that lies in no gt is no negative.
+            predictions: all of it is read, with gradients.
+
+        Returns:
+            A dict of scalars: ``positive``, of each gt's weighted mean of P; ``negative``, the focal loss of the joint
+            score with the negative weights; ``center``, which keeps the prior's mass in the gts.
+
+        Raises:
+            ValueError: predictions are missing or of another shape, levels and strides disagree, or (CPU only) a label
+            is out of range.
+        """
+        op = "AutoAssignCriterion"
+        if len(priors) != len(self.strides):
+            raise ValueError(f"{op}: {len(priors)} levels of priors for {len(self.strides)} strides")
+        levels = [centers(level.detach().float()) for level in priors]
+        points = torch.cat(levels)
+        stride = torch.cat([p.new_full((len(p),), s) for p, s in zip(levels, self.strides, strict=True)])
+        predictions = check_predictions(op, predictions, len(targets), len(points))
+        if predictions.objectness_logits is None:
+            raise ValueError(f"{op}: objectness_logits are needed")
+        gts = GtBatch.of(targets, torch.float32)
+        columns = class_columns(op, targets, self.first_label, len(self.mean))
+
+        logits, objectness = predictions.cls_logits.float(), predictions.objectness_logits.float()
+        boxes = predictions.boxes.float()
+        # every parameter gets a gradient on every rank, whether or not there are gts
+        positive = negative = boxes.sum() * 0
+        center = mass = self.mean.sum() * 0 + self.sigma.sum() * 0
+        offset = 0
+        for image, count in enumerate(gts.counts):
+            own = slice(offset, offset + count)
+            offset += count
+            scores = (logits[image], objectness[image])
+            weights = self._negative_weights(points, boxes[image], gts.boxes[own], columns[own], gts.crowds[image])
+            negative = negative + NegativeLoss.apply(*scores, weights)  # type: ignore[no-untyped-call]
+            if count > 0:
+                loss, of_gts = self._positive(points, stride, *scores, boxes[image], gts.boxes[own], columns[own])
+                positive, mass = positive + loss, mass + of_gts
+                center = center + torch.where(of_gts > 0, count / of_gts.clamp(min=EPSILON), 0) / len(targets)
+        return {
+            "positive": self.pos_weight * positive / normalizer(boxes.new_full((), len(gts.boxes))),
+            "negative": self.neg_weight * negative / normalizer(mass),
+            "center": self.center_weight * center,
+        }
+
+    def _positive(
+        self,
+        points: Tensor,
+        stride: Tensor,
+        logits: Tensor,
+        objectness: Tensor,
+        boxes: Tensor,
+        gt_boxes: Tensor,
+        columns: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Of an image: the sum of the gts' losses, and the sum of the prior over the points in each gt."""
+        losses, masses = [], []
+        for part, column in zip(torch.split(gt_boxes, GT_CHUNK), torch.split(columns, GT_CHUNK), strict=True):
+            inputs = (points, stride, logits, objectness, boxes, part, column)
+            if on_host(points):  # its pairs are few: they are kept for the backward pass
+                loss, mass = self._positive_chunk(*inputs)
+            else:
+                loss, mass = checkpoint(self._positive_chunk, *inputs, use_reentrant=False, preserve_rng_state=False)
+            losses.append(loss)
+            masses.append(mass)
+        return torch.stack(losses).sum(), torch.stack(masses).sum()
+
+    def _positive_chunk(
+        self,
+        points: Tensor,
+        stride: Tensor,
+        logits: Tensor,
+        objectness: Tensor,
+        boxes: Tensor,
+        gt_boxes: Tensor,
+        columns: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        pairs = _pairs(points, gt_boxes)
+        column, gt_box = columns[pairs.gt], gt_boxes[pairs.gt]
+        giou = paired_box_iou(boxes[pairs.point], gt_box, kind="giou")
+        joint = logits[pairs.point, column].sigmoid() * objectness[pairs.point].sigmoid()
+        confidence = joint * (-self.box_weight * (1 - giou)).exp()
+        shift = (points[pairs.point] - centers(gt_box)) / stride[pairs.point, None] - self.mean[column]
+        prior = (-(shift**2) / (2 * self.sigma[column] ** 2)).sum(-1).exp()
+        prior = torch.where(pairs.inside, prior, 0)
+        weight = (3 * confidence).exp() * prior
+        mean = pairs.sum_per_gt(weight * confidence) / pairs.sum_per_gt(weight).clamp(min=EPSILON)
+        loss = F.binary_cross_entropy(mean.clamp(max=1), torch.ones_like(mean), reduction="sum")
+        return loss, prior.sum()
+
+    @torch.no_grad()
+    def _negative_weights(
+        self, points: Tensor, boxes: Tensor, gt_boxes: Tensor, columns: Tensor, crowd: Tensor
+    ) -> Tensor:
+        """[A, C] in [0, 1]. Where several gts of one class contain a point, the last gives its weight."""
+        num_priors, num_classes = len(points), len(self.mean)
+        best = boxes.new_zeros(num_priors)
+        for part in torch.split(gt_boxes, GT_CHUNK):
+            if len(part) > 0:
+                best = torch.maximum(best, box_iou(part, boxes).amax(0))
+        weights = boxes.new_ones(num_priors * num_classes + 1)  # the last entry takes what is not used
+        in_gt = torch.zeros(num_priors + 1, dtype=torch.bool, device=boxes.device)
+        for part, column in zip(torch.split(gt_boxes, GT_CHUNK), torch.split(columns, GT_CHUNK), strict=True):
+            pairs = _pairs(points, part)
+            sharpness = 1 / (1 - best[pairs.point]).clamp(min=EPSILON)
+            low, high = pairs.extremes_per_gt(sharpness)
+            weight = 1 - (sharpness - low + EPSILON) / (high - low + EPSILON)
+            entry = torch.where(pairs.inside, pairs.point * num_classes + column[pairs.gt], len(weights) - 1)
+            last = torch.full_like(weights, -1, dtype=torch.int64).scatter_reduce_(0, entry, pairs.gt, "amax")
+            entry = torch.where(last[entry] == pairs.gt, entry, len(weights) - 1)
+            weights.index_copy_(0, entry, weight)
+            in_gt.index_fill_(0, torch.where(pairs.inside, pairs.point, num_priors), True)
+        weights = weights[:-1].view(num_priors, num_classes)
+        if len(crowd) > 0:
+            weights = torch.where((in_any(points, crowd) & ~in_gt[:-1])[:, None], 0, weights)
+        return weights
+
+
+class _Pairs(NamedTuple):
+    """Pairs of points and gts: on a CPU those where the point lies in the gt; elsewhere all [G, A] of them with a
+    mask, since the host does not know how many lie inside."""
+
+    point: Tensor
+    gt: Tensor
+    inside: Tensor
+    num_gts: int
+
+    def sum_per_gt(self, values: Tensor) -> Tensor:
+        """[G]"""
+        if on_host(values):
+            return values.new_zeros(self.num_gts).index_add(0, self.gt, values)
+        return values.view(self.num_gts, -1).sum(1)
+
+    def extremes_per_gt(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the largest value inside the gt of each pair."""
+        none = values.new_full((self.num_gts,), torch.inf)
+        low = none.scatter_reduce(0, self.gt, torch.where(self.inside, values, torch.inf), "amin")
+        high = (-none).scatter_reduce(0, self.gt, torch.where(self.inside, values, -torch.inf), "amax")
+        return low[self.gt], high[self.gt]
+
+
+def _pairs(points: Tensor, gt_boxes: Tensor) -> _Pairs:
+    inside = is_inside(points, gt_boxes[:, None])  # [G, A]
+    num_gts, num_priors = inside.shape
+    if on_host(points):
+        gt, point = inside.nonzero().unbind(1)
+        return _Pairs(point, gt, torch.ones_like(gt, dtype=torch.bool), num_gts)
+    gt, point = (torch.arange(n, device=points.device) for n in (num_gts, num_priors))
+    return _Pairs(
+        point.expand(num_gts, -1).flatten(), gt[:, None].expand(-1, num_priors).flatten(), inside.flatten(), num_gts
+    )
