@@ -23,6 +23,8 @@ extensions = [
     "repository_links",
 ]
 
+autodoc_mock_imports = ["torchvision"]  # not a dependency
+
 html_theme = "furo"
 html_title = f"mlc-ext {release}"
 html_theme_options = {"navigation_with_keys": True}

@@ -3,7 +3,9 @@
 import copy
 import io
 import pickle
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -217,3 +219,11 @@ def test_training_without_set_epoch_warns_once():
             if epoch is not None:
                 set_epoch(other, epoch)
             losses_of(other)
+
+
+def test_readme():
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(from mlc_ext.integrations.torchvision .*?)```", text, re.DOTALL)
+    model = fcos()
+    exec(snippet, {"model": model, "epoch": 12})
+    assert isinstance(model, FCOS) and "iou_rescoring" in losses_of(model)

@@ -46,7 +46,7 @@ def test_a_new_name_has_an_entry(monkeypatch):
 
 
 def test_every_page_is_in_the_contents():
-    contents = set(re.findall(r"^[\w/]+$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
+    contents = set(re.findall(r"^[\w/-]+$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
     pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix()
              for pattern in ("*.md", "*.rst", "api/*.rst") for path in (ROOT / "docs").glob(pattern)}  # fmt: skip
     assert pages - {"index"} == contents
