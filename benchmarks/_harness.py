@@ -102,7 +102,7 @@ def measure(case: Case, settings: Settings) -> dict[str, float]:
     turn_seconds = 1e-2 if settings.device == "cuda" else 1e-3  # well above the clock's grain, or a synchronization's
 
     def turn(run: Callable[[], object], calls: int) -> float:
-        run()  # caches and threads are the one's before: its first call says more of that one
+        run()  # caches and threads are left by the call before: the first call measures those
         settings.synchronize()
         start = time.perf_counter()
         for _ in range(calls):
@@ -204,7 +204,7 @@ def driver() -> str | None:
 
 
 def commit() -> str:
-    """The short hash, with "+" where tracked files have changed since; without git what MLC_COMMIT says."""
+    """The short hash, with "+" where tracked files have changed since; without git, MLC_COMMIT."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(ROOT), *args]

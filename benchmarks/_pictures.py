@@ -9,7 +9,7 @@ import PIL.Image
 
 
 def pyplot():
-    """matplotlib.pyplot; a SystemExit that says what to install where it is absent."""
+    """matplotlib.pyplot; raises SystemExit that names what to install where it is absent."""
     try:
         import matplotlib
     except ImportError:

@@ -10,7 +10,7 @@ import torch
 
 @functools.cache
 def torchvision(device: str) -> ModuleType | None:
-    """The package, if its operators run on the device; why_not() says what is wrong otherwise."""
+    """The package, if its operators run on the device; why_not() returns the reason otherwise."""
     return None if why_not(device) else __import__("torchvision")
 
 

@@ -1,4 +1,4 @@
-// Every check of an operator's arguments, once, for CPU and CUDA. A message starts with the operator's name and says
+// Every check of an operator's arguments, once, for CPU and CUDA. A message starts with the operator's name and gives
 // what came. mlc_ext/_errors.py turns the leading kind into Python's TypeError or ValueError.
 #pragma once
 

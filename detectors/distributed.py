@@ -34,7 +34,7 @@ class SetupError(ValueError):
 
 
 class LostPeer(RuntimeError):
-    """Another process of the run has ended; the message says how to resume."""
+    """Another process of the run has ended; the message names how to resume."""
 
 
 def is_main() -> bool:

@@ -4,7 +4,7 @@
 
 The page needs nothing but a browser and asks the network for nothing; its charts lie as PNG files in a folder beside it
 (report_charts/). Of every run the checkpoint is evaluated once on its validation images; where checkpoint or images are
-missing, the page has what the history tells, and a note.
+missing, the page has what the history holds, and a note.
 
 A run adds 0.5 to 1.5 MB with 6 --images, mostly crops: fewer make a smaller page.
 

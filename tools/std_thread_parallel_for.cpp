@@ -1,6 +1,6 @@
 // torch_parallel_for on std::thread, to be preloaded: ThreadSanitizer sees these threads start and join, which it does
 // not see of torch's own (OpenMP built without it), and every parallel loop of torch itself would look like a race.
-// torch_get_num_threads answers 4, while torch itself is told to use one thread.
+// torch_get_num_threads returns 4, while torch itself is set to use one thread.
 #include <algorithm>
 #include <cstdint>
 #include <thread>

@@ -15,7 +15,7 @@ from .rows import ROWS, STEMS, baseline
 from .tables import Found
 
 COLORS = ("#000000", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
-"""Okabe and Ito's, which the color-blind can tell apart."""
+"""Okabe and Ito's, which color-blind readers can distinguish."""
 NAMES = {"fcos-": "FCOS-", "retinanet": "RetinaNet", "rpn": "RPN"}
 
 
@@ -99,7 +99,7 @@ def draw_epochs(plt, found: Found):
 
 
 def draw_labels(plt, found: Found):
-    """What mutual labeling says of the predictions of the baseline (dashed) and of the row trained with it."""
+    """Mutual labels for the predictions of the baseline (dashed) and of the row trained with it."""
     groups = {base: [row for row in (base, f"{base}_ml") if row in rows] for base, rows in _trained(found).items()}
     groups = {base: rows for base, rows in groups.items() if _has_labels(found, base)}
     if not groups:

@@ -73,7 +73,7 @@ def _ready(waiting: Sequence[Part]) -> list[Part]:
 
 
 def _ended(running: dict[Part, tuple], late: bool) -> list[Part]:
-    """Waits a moment for a part to end; with ``late`` tells all to, and waits for them."""
+    """Waits a moment for a part to end; with ``late`` ends all of them, and waits for them."""
     if late:
         for process, _ in running.values():
             process.terminate()

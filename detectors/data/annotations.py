@@ -76,12 +76,12 @@ def read_coco(path: Path) -> CocoContent:
     """Reads and checks a COCO detection JSON.
 
     An image entry that cannot be used (a field is missing or wrong, its id is another image's too) is left out and
-    told in `problems`. An image, annotation or category that stands there twice is taken once. One file listed under
+    reported in `problems`. An image, annotation or category that is there twice is taken once. One file listed under
     several ids, as some exporters do for several boxes, is one image with all of their boxes.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no COCO detection data (says what is missing), no usable image, a category that cannot be used, or
+        ValueError: no COCO detection data (names what is missing), no usable image, a category that cannot be used, or
             a file name that leads out of the image folder: such a file is hostile as a whole.
     """
     content = _load(path)
@@ -103,7 +103,7 @@ def read_coco(path: Path) -> CocoContent:
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no annotation file {path}{did_you_mean(path)}")
-    with open(path, "rb") as file:  # the first bytes tell most wrong files, however large, at no cost
+    with open(path, "rb") as file:  # the first bytes identify most wrong files, also large ones
         head = file.read(64)
         begin = head.lstrip(_BLANK)[:16]
         if begin.startswith(b"["):
@@ -138,7 +138,7 @@ def _take_images(result: CocoContent, entries: list[Any], path: Path) -> None:
             result.dropped["repeated images"] += 1
         else:
             ambiguous.add(key)
-    for key in sorted(ambiguous):  # whose its boxes are, nobody can say
+    for key in sorted(ambiguous):  # its boxes cannot be assigned to one of the images
         del found[key]
         result.problems.append(f"images has id {key} more than once, for different images")
         result.dropped["images that share an id"] += 1

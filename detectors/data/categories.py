@@ -149,8 +149,8 @@ def require_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint
         return
     pairs = zip([*trained.items(), *[None] * len(own)], [*own.items(), *[None] * len(trained)], strict=True)
     label, (then, now) = next((k, pair) for k, pair in enumerate(pairs, 1) if pair[0] != pair[1])
-    told = [f"{each[1]!r} (id {each[0]})" if each else "none" for each in (then, now)]
+    reported = [f"{each[1]!r} (id {each[0]})" if each else "none" for each in (then, now)]
     raise ValueError(
         f"{checkpoint} was trained on other categories than {dataset.annotation_file} has: class {label} was "
-        f"{told[0]}, is {told[1]}"
+        f"{reported[0]}, is {reported[1]}"
     )

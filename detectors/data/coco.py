@@ -53,7 +53,7 @@ class CocoDetection(ClassLabels, Notes, Dataset):
         keep_empty: keep images without a non-crowd box (they train as pure background).
         strict: raise on an image that is missing, broken or malformed in the JSON. Otherwise such images are left
             out at the start, and one found broken at load is replaced by the next readable one (its id with it):
-            told in the target's `skipped`, {file name: why}, warned of once, never the end of a run.
+            reported in the target's `skipped`, {file name: why}, warned of once, never the end of a run.
         verify: decode every image once at the start and leave the broken ones out; ranks of torch.distributed
             share the work.
         cache: read all files into memory at the start (encoded, as they are on disk).
@@ -75,7 +75,7 @@ class CocoDetection(ClassLabels, Notes, Dataset):
         broken: {file name: why} of images found unreadable so far (by this process).
 
     Raises:
-        ValueError: the JSON is not COCO detection data (says what is missing), a file name leads out of
+        ValueError: the JSON is not COCO detection data (names what is missing), a file name leads out of
             `image_dir`, no image is left, a chosen category is not there, or `limit` is below 1; in `strict` mode, any
             malformed or broken image.
         FileNotFoundError: no such file or folder; no image at all; in `strict` mode, any missing image.
@@ -146,8 +146,8 @@ class CocoDetection(ClassLabels, Notes, Dataset):
             shown = [f"{name!r}{near.suggestion(name)}" for name in absent[:_SHOWN]]
             self.dropped["missing images"], self.examples["missing images"] = len(absent), shown[0]
             if self.strict or len(absent) == len(names):
-                told = ", ".join(shown) + (", ..." if len(absent) > _SHOWN else "")
-                raise FileNotFoundError(f"{len(absent)} of {len(names)} images are not in {self.image_dir}: {told}")
+                reported = ", ".join(shown) + (", ..." if len(absent) > _SHOWN else "")
+                raise FileNotFoundError(f"{len(absent)} of {len(names)} images are not in {self.image_dir}: {reported}")
         return {image_id: entry for image_id, entry in entries.items() if entry["file_name"] not in missing}
 
     def verify(self, *, workers: int = 0, progress: bool = False) -> None:

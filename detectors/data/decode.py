@@ -37,7 +37,7 @@ def decode_image(
 
     An alpha channel is dropped. 16-bit grays keep their high byte. Float grays are read as 0..1, whatever the image's
     own maximum is, as torchvision's ``to_dtype(scale=True)`` reads them; NaN and infinite pixels are black. Values
-    outside of their range are clipped, which is told to ``note`` in a line.
+    outside of their range are clipped, which is reported to ``note`` in a line.
 
     The EXIF orientation is applied as :mod:`~mlc_ext.detectors.data.orientation` defines; ``size`` is the (height,
     width) that the annotations give.

@@ -1,4 +1,4 @@
-"""What is told of a data set: the summary, and warnings of what is likely wrong with it."""
+"""What is reported of a data set: the summary, and warnings of what is likely wrong with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .annotations import FIELDS, LOST_WITH_IMAGE
-from .telling import tell
+from .messages import report_line
 
 if TYPE_CHECKING:
     from .coco import CocoDetection
@@ -50,18 +50,18 @@ def _many(dataset: CocoDetection, reasons: Sequence[str], total: int, what: str)
     count = sum(number for number, _ in lost)
     if count <= _TOLERATED * total:
         return []
-    told = [f"{n} {reason}" + (f" ({dataset.examples[reason]})" if reason in dataset.examples else "")
+    reported = [f"{n} {reason}" + (f" ({dataset.examples[reason]})" if reason in dataset.examples else "")
             for n, reason in lost]  # fmt: skip
-    return [f"{count} of {total} {what} are left out: {', '.join(told)}"]
+    return [f"{count} of {total} {what} are left out: {', '.join(reported)}"]
 
 
 def tell_warnings(*datasets: CocoDetection) -> None:
-    """Tells the warnings that were not told before."""
+    """Reports the warnings that were not reported before."""
     for dataset in datasets:
         for line in warnings(dataset):
-            if line not in dataset.told:
-                dataset.told.add(line)
-                tell(line)
+            if line not in dataset.reported:
+                dataset.reported.add(line)
+                report_line(line)
 
 
 def require_usable(dataset: CocoDetection) -> None:

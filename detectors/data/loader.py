@@ -90,7 +90,7 @@ class DetectionLoader:
         self.loader, self.batch_sampler = loader, sampler
         self.position = 0
         self._resume_at = 0
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._lengths: tuple[int, list[int]] | None = None  # of an epoch's batches
 
     @property
@@ -109,7 +109,7 @@ class DetectionLoader:
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
         self.batch_sampler.start = self.position = self._resume_at
         self._resume_at = 0
-        for batch in batches(self.loader, self._told):
+        for batch in batches(self.loader, self._reported):
             batch = self._usable(batch)
             self.position += 1
             yield batch
@@ -152,8 +152,8 @@ class DetectionLoader:
         run's."""
         differing = {k: (state.get(k), v) for k, v in self._key().items() if state.get(k) != v}
         if differing:
-            told = ", ".join(f"{k} was {then!r}, is {now!r}" for k, (then, now) in differing.items())
-            raise ValueError(f"the saved place in the data does not fit this loader: {told}")
+            reported = ", ".join(f"{k} was {then!r}, is {now!r}" for k, (then, now) in differing.items())
+            raise ValueError(f"the saved place in the data does not fit this loader: {reported}")
         if not 0 <= state["position"] <= len(self):
             raise ValueError(f"position {state['position']} is not in an epoch of {len(self)} batches")
         self.set_epoch(state["epoch"])
@@ -181,7 +181,7 @@ def build_loader(
 
     Args:
         dataset: map-style; `aspect_ratios()` of `CocoDetection` is needed for grouping only.
-        group_by_aspect: keep portrait and landscape apart; by default when shuffling, if the set can tell.
+        group_by_aspect: keep portrait and landscape apart; by default when shuffling, if the images' sizes are known.
         batch_size: images of a batch over all ranks.
         rank, world_size: this process's share of each batch; all ranks have equally many.
     """

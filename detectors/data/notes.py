@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from .annotations import CocoContent
-from .telling import tell
+from .messages import report_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Notes:
         self.num_annotations = len(content.annotations)
         self.examples: dict[str, str] = {"malformed images": content.problems[0]} if content.problems else {}
         self.relabeled: list[str] = []
-        self.told: set[str] = set()  # the warnings that were
+        self.reported: set[str] = set()  # the warnings that were
         self.broken: dict[str, str] = {}
         self.clipped: dict[str, str] = {}
 
@@ -32,13 +32,13 @@ class Notes:
         for name, why in broken.items():
             if name not in self.broken:
                 self.broken[name] = why
-                if torch.utils.data.get_worker_info() is None:  # the main process hears of it, and tells
+                if torch.utils.data.get_worker_info() is None:  # the main process receives and reports it
                     _LOG.warning("image skipped: %s", why)
 
     def note_clipped(self, clipped: Mapping[str, str]) -> None:
-        """Takes {file name: what} of images whose values were clipped; the first is told."""
+        """Takes {file name: what} of images whose values were clipped; the first is reported."""
         for name, what in clipped.items():
             if name not in self.clipped:
-                (_LOG.warning if self.clipped else tell)(what)
+                (_LOG.warning if self.clipped else report_line)(what)
                 self.clipped[name] = what
                 self.noted["images with values that were clipped"] += 1

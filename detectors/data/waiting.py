@@ -8,18 +8,18 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from .messages import report_line
 from .packing import Packed
-from .telling import tell
 from .workers import StarvedLoader, death_of_worker, lost_worker, open_files, shared_memory
 
 POLL = 5.0
 """Seconds that the DataLoader waits before it reports (its ``timeout``)."""
 TELL_AFTER, END_AFTER = 60.0, 1200.0
-"""Seconds without a batch after which this is told, and after which the run ends."""
+"""Seconds without a batch after which this is reported, and after which the run ends."""
 
 
-def batches(loader: DataLoader, told: set[str]) -> Iterator[Any]:
-    """The loader's batches, unpacked. ``told`` keeps what was told, over the passes of one run.
+def batches(loader: DataLoader, reported: set[str]) -> Iterator[Any]:
+    """The loader's batches, unpacked. ``reported`` keeps what was reported, over the passes of one run.
 
     Raises:
         StarvedLoader: the system refuses open files or shared memory, or no batch came for ``END_AFTER`` seconds.
@@ -31,18 +31,20 @@ def batches(loader: DataLoader, told: set[str]) -> Iterator[Any]:
         raise StarvedLoader.of(error) or StarvedLoader(f"the processes that load data cannot start: {error}") from error
     while True:
         try:
-            batch = _next(iterator, told)
+            batch = _next(iterator, reported)
         except StopIteration:
             return
         if isinstance(batch, Packed):
             if batch.problem is not None:
                 state = f"{shared_memory()}; open files: {open_files()}"
-                _tell_once(told, f"shared memory fails, batches go through slower pipes ({batch.problem}): {state}")
+                _report_once(
+                    reported, f"shared memory fails, batches go through slower pipes ({batch.problem}): {state}"
+                )
             batch = batch.unpack()
         yield batch
 
 
-def _next(iterator: Iterator[Any], told: set[str]) -> Any:
+def _next(iterator: Iterator[Any], reported: set[str]) -> Any:
     began = time.monotonic()
     while True:
         try:
@@ -63,10 +65,10 @@ def _next(iterator: Iterator[Any], told: set[str]) -> Any:
         if waited >= END_AFTER:
             raise StarvedLoader(f"{state}. Use fewer data.workers, or none (data.workers=0)")
         if waited >= TELL_AFTER:
-            _tell_once(told, state)
+            _report_once(reported, state)
 
 
-def _tell_once(told: set[str], line: str) -> None:
-    if (kind := line[:12]) not in told:
-        told.add(kind)
-        tell(line)
+def _report_once(reported: set[str], line: str) -> None:
+    if (kind := line[:12]) not in reported:
+        reported.add(kind)
+        report_line(line)

@@ -164,7 +164,7 @@ class _Collector:
         raise NotImplementedError
 
     def matches(self, iou: float = 0.5) -> Matches:
-        """What COCO's evaluation matches at one of its IoU thresholds, .5, .55, ..., .95 (pycocotools alone tells)."""
+        """What COCO's evaluation matches at one of its IoU thresholds, .5, .55, ..., .95 (only with pycocotools)."""
         evaluation = self._evaluation()
         (threshold,) = np.flatnonzero(np.isclose(evaluation.params.iouThrs, iou))
         rows, objects = self.results(), {entry["id"]: entry for entry in self.truth["annotations"]}

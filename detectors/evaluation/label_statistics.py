@@ -35,7 +35,7 @@ def label_statistics(
     - ``labels_per_gt_t``, ``labels_per_gt_baseline``: positives a gt;
     - ``labels_iou_t``, ``labels_iou_baseline``, ``labels_iou_gained_t``, ``labels_iou_lost_t``: mean IoU of those
       priors' decoded boxes with their gt;
-    - ``labels_consensus``: \\|A+cls n A+loc\\| / \\|A+cls u A+loc\\|, what the paper says grows in training.
+    - ``labels_consensus``: \\|A+cls n A+loc\\| / \\|A+cls u A+loc\\|, which grows in training according to the paper.
 
     NaN where there is nothing to divide by. The model's mode is left as it was.
     """

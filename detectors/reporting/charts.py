@@ -12,7 +12,7 @@ from typing import Any
 from ..runs.files import writing
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which the color-blind tell apart."""
+"""Okabe and Ito's, which color-blind readers can distinguish."""
 
 STYLES = ("-", "--", ":", "-.")
 """Of lines; the next one where the colors are used up."""
@@ -41,7 +41,7 @@ class Chart:
 
 
 def require_matplotlib() -> None:
-    """ImportError that says what to install where matplotlib is absent."""
+    """ImportError that names what to install where matplotlib is absent."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:

@@ -30,7 +30,7 @@ BINS = 20
 def label_data(
     model: DenseDetector, dataset: CocoDetection, names: Sequence[str], count: int, pictures: Pictures
 ) -> dict[str, Any]:
-    """What the viewer shows of a run: ``images``, the first ``count`` with objects, and what it says of them.
+    """What the viewer shows of a run: ``images``, the first ``count`` with objects, and their notes.
 
     An image is ``name``, ``picture`` (its number in ``pictures``), ``size`` [W, H] in the detector's pixels, how many
     objects are ``left_out``, and ``objects``: each with ``name``, ``box``, the candidates' ``x`` and ``y``, ``labels``

@@ -106,19 +106,19 @@ def _results(runs: Sequence[Run]) -> str:
             change = f"<small>{shown(key, value - first, signed=True)}</small>" if compared else ""
             cells.append(shown(key, value) + change)
         rows.append([text(run.name), *cells])
-    told = (
+    reported = (
         "AP and AR in percent (COCO); corr: Spearman's rank correlation of score and IoU before NMS, by gt (protocol "
         "a) and pooled (protocol b). -: not measured, or undefined."
     )
     if len(runs) > 1:
-        told += f" Small: the difference from {text(runs[0].name)}."
+        reported += f" Small: the difference from {text(runs[0].name)}."
     others = [text(run.name) for run in runs if not comparable(runs[0], run)]
     warning = (
         f'<p class="note"><strong>{", ".join(others)}: evaluated on another validation set than {text(runs[0].name)}. '
         "These metrics cannot be compared.</strong></p>"
     )
     table = _table(["", *(text(heading) for _, heading in columns)], rows)
-    return (warning if others else "") + table + f'<p class="told">{told}</p>'
+    return (warning if others else "") + table + f'<p class="note">{reported}</p>'
 
 
 def _settings(runs: Sequence[Run]) -> str:
@@ -149,8 +149,8 @@ def _figure(uri: str, alt: str, caption: str = "") -> str:
 def _training(losses: Sequence[Chart], metrics: Sequence[Chart]) -> str:
     if not losses and not metrics:
         return _absent("history")
-    told = '<p class="told">Curves of more than 200 log entries are drawn as the means of 200 stretches.</p>'
-    return f"{_charts(losses)}{told}<h3>Evaluations</h3>{_charts(metrics) or _absent('evaluations')}"
+    reported = '<p class="note">Curves of more than 200 log entries are drawn as the means of 200 stretches.</p>'
+    return f"{_charts(losses)}{reported}<h3>Evaluations</h3>{_charts(metrics) or _absent('evaluations')}"
 
 
 def _scatter(charts: Sequence[Chart], known: Sequence[tuple[Run, Findings]]) -> str:
@@ -166,12 +166,12 @@ def _scatter(charts: Sequence[Chart], known: Sequence[tuple[Run, Findings]]) -> 
         )
         figures.append(f"<h3>{text(run.name)}</h3><p>{caption}</p>{_charts(charts[2 * k : 2 * k + 2])}")
     settings = known[0][1].divergence
-    told = (
+    reported = (
         f"Predictions before NMS. (a): rho of each object's {settings.top_k} predictions of highest score, averaged "
         f"over objects. (b): one rho over all pairs with score &gt; {settings.score_threshold:g} and IoU &ge; "
         f"{settings.iou_threshold:g}; up to {MAX_POINTS} of them, evenly spaced, are drawn."
     )
-    return f'<p class="told">{told}</p>{"".join(figures)}'
+    return f'<p class="note">{reported}</p>{"".join(figures)}'
 
 
 def _gallery(run: Run, found: Findings) -> str:
@@ -181,10 +181,10 @@ def _gallery(run: Run, found: Findings) -> str:
             _figure(uri, caption, f"{text(caption)}<br><small>{text(file)}</small>") for uri, caption, file in crops
         )
         parts.append(
-            f"<h4>{text(group.title)}</h4><p class='told'>{text(group.meaning)}; one an image at most.</p>"
+            f"<h4>{text(group.title)}</h4><p class='note'>{text(group.meaning)}; one an image at most.</p>"
             f'<div class="crops">{shown_crops or "<p>None.</p>"}</div>'
         )
-    key = '<p class="told"><span class="dot pos"></span> detection <span class="dot obj"></span> object</p>'
+    key = '<p class="note"><span class="dot pos"></span> detection <span class="dot obj"></span> object</p>'
     return parts[0] + key + "".join(parts[1:])
 
 
@@ -196,7 +196,7 @@ def _labels(known: Sequence[tuple[Run, Findings]], pictures: Pictures) -> str:
         data["runs"].append({"name": run.name, **part})
         static += [_figure(uri, title, f"{text(run.name)}: {text(title)}") for title, uri in found.labels["static"]]
         tables.append(f"<h4>{text(run.name)}</h4>" + _objects(found.labels["images"]))
-    told = (
+    reported = (
         "What the checkpoint would train with, from its predictions in evaluation mode. Every candidate prior of the "
         'chosen object: <span class="dot pos"></span> positive, <span class="dot neg"></span> negative, '
         '<span class="dot ign"></span> ignored; of anchors at one place a positive one is on top. Mutual labeling: a '
@@ -205,7 +205,7 @@ def _labels(known: Sequence[tuple[Run, Findings]], pictures: Pictures) -> str:
         f"{MAX_OBJECTS} objects are here, the largest, and of a run up to {MAX_CANDIDATES} candidates."
     )
     return (
-        f'<p class="told">{told}</p><div id="viewer" hidden></div>'
+        f'<p class="note">{reported}</p><div id="viewer" hidden></div>'
         f"<noscript>{''.join(static)}</noscript>"
         f"<details><summary>All objects as a table</summary>{''.join(tables)}</details>"
         f'<script type="application/json" id="label-data">{embedded(data)}</script>'

@@ -107,4 +107,4 @@ def _(
 
 
 float32_under_autocast("match_boxes")
-refuse_vmap("match_boxes", "it takes a batch of images, whose gts gt_offsets tell apart")
+refuse_vmap("match_boxes", "it takes a batch of images; gt_offsets separates their gts")

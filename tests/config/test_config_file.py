@@ -125,8 +125,8 @@ def test_a_file_that_changes_nothing(file, text):
         ("data: {evaluator: fast}", "data.evaluator must be one of 'pycocotools', 'faster_coco_eval', got 'fast'"),
     ],
 )
-def test_faults_are_told_in_a_line(file, capsys, monkeypatch, text, message):
-    monkeypatch.setattr("mlc_ext.detectors.train.weights_available", lambda: True)  # else another line says so
+def test_faults_are_reported_in_a_line(file, capsys, monkeypatch, text, message):
+    monkeypatch.setattr("mlc_ext.detectors.train.weights_available", lambda: True)  # else another line reports it
     assert main(["--config", str(file(text))]) == 2
     error = capsys.readouterr().err
     assert error.startswith("train.py: ") and message in error and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Every preset: what it says, that it builds, and that it trains and is evaluated end to end on tiny images."""
+"""Every preset: its settings, that it builds, and that it trains and is evaluated end to end on tiny images."""
 
 import dataclasses
 

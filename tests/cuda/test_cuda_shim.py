@@ -1,6 +1,6 @@
 """The CUDA kernels' device code, run on the CPU through tests/cuda_shim, against the operators' CPU kernels.
 
-Nothing here needs CUDA, and nothing here says that a kernel runs on a GPU: it says what the kernel computes.
+Nothing here needs CUDA. These tests check what a kernel computes, not that it runs on a GPU.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def test_the_watch_itself(cuda):
 
 class HostWatch(TorchDispatchMode):
     """Tensors without values (meta) in the GPU's place: a value that the host asks for is torch's error, and a copy of
-    more than a number to or from them is one here, unless nobody waits for it (non_blocking)."""
+    more than a number to or from them is one here, unless the host does not wait for it (non_blocking)."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))

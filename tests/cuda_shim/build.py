@@ -29,7 +29,7 @@ def compiler() -> str | None:
 
 
 def build(driver: str, output: Path, *flags: str) -> Path:
-    """Compiles `driver`.cpp to `output`; what the compiler says becomes the error."""
+    """Compiles `driver`.cpp to `output`; the compiler's messages become the error."""
     command = [compiler(), *FLAGS, *INCLUDE, *flags, str(FOLDER / f"{driver}.cpp"), "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

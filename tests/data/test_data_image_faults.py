@@ -1,4 +1,4 @@
-"""Broken and hostile image files: what docs/faults.md says of each is what happens."""
+"""Broken and hostile image files: each has the outcome that docs/faults.md gives."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_files_that_are_no_images(data):
 
 
 def test_an_announced_size_is_compared_before_decoding(monkeypatch):
-    """A picture of another size costs no memory, however large it says it is."""
+    """A picture of another size costs no memory, whatever size its header gives."""
     data = encoded(Image.new("1", (3000, 2000)))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     with pytest.raises(ImageDecodeError, match="is 3000x2000 pixels, but the annotations say 40x30"):

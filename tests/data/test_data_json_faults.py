@@ -1,4 +1,4 @@
-"""Broken and hostile COCO JSON: what docs/faults.md says of each is what happens."""
+"""Broken and hostile COCO JSON: each has the outcome that docs/faults.md gives."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_sides_written_as_floats(tmp_path):
 
 
 def test_repeated_image_ids(tmp_path):
-    """The same entry again is taken once; one id for two images leaves nobody knowing whose the boxes are."""
+    """The same entry again is taken once; of two images with one id, neither is used."""
     images = [entry(1), entry(1), entry(2), entry(3), entry(2, "3.png")]
     paths = write_coco(tmp_path, [box(1), box(2), box(3)], images=images)
     dataset = CocoDetection(*paths)
@@ -237,7 +237,7 @@ def test_whatever_the_json_holds(spoilt, data, faults, strict):
     for index in range(len(dataset)):
         try:
             image, target = dataset[index]
-        except (ImageDecodeError, DataError):  # no image has the size that its entry says
+        except (ImageDecodeError, DataError):  # no image has the size of its entry
             assert strict or len(dataset.broken) == len(dataset)
             continue
         boxes, (height, width) = target["boxes"], target["orig_size"]

@@ -40,7 +40,7 @@ def test_near_names(name, near):
     assert NearNames(DISK).find(name) == near
 
 
-def test_missing_images_are_told_with_the_name_on_disk(tmp_path):
+def test_missing_images_are_reported_with_the_name_on_disk(tmp_path):
     paths = write_coco(tmp_path, [box(1)], images=[entry(1, "1.PNG"), entry(2)], files=False)
     noise().save(tmp_path / "1.png")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Data that break in a run: checked at the start, at loading, told in a line; as docs/faults.md says."""
+"""Data that break in a run: checked at the start, at loading, reported in a line; as in docs/faults.md."""
 
 from __future__ import annotations
 
@@ -141,8 +141,10 @@ def test_a_killed_worker_ends_the_run():
     with pytest.raises((DataError, RuntimeError)) as error:
         for _ in build_loader(Deadly(), 2, shuffle=False, num_workers=2):
             time.sleep(0.01)
-    told = error.value if isinstance(error.value, DataError) else death_of_worker(error.value)
-    assert re.search(r"a process that loads data died \((DataLoader worker \(pid|\w+Error).*data.workers=0", str(told))
+    reported = error.value if isinstance(error.value, DataError) else death_of_worker(error.value)
+    assert re.search(
+        r"a process that loads data died \((DataLoader worker \(pid|\w+Error).*data.workers=0", str(reported)
+    )
     assert time.monotonic() - began < 60
 
 
@@ -193,7 +195,7 @@ def test_workers_leave_signals_to_the_main_process_which_can_end_them():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_tells_what_it_left_out(program, tmp_path):
+def test_a_run_reports_what_it_left_out(program, tmp_path):
     (tmp_path / "data" / "train" / "3.png").write_bytes(b"")
     code, out, error = program(**{"data.verify": "true", "data.cache": "true"})
     assert code == 0, error

@@ -81,8 +81,8 @@ def test_a_small_shared_memory():
     command = ["unshare", "-Urm", "sh", "-c", inner, sys.executable, program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout == "True\n" and "Traceback" not in done.stderr
-    told = [line for line in done.stderr.splitlines() if "shared memory fails" in line]
-    assert len(told) == 1 and "/dev/shm has 64 MiB" in told[0]
+    reported = [line for line in done.stderr.splitlines() if "shared memory fails" in line]
+    assert len(reported) == 1 and "/dev/shm has 64 MiB" in reported[0]
 
 
 def test_a_packed_batch_is_the_batch():
@@ -125,7 +125,7 @@ class Slow(Dataset):
         return torch.zeros(3, 4, 4, dtype=torch.uint8), {"image_id": index}
 
 
-def test_a_wait_is_told_and_ends(monkeypatch, capsys):
+def test_a_wait_is_reported_and_ends(monkeypatch, capsys):
     for name, value in (("POLL", 0.1), ("TELL_AFTER", 0.2), ("END_AFTER", 1.0)):
         monkeypatch.setattr(waiting, name, value)
     loader = build_loader(Slow(60), 2, shuffle=False, num_workers=1)
@@ -152,8 +152,8 @@ def test_a_batch_that_cannot_be_sent_ends_the_wait():
     before = multiprocessing.queues.Queue._on_queue_feeder_error
     with pytest.raises((StarvedLoader, RuntimeError)) as error:
         list(build_loader(Unsendable(), 2, shuffle=False, num_workers=1))
-    told = error.value if isinstance(error.value, StarvedLoader) else death_of_worker(error.value)
-    assert "a worker could not send a batch: /dev/shm has" in str(told)
+    reported = error.value if isinstance(error.value, StarvedLoader) else death_of_worker(error.value)
+    assert "a worker could not send a batch: /dev/shm has" in str(reported)
     assert multiprocessing.queues.Queue._on_queue_feeder_error is before  # changed in the workers alone
 
 

@@ -110,8 +110,8 @@ def test_clipped_images_are_noted_once(tmp_path, caplog, capsys):
                 for _, targets in build_loader(dataset, 2, shuffle=False, num_workers=workers):
                     assert all("clipped" not in target for target in targets)
         assert "2 images with values that were clipped" in dataset.summary()
-        told = [line for line in capsys.readouterr().err.splitlines() if "clipped" in line]
-        assert len(told) == 1 and "1.png has values of 201 to 201, of a float32 image read as 0..1" in told[0]
+        reported = [line for line in capsys.readouterr().err.splitlines() if "clipped" in line]
+        assert len(reported) == 1 and "1.png has values of 201 to 201, of a float32 image read as 0..1" in reported[0]
 
 
 def test_32_bit_integers_beyond_16_bits_are_noted():

@@ -1,4 +1,4 @@
-"""What is likely a mistake in a data set is told before a run, on the terminal."""
+"""What is likely a mistake in a data set is reported before a run, on the terminal."""
 
 from __future__ import annotations
 

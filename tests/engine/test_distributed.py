@@ -252,7 +252,7 @@ def test_a_signal_to_torchrun_saves(folder, number):
     assert losses(folder / out)[-1]["iteration"] == state["iteration"] >= 3
 
 
-def test_mistakes_are_told_once(folder):
+def test_mistakes_are_reported_once(folder):
     code, _, error = finish(start(folder, "--data", folder / "full", ranks=2, schedule__batch_size=1))
     assert code == 1  # torchrun's own
     assert error.count("train.py: schedule.batch_size must give each of 2 processes x 1 parts an image, got 1") == 1

@@ -130,7 +130,7 @@ def test_mutual_targets_equal_equations_4_to_8(seed, alpha):
     case, config = random_case(seed), MLCConfig(alpha=alpha)
     found = task_targets(*case, config, mutual=True, first_label=1)
     check(case, found, config)
-    # the case tells tasks apart, and from the baseline
+    # the case distinguishes the tasks from each other and from the baseline
     assert not torch.equal(found.cls_labels > 0, found.loc_positive)
     assert not torch.equal(found.cls_labels > 0, found.baseline_positive)
     tau_cls, tau_loc = found.thresholds

@@ -220,7 +220,7 @@ def test_autocast_computes_in_float32(device, program):
 
 @every_program
 def test_fakes_have_the_types_and_shapes_of_results(program):
-    """On meta tensors an operator gives shapes; one whose length depends on data says so."""
+    """On meta tensors an operator gives shapes; one whose length depends on data raises an error."""
     inputs = tuple(t.detach() for t in program.make(20))
     fakes = [t.to("meta") for t in inputs]
     if program.operator in ("rescored_nms", "iou_nms"):

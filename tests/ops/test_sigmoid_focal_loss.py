@@ -30,7 +30,7 @@ def case(n, c, seed=0, dtype=torch.float32):
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("label", [0, 1])
 def test_every_entry_of_float32(gamma, label):
-    """As exact as the contract says, from -87 to 87."""
+    """As exact as in the contract, from -87 to 87."""
     x = torch.cat([torch.linspace(-87, 87, 801), torch.linspace(-1, 1, 401), torch.tensor([0.0, -0.0, 1e-30])])[:, None]
     labels = torch.tensor([label])
     exact = [with_gradient(reference.sigmoid_focal_loss, v[None].double(), labels, None, 0.25, gamma) for v in x]

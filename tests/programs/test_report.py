@@ -466,9 +466,9 @@ def test_in_a_browser(made, tmp_path, width):
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
                "--window-size=1400,900", "--dump-dom", page.as_uri()]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    told = re.search(r'<pre id="probe">(.+?)</pre>', done.stdout, re.DOTALL)
-    assert told, done.stderr[-2000:]
-    found = json.loads(html.unescape(told[1]))
+    reported = re.search(r'<pre id="probe">(.+?)</pre>', done.stdout, re.DOTALL)
+    assert reported, done.stderr[-2000:]
+    found = json.loads(html.unescape(reported[1]))
     assert found["faults"] == [] and found["width"] == width
     assert max(found["overflow"]) <= 0
     first, second, image, run, whole = found["drawn"]

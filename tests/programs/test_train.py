@@ -105,7 +105,7 @@ def test_evaluate_gives_the_runs_metrics(folder, compared):
 
 
 def test_evaluate_with_other_settings_and_results(folder, compared):
-    """IoU-NMS keeps as many boxes' places but other scores; a setting that does not fit is told in a line."""
+    """IoU-NMS keeps as many boxes' places but other scores; a setting that does not fit is reported in a line."""
     state = load_checkpoint(folder / "compared" / "MLC" / "checkpoint.pt")
     state["model"]["head.cls_logits.bias"] += 5  # it is sure of all it sees
     save_checkpoint(folder / "sure.pt", {key: state[key] for key in state if key != "format"})
@@ -218,7 +218,7 @@ def test_a_bug_is_no_usage_error(folder, compared, program, monkeypatch):
         program("--epochs", "1", "--out", "bug")
 
 
-def test_an_error_of_a_loaders_worker_is_told_in_a_line(folder, compared, program, monkeypatch):
+def test_an_error_of_a_loaders_worker_is_reported_in_a_line(folder, compared, program, monkeypatch):
     def spoilt(*_):
         raise OSError("image 7 is spoilt")
 
@@ -254,7 +254,7 @@ def test_an_error_of_a_loaders_worker_is_told_in_a_line(folder, compared, progra
         ([], {"mlc.alpha": -1}, "alpha must not be negative, got -1.0"),
     ],
 )
-def test_mistakes_are_told_in_a_line(compared, program, arguments, settings, message):
+def test_mistakes_are_reported_in_a_line(compared, program, arguments, settings, message):
     code, _, error = program(*arguments, **settings)
     assert code == 2
     assert error.startswith("train.py: ") and message in error and "Traceback" not in error

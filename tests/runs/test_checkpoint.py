@@ -83,7 +83,7 @@ def test_truncated_files(file, kept):
 
 
 def test_one_flipped_byte_in_the_weights_is_noticed_or_harmless(file):
-    """The zip container's directory is intact, so nothing but a checksum could tell; it must not crash."""
+    """The zip container's directory is intact, so only a checksum could detect it; it must not crash."""
     content = bytearray(file.read_bytes())
     at = bytes(content).find(STATE["model"]["weight"].numpy().tobytes())
     assert at > 0

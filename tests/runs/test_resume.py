@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def assert_same_run(a, b):
-    """The final checkpoints, all but what the clock says, and the logs."""
+    """The final checkpoints, all but times, and the logs."""
     one, two = (load_checkpoint(out / "checkpoint.pt") for out in (a, b))
     for key in ("model", "optimizer", "scaler", "ema", "iteration", "loader"):
         assert_same(one[key], two[key], key)
@@ -134,8 +134,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(finished, capsy
         torch.save({"state_dict": {}}, newest)
     else:
         newest.unlink()
-    code, told, error = program(capsys, "--out", out, "--resume", "auto")
-    assert code == 0 and f"resumed from {out / 'checkpoint.1.pt'}" in told
+    code, reported, error = program(capsys, "--out", out, "--resume", "auto")
+    assert code == 0 and f"resumed from {out / 'checkpoint.1.pt'}" in reported
     assert (f"{newest} is no" in error and "trying the one before" in error) == (damage != "missing")
     assert_same_run(finished, out)
 
@@ -151,13 +151,13 @@ def test_none_usable_none_there(finished, capsys):
 
 
 def test_auto_without_a_checkpoint_begins(finished, capsys):
-    code, told, _ = program(capsys, "--out", finished.parent / "begun", "--resume", "auto")
-    assert code == 0 and f"nothing to resume in {finished.parent / 'begun'}" in told
+    code, reported, _ = program(capsys, "--out", finished.parent / "begun", "--resume", "auto")
+    assert code == 0 and f"nothing to resume in {finished.parent / 'begun'}" in reported
     assert_same_run(finished, finished.parent / "begun")
 
 
 def test_a_checkpoint_with_former_names_of_settings(finished, capsys):
-    """It resumes, and the log says once what the setting is called now."""
+    """It resumes, and the log reports the new name of the setting once."""
     report_renamed.cache_clear()
     out = finished.parent / "former"
     state = load_checkpoint(finished / "checkpoint.2.pt")
@@ -183,7 +183,7 @@ def test_a_finished_run_is_evaluated_again(finished, capsys):
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "told"),
+    ("setting", "value", "reported"),
     [
         ("schedule.lr", 0.5, "schedule.lr was 0.001, is 0.5"),
         ("model.norm", "bn", "model.norm was 'fixed', is 'bn'"),
@@ -193,12 +193,14 @@ def test_a_finished_run_is_evaluated_again(finished, capsys):
         ("run.seed", 3, "run.seed was 0, is 3"),
     ],
 )
-def test_another_run_is_refused(finished, capsys, setting, value, told):
+def test_another_run_is_refused(finished, capsys, setting, value, reported):
     before = (finished / "checkpoint.pt").read_bytes()
     code, _, error = program(
         capsys, "--out", finished.parent / "refused", "--resume", finished / "checkpoint.pt", **{setting: value}
     )
-    assert code == 2 and f"checkpoint.pt is of a run with other settings: {told} (" in error and "\n" not in error[:-1]
+    assert (
+        code == 2 and f"checkpoint.pt is of a run with other settings: {reported} (" in error and "\n" not in error[:-1]
+    )
     assert (finished / "checkpoint.pt").read_bytes() == before
 
 

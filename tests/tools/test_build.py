@@ -1,4 +1,4 @@
-"""The build: its flags and choices, what the built module says of itself, and that it keeps to torch's stable ABI."""
+"""The build: its flags and choices, the built module's build information, and that it keeps to torch's stable ABI."""
 
 from __future__ import annotations
 

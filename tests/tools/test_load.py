@@ -1,4 +1,4 @@
-"""Importing mlc_ext: what is said when the operators are missing or unusable, and the build on first import."""
+"""Importing mlc_ext: the errors when the operators are missing or unusable, and the build on first import."""
 
 from __future__ import annotations
 

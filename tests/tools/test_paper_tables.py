@@ -111,7 +111,7 @@ def run(folder, *arguments):
 
 
 def test_the_program(images, tmp_path):
-    """Stopped at once it keeps nothing but tells; then Table 2 whole; then nothing is left to do."""
+    """Stopped at once it keeps nothing, and reports it; then Table 2 whole; then nothing is left to do."""
     stopped = run(tmp_path, "--tables", "2", "--minutes", "0")
     assert stopped.returncode == 0 and "no row is done yet" in stopped.stdout and "6 of 6 parts are" in stopped.stderr
     document = tmp_path / "results.md"
@@ -166,13 +166,13 @@ def test_the_cached_protocol(images, tmp_path):
     assert other.returncode == 2 and "made with other settings (" in other.stderr
 
 
-def test_a_part_that_fails_is_told_and_the_others_go_on(images, tmp_path):
+def test_a_part_that_fails_is_reported_and_the_others_go_on(images, tmp_path):
     done = run(tmp_path, "--tables", "1", "--set", "mlc.start_epoch=1", "--set", "model.centerness_on=reg")
     assert done.returncode == 1 and "is no setting of 'fcos-'" in done.stdout and "4 of 4 parts are not" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["--tables", "1,5"], "ablations_rpn, extension, extension_rpn, not '5'"),
         (["--tables", ""], "not ''"),
@@ -183,10 +183,10 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(images, tmp_path):
         (["--data", "x", "--split", "test"], "--split test needs --held-back SHARE"),
     ],
 )
-def test_bad_options(paper, capsys, arguments, told):
+def test_bad_options(paper, capsys, arguments, reported):
     with pytest.raises(SystemExit) as end:
         paper["program"].main(arguments)
-    assert end.value.code == 2 and told in capsys.readouterr().err
+    assert end.value.code == 2 and reported in capsys.readouterr().err
 
 
 def test_a_bad_setting(paper, images, capsys, tmp_path):

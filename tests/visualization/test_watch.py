@@ -107,7 +107,7 @@ def scalars(found, tag):
 def test_scalars_and_images_are_read_back(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed (pip install mlc-ext[tensorboard])")
     watch = Watch(tmp_path, ["a", "b", "c"])
-    assert not list(tmp_path.iterdir())  # nothing before there is something to tell
+    assert not list(tmp_path.iterdir())  # nothing before there is something to report
     watch.log_scalars(3, {"loss": 0.5, "mutual": True, "odd": float("nan")})
     watch.log_scalars(4, {"loss": 0.25})
     watch.log_scalars(4, {"AP": 0.125}, "evaluation")

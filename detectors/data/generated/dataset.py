@@ -1,7 +1,7 @@
 """The embedded data set: seeded scenes in COCO's format, so that training and its tests need no download.
 
 `python -m mlc_ext.detectors.data.generated OUT` writes `annotations/instances_{train,val}.json` and the PNG images in
-`train/` and `val/`. `scenes` says what the scenes show and why.
+`train/` and `val/`. `scenes` describes the scenes and their purpose.
 
 Every image is drawn from a generator of its own, seeded by (seed, split, index): an image does not depend on
 how many others there are. The JSON holds no dates or paths, so equal parameters give equal bytes.

@@ -2,8 +2,8 @@
 
 The scenes stage the divergence of the paper's Fig. 1 on purpose. Every object is the same kind of animal - an
 elongated body with a tail, limbs and a head - and its class shows *only* in the colored badge on the head.
-The box belongs to the whole animal, so the place that tells the class (the head, near one end) is far from
-the place that tells the box (the middle). Everything else - colors, proportions, pose, coat, light, clutter
+The box belongs to the whole animal, so the place that shows the class (the head, near one end) is far from
+the place that shows the box (the middle). Everything else - colors, proportions, pose, coat, light, clutter
 - is drawn independently of the class. An animal without a badge is clutter, so the body alone is no evidence
 of an object.
 

@@ -10,7 +10,7 @@ from .. import distributed
 _LOG = logging.getLogger(__name__)
 
 
-def tell(line: str) -> None:
+def report_line(line: str) -> None:
     """Logs a warning, and on rank 0 prints it on stderr."""
     _LOG.warning("%s", line)
     if _LOG.hasHandlers() and distributed.is_main():  # without handlers Python has printed it already
