@@ -451,7 +451,7 @@ def test_defaults_are_the_papers():
         ({"degenerate": "paper"}, "degenerate must be one of 'baseline', 'literal', got 'paper'"),
         ({"start_epoch": -1}, "start_epoch must not be negative, got -1"),
         ({"alpha": -0.5}, "alpha must not be negative, got -0.5"),
-        ({"gamma": float("nan")}, "gamma must not be negative, got nan"),
+        ({"gamma": float("nan")}, "gamma must be finite, got nan"),
         ({"alignment": -1.0}, "alignment must not be negative, got -1.0"),
         ({"bins": 1}, r"bins must be in \[2, 65536\] or None, got 1"),
         ({"iur_start_epoch": -2}, "iur_start_epoch must not be negative, got -2"),
