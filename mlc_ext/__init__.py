@@ -32,6 +32,7 @@ from .assigners import (
     alignment_targets,
 )
 from .assignment import Assignment
+from .config import MLCConfig
 from .divergence import Divergence
 from .losses import (
     binary_cross_entropy_loss,
@@ -45,7 +46,7 @@ from .losses import (
     reduce_mean,
     smooth_l1,
 )
-from .mutual_labeling import MLCConfig, TaskTargets, mlc_losses, task_targets
+from .mutual_labeling import TaskTargets, mlc_losses, task_targets
 from .ops import (
     MatchedBoxes,
     MutualLabels,

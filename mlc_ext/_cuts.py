@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from .config import MLCConfig
 from .ops import segmented_otsu
-
-if TYPE_CHECKING:
-    from .mutual_labeling import MLCConfig
 
 
 def cut_values(scores: Tensor, ious: Tensor, gt: Tensor, num_gts: int, config: MLCConfig) -> tuple[Tensor, Tensor]:

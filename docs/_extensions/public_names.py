@@ -13,7 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 import mlc_ext
 
 GROUPS = {
-    "method": ("mlc_ext.mutual_labeling",),
+    "method": ("mlc_ext.mutual_labeling", "mlc_ext.config"),
     "assigners": ("mlc_ext.assignment", "mlc_ext.assigners", "mlc_ext.sampling"),
     "losses": ("mlc_ext.losses",),
     "divergence": ("mlc_ext.divergence",),

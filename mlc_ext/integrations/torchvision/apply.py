@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from ...mutual_labeling import MLCConfig
+from ...config import MLCConfig
 from . import fcos, retinanet, rpn
 from .common import State
 

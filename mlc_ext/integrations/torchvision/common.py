@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...assignment import Assignment
-from ...mutual_labeling import MLCConfig
+from ...config import MLCConfig
 from ...ops import match_boxes
 
 FIRST_LABEL = 0
