@@ -47,11 +47,12 @@ test: build  ## the fast tests (TEST_ARGS=...)
 test-slow: build  ## the slow tests
 	$(PYTEST) -n $(JOBS) -m slow $(TEST_ARGS)
 
-lint: build  ## ruff, clang-format, mypy --strict on mlc_ext
+lint: build  ## ruff, clang-format, mypy --strict on mlc_ext, no circular imports
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES)
 	$(PY) -m mypy
+	$(PY) tools/import_graph.py detectors mlc_ext
 
 format: build  ## format Python and C++ as lint wants it
 	$(PY) -m ruff check --fix .
