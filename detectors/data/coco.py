@@ -54,12 +54,9 @@ class CocoDetection(ClassLabels, Notes, Dataset):
         strict: raise on an image that is missing, broken or malformed in the JSON. Otherwise such images are left
             out at the start, and one found broken at load is replaced by the next readable one (its id with it):
             reported in the target's `skipped`, {file name: why}, warned of once, never the end of a run.
-        verify: decode every image once at the start and leave the broken ones out; ranks of torch.distributed
-            share the work.
         cache: read all files into memory at the start (encoded, as they are on disk).
-        limit: use only the first so many images by id, after all filtering but `verify`; None for all.
-        workers: processes that verify; 0 for this one alone.
-        progress: show a bar while verifying or reading.
+        limit: use only the first so many images by id, before :meth:`verify`; None for all.
+        progress: show a bar while reading.
 
     Attributes:
         num_classes: count of categories.
@@ -90,10 +87,8 @@ class CocoDetection(ClassLabels, Notes, Dataset):
         categories: Sequence[str] | None = None,
         keep_empty: bool = True,
         strict: bool = False,
-        verify: bool = False,
         cache: bool = False,
         limit: int | None = None,
-        workers: int = 0,
         progress: bool = False,
     ):
         if limit is not None and limit < 1:
@@ -132,9 +127,7 @@ class CocoDetection(ClassLabels, Notes, Dataset):
         if cache:
             indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not progress, leave=False)
             self._cache = [self._read_quietly(index) for index in indices]
-        if verify:
-            self.verify(workers=workers, progress=progress)
-        elif self.dropped or self.noted:
+        if self.dropped or self.noted:
             _LOG.warning("%s", self.summary())
 
     def _present(self, entries: dict[int, dict]) -> dict[int, dict]:

@@ -189,7 +189,9 @@ def test_the_summary_counts_everything_once(tmp_path, caplog):
     (tmp_path / "3.png").unlink()
     (tmp_path / "2.png").write_bytes(b"")
     with caplog.at_level(logging.WARNING, "mlc_ext.detectors"):
-        summary = CocoDetection(*paths, verify=True).summary()
+        dataset = CocoDetection(*paths)
+        dataset.verify()
+        summary = dataset.summary()
     assert summary.split(": ", 1)[1] == (
         "1 images, 2 boxes (0 crowd), 3 categories; dropped: 1 annotations of missing images, "
         "1 annotations of unknown categories, 1 annotations of unknown images, 1 boxes without area, "

@@ -51,7 +51,8 @@ def test_verify_leaves_broken_images_out(tmp_path, workers, cache):
     noise(31, 40).save(tmp_path / "20.png")
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    dataset = CocoDetection(*paths, verify=True, workers=workers, cache=cache)
+    dataset = CocoDetection(*paths, cache=cache)
+    dataset.verify(workers=workers)
     assert torch.equal(torch.get_rng_state(), state)
     assert dataset.image_ids == [k for k in range(1, 40) if k not in (5, 20, 39)]
     assert dict(dataset.dropped) == {"broken images": 3, "annotations of broken images": 3}
@@ -60,7 +61,7 @@ def test_verify_leaves_broken_images_out(tmp_path, workers, cache):
         assert (image == image_id).all() and target["boxes"].tolist() == [[1, 1, min(1 + image_id, 40), 6]]
     assert not dataset.broken
     with pytest.raises(ValueError, match=r"3 of 39 images cannot be used: .*5\.png.*20\.png.*39\.png"):
-        CocoDetection(*paths, verify=True, workers=workers, strict=True)
+        CocoDetection(*paths, strict=True).verify(workers=workers)
 
 
 def test_verify_with_nothing_left(tmp_path):
@@ -68,12 +69,13 @@ def test_verify_with_nothing_left(tmp_path):
     for k in (1, 2, 3):
         (tmp_path / f"{k}.png").write_bytes(b"")
     with pytest.raises(ValueError, match="3 of 3 images cannot be used"):
-        CocoDetection(*paths, verify=True)
+        CocoDetection(*paths).verify()
 
 
 def _verify_on_rank(rank: int, folder: Path, queue) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
-    dataset = CocoDetection(folder, folder / "instances.json", verify=True)
+    dataset = CocoDetection(folder, folder / "instances.json")
+    dataset.verify()
     queue.put((rank, dataset.image_ids))
     torch.distributed.destroy_process_group()
 

@@ -175,7 +175,9 @@ def test_a_file_that_the_limit_keeps_closed_is_no_broken_image(tmp_path, monkeyp
 
     monkeypatch.setattr(coco, "read_image", refuse)
     with pytest.raises(StarvedLoader, match="too many open files: the limit is") as error:
-        dataset = CocoDetection(*paths, verify=verify, workers=workers)
+        dataset = CocoDetection(*paths)
+        if verify:
+            dataset.verify(workers=workers)
         list(build_loader(dataset, 2, shuffle=False, num_workers=workers))
     assert "\n" not in str(error.value)
 
