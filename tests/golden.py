@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "golden"
@@ -26,6 +25,8 @@ def same_detections(
 ) -> None:
     """Asserts equal ``boxes``, ``scores`` and ``labels``, best first, up to these tolerances. Boxes whose scores are
     equal (within the tolerance) are compared as a set: their order is not defined."""
+    from scipy.optimize import linear_sum_assignment  # not needed by the operators' tests
+
     torch.testing.assert_close(found["scores"], recorded["scores"], rtol=relative, atol=scores)
     falls = (recorded["scores"].diff() < -scores).nonzero().flatten() + 1
     for own, theirs in zip(*(_runs(each, falls) for each in (found, recorded)), strict=True):

@@ -54,6 +54,7 @@ def test_same_detections_as_in_evaluation(program, folder, tmp_path, name):
     config = configured(name, folder)
     model = build_model(config, 3)
     model.load_state_dict(state["model"])
+    model.set_epoch(config.schedule.epochs)  # trained: the IoU layer ranks
     memory_layout.set_memory_layout(model, config.run)
     dataset, found, rows = build_validation_set(config, tmp_path), 0, rows_of(tmp_path / "found")
     assert len(dataset) == 3 and out.startswith(f"found/predictions.json: {len(rows)} boxes on 3 of 3 images")
