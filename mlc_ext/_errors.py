@@ -47,6 +47,14 @@ def check_floating(op: str, name: str, x: Tensor) -> None:
         raise TypeError(f"{op}: {name} must be floating point, got {x.dtype}")
 
 
+def check_range(op: str, name: str, x: Tensor, low: int, high: int, note: str = "") -> None:
+    """ValueError, with the first wrong value, if an integer tensor has a value outside of low..high. It reads the
+    tensor: on CUDA the host waits for it."""
+    wrong = x[(x < low) | (x > high)]
+    if wrong.numel() > 0:
+        raise ValueError(f"{op}: {name} must be in {low}..{high}{note}, got {int(wrong[0])}")
+
+
 def limit(op: str, name: str, value: int | None) -> int:
     """The limit as the operators take it: `value`, or -1 for None. ValueError if it is negative."""
     if value is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._errors import choice
+from ._errors import check_range, choice
 from .ops.mutual_labels import IGNORED, NEGATIVE, POSITIVE
 
 CANDIDATES = ("positives", "own_levels", "all")
@@ -107,6 +107,4 @@ def _check_indices(op: str, name: str, index: Tensor, low: int, high: int, num_g
     if index.dim() != 1:
         raise ValueError(f"{op}: {name} must have shape [A], got {list(index.shape)}")
     if index.device.type == "cpu":
-        wrong = index[(index < low) | (index > high)]
-        if wrong.numel() > 0:
-            raise ValueError(f"{op}: {name} must be in {low}..{high} for {num_gts} gts, got {int(wrong[0])}")
+        check_range(op, name, index, low, high, f" for {num_gts} gts")

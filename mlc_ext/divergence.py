@@ -14,6 +14,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ._dtypes import at_least_float32
+from ._errors import check_range
 from .ops import box_iou, segmented_spearman
 
 __all__ = ["Divergence", "segmented_spearman", "spearman"]
@@ -107,9 +109,10 @@ class Divergence:
             TypeError: labels are not int64. ValueError: shapes disagree, a label is out of range, or a prediction is
             NaN or infinite.
         """
-        boxes, scores = _float32(predictions["boxes"]), _float32(predictions["scores"])
+        # IoUs and scores in half precision would tie
+        boxes, scores = (at_least_float32(predictions[name].detach()) for name in ("boxes", "scores"))
         raw_scores = predictions.get("raw_scores")
-        raw_scores = scores if raw_scores is None else _float32(raw_scores)
+        raw_scores = scores if raw_scores is None else at_least_float32(raw_scores.detach())
         labels = predictions.get("labels")
         _check_predictions(boxes, scores, raw_scores, labels)
         allowed = None if labels is not None else range(self.first_label, self.first_label + scores.shape[1])
@@ -217,11 +220,6 @@ def _best_gt(boxes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
 
-def _float32(x: Tensor) -> Tensor:
-    """At least float32: IoUs and scores in half would tie."""
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _check_predictions(boxes: Tensor, scores: Tensor, raw_scores: Tensor, labels: Tensor | None) -> None:
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"Divergence: predicted boxes must have shape [P, 4], got {list(boxes.shape)}")
@@ -250,9 +248,7 @@ def _countable_gts(targets: Mapping[str, Tensor], like: Tensor, allowed: range |
     if labels.dtype != torch.int64:
         raise TypeError(f"Divergence: labels must be int64, got {labels.dtype}")
     if allowed is not None:
-        wrong = labels[(labels < allowed.start) | (labels >= allowed.stop)]
-        if wrong.numel() > 0:
-            raise ValueError(f"Divergence: labels must be in {allowed.start}..{allowed.stop - 1}, got {wrong[0]}")
+        check_range("Divergence", "labels", labels, allowed.start, allowed.stop - 1)
     if (iscrowd := targets.get("iscrowd")) is None:
         return boxes, labels
     if iscrowd.shape != labels.shape:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._dtypes import at_least_float32
 from ._errors import check_floating
 from ._ranks import world_size
 from .ops import iou_loss, sigmoid_focal_loss
@@ -121,7 +122,7 @@ def centerness_target(ltrb: Tensor) -> Tensor:
     if ltrb.dim() == 0 or ltrb.shape[-1] != 4:
         raise ValueError(f"centerness_target: ltrb must have shape [..., 4], got {list(ltrb.shape)}")
     check_floating("centerness_target", "ltrb", ltrb)
-    ltrb = _upcast(ltrb)
+    ltrb = at_least_float32(ltrb)
     low = torch.minimum(ltrb[..., :2], ltrb[..., 2:])
     high = torch.maximum(ltrb[..., :2], ltrb[..., 2:])
     inside = low > 0  # per axis: two negative ratios must not make a positive product
@@ -207,7 +208,7 @@ def reduce_mean(value: Tensor) -> Tensor:
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"reduce_mean: value must be a tensor on the rank's device, got {value!r}")
-    value = _upcast(value.detach())
+    value = at_least_float32(value.detach())
     if world_size() > 1:
         value = value.clone()
         dist.all_reduce(value)
@@ -245,10 +246,6 @@ def normalizer(count: Tensor) -> Tensor:
         TypeError: count is not a tensor.
     """
     return reduce_mean(count).clamp(min=1 / world_size())
-
-
-def _upcast(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._cuts import MidpointThresholds, cut_values
-from ._errors import check_tensors
+from ._errors import check_range, check_tensors
 from .assignment import Assignment
 from .config import MLCConfig
 from .losses import iou_rescoring_loss, normalizer, prediction_alignment_loss
@@ -171,11 +171,9 @@ def _check_task_inputs(
         shapes = f"{list(gt_boxes.shape)} and {list(gt_labels.shape)}"
         raise ValueError(f"{op}: gt_boxes must have shape [K, 4] and gt_labels [K], got {shapes}")
     if gt_labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        last_label = first_label + cls_logits.shape[1] - 1
-        wrong = gt_labels[(gt_labels < first_label) | (gt_labels > last_label)]
-        if wrong.numel() > 0:
-            columns = f"{cls_logits.shape[1]} class columns and first_label={first_label}"
-            raise ValueError(f"{op}: gt_labels must be in {first_label}..{last_label} ({columns}), got {int(wrong[0])}")
+        num_classes = cls_logits.shape[1]
+        note = f" ({num_classes} class columns and first_label={first_label})"
+        check_range(op, "gt_labels", gt_labels, first_label, first_label + num_classes - 1, note)
 
 
 def mlc_losses(

@@ -5,7 +5,7 @@
 AutoAssign, which assigns by a loss, is a criterion of the same inputs. All are free of host synchronization on CUDA.
 """
 
-from ._batch import Assigner, Predictions
+from ._inputs import Assigner, Predictions
 from .atss import ATSSAssigner
 from .auto_assign import AutoAssignCriterion
 from .fcos import FCOSAssigner

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._batch import on_host
+from ._inputs import on_host
 
 MAX_ITERATIONS = 100
 TOLERANCE = 1e-3

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._batch import row_chunks
+from ._selection import row_chunks
 
 EPSILON = 1e-12
 """The least 1 - q whose logarithm is taken."""

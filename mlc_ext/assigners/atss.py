@@ -8,21 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._dtypes import at_least_float32
 from .._errors import choice
 from ..assignment import Assignment
 from ..ops import paired_box_iou
-from ._batch import (
-    CENTER_MARGIN,
-    GT_CHUNK,
-    GtBatch,
-    Predictions,
-    assemble,
-    best_gt,
-    centers,
-    is_inside,
-    largest,
-    upcast,
-)
+from ._inputs import GT_CHUNK, GtBatch, Predictions
+from ._selection import CENTER_MARGIN, assemble, best_gt, centers, is_inside, largest
 
 
 @dataclass(frozen=True)
@@ -56,17 +47,8 @@ class ATSSAssigner:
     def __call__(
         self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
     ) -> Assignment:
-        """Assigns the anchors of every image. No host synchronization. Memory is O(A + K).
-
-        Args:
-            priors: [A_l, 4] xyxy anchors of each level l, the same in every image.
-            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy and, optionally, ``crowd`` [C, 4] xyxy.
-            predictions: not read.
-
-        Returns:
-            The :class:`mlc_ext.Assignment` of B * A priors; gt indices are those of the concatenated ``boxes``.
-        """
-        levels = [upcast(level) for level in priors]
+        """As :class:`Assigner`, for anchors. Memory is O(A + K)."""
+        levels = [at_least_float32(level.detach()) for level in priors]
         anchors = torch.cat(levels)
         points, num_priors = centers(anchors), len(anchors)
         gts = GtBatch.of(targets, anchors.dtype)

@@ -12,18 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ..losses import normalizer
 from ..ops import box_iou, paired_box_iou
-from ._batch import (
-    GT_CHUNK,
-    GtBatch,
-    Predictions,
-    centers,
-    check_predictions,
-    class_columns,
-    in_any,
-    is_inside,
-    on_host,
-)
+from ._inputs import GT_CHUNK, Predictions, on_host, per_prior, read_inputs
 from ._negative_loss import NegativeLoss
+from ._selection import centers, in_any, is_inside
 
 EPSILON = 1e-12
 """The least divisor, as in MMDetection."""
@@ -74,9 +65,7 @@ class AutoAssignCriterion(nn.Module):
         """The losses of a batch. No host synchronization.
 
         Args:
-            priors: of each level, [A_l, 2] points or [A_l, 4] xyxy anchors, the same in every image.
-            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy, ``labels`` [G] and, optionally, ``crowd``
-                [C, 4] xyxy: a point in a crowd box that lies in no gt is no negative.
+            priors, targets: as :class:`Assigner`. A point in a crowd box that lies in no gt is no negative.
             predictions: all of it is read, with gradients.
 
         Returns:
@@ -84,23 +73,19 @@ class AutoAssignCriterion(nn.Module):
             score with the negative weights; ``center``, which keeps the prior's mass in the gts.
 
         Raises:
-            ValueError: predictions are missing or of another shape, levels and strides disagree, or (CPU only) a label
-            is out of range.
+            ValueError: as :class:`Assigner`; ``objectness_logits`` are missing, or the class columns are not C.
         """
         op = "AutoAssignCriterion"
-        if len(priors) != len(self.strides):
-            raise ValueError(f"{op}: {len(priors)} levels of priors for {len(self.strides)} strides")
-        levels = [centers(level.detach().float()) for level in priors]
-        points = torch.cat(levels)
-        stride = torch.cat([p.new_full((len(p),), s) for p, s in zip(levels, self.strides, strict=True)])
-        predictions = check_predictions(op, predictions, len(targets), len(points))
-        if predictions.objectness_logits is None:
+        inputs = read_inputs(op, priors, targets, predictions, self.first_label)
+        if predictions is None or predictions.objectness_logits is None:
             raise ValueError(f"{op}: objectness_logits are needed")
-        gts = GtBatch.of(targets, torch.float32)
-        columns = class_columns(op, targets, self.first_label, len(self.mean))
-
-        logits, objectness = predictions.cls_logits.float(), predictions.objectness_logits.float()
-        boxes = predictions.boxes.float()
+        if inputs.logits.shape[2] != len(self.mean):
+            raise ValueError(f"{op}: cls_logits must have {len(self.mean)} classes, got {inputs.logits.shape[2]}")
+        gts, columns = inputs.gts, inputs.columns
+        points, stride = centers(inputs.priors), per_prior(op, inputs.levels, self.strides)
+        logits, objectness, boxes = (
+            x.to(points.dtype) for x in (predictions.cls_logits, predictions.objectness_logits, predictions.boxes)
+        )
         # every parameter gets a gradient on every rank, whether or not there are gts
         positive = negative = boxes.sum() * 0
         center = mass = self.mean.sum() * 0 + self.sigma.sum() * 0
@@ -108,11 +93,12 @@ class AutoAssignCriterion(nn.Module):
         for image, count in enumerate(gts.counts):
             own = slice(offset, offset + count)
             offset += count
-            scores = (logits[image], objectness[image])
+            found = _Image(points, stride, logits[image], objectness[image], boxes[image])
             weights = self._negative_weights(points, boxes[image], gts.boxes[own], columns[own], gts.crowds[image])
-            negative = negative + NegativeLoss.apply(*scores, weights)  # type: ignore[no-untyped-call]
+            loss = NegativeLoss.apply(found.logits, found.objectness, weights)  # type: ignore[no-untyped-call]
+            negative = negative + loss
             if count > 0:
-                loss, of_gts = self._positive(points, stride, *scores, boxes[image], gts.boxes[own], columns[own])
+                loss, of_gts = self._positive(found, gts.boxes[own], columns[own])
                 positive, mass = positive + loss, mass + of_gts
                 center = center + torch.where(of_gts > 0, count / of_gts.clamp(min=EPSILON), 0) / len(targets)
         return {
@@ -121,21 +107,12 @@ class AutoAssignCriterion(nn.Module):
             "center": self.center_weight * center,
         }
 
-    def _positive(
-        self,
-        points: Tensor,
-        stride: Tensor,
-        logits: Tensor,
-        objectness: Tensor,
-        boxes: Tensor,
-        gt_boxes: Tensor,
-        columns: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Of an image: the sum of the gts' losses, and the sum of the prior over the points in each gt."""
+    def _positive(self, image: _Image, gt_boxes: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of the gts' losses, and the sum of the prior over the points in each gt."""
         losses, masses = [], []
         for part, column in zip(torch.split(gt_boxes, GT_CHUNK), torch.split(columns, GT_CHUNK), strict=True):
-            inputs = (points, stride, logits, objectness, boxes, part, column)
-            if on_host(points):  # its pairs are few: they are kept for the backward pass
+            inputs = (image, part, column)
+            if on_host(gt_boxes):  # its pairs are few: they are kept for the backward pass
                 loss, mass = self._positive_chunk(*inputs)
             else:
                 loss, mass = checkpoint(self._positive_chunk, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -143,16 +120,8 @@ class AutoAssignCriterion(nn.Module):
             masses.append(mass)
         return torch.stack(losses).sum(), torch.stack(masses).sum()
 
-    def _positive_chunk(
-        self,
-        points: Tensor,
-        stride: Tensor,
-        logits: Tensor,
-        objectness: Tensor,
-        boxes: Tensor,
-        gt_boxes: Tensor,
-        columns: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    def _positive_chunk(self, image: _Image, gt_boxes: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        points, stride, logits, objectness, boxes = image
         pairs = _pairs(points, gt_boxes)
         column, gt_box = columns[pairs.gt], gt_boxes[pairs.gt]
         giou = paired_box_iou(boxes[pairs.point], gt_box, kind="giou")
@@ -192,6 +161,21 @@ class AutoAssignCriterion(nn.Module):
         if len(crowd) > 0:
             weights = torch.where((in_any(points, crowd) & ~in_gt[:-1])[:, None], 0, weights)
         return weights
+
+
+class _Image(NamedTuple):
+    """The priors of an image and what is predicted for them."""
+
+    points: Tensor
+    """[A, 2]"""
+    stride: Tensor
+    """[A]"""
+    logits: Tensor
+    """[A, C]"""
+    objectness: Tensor
+    """[A]"""
+    boxes: Tensor
+    """[A, 4]"""
 
 
 class _Pairs(NamedTuple):

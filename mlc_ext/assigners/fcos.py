@@ -10,13 +10,11 @@ from torch import Tensor
 from .._errors import choice
 from ..assignment import CANDIDATES, Assignment
 from ..ops.mutual_labels import IGNORED
-from ._batch import Predictions
+from ._inputs import GT_CHUNK, Predictions
+from ._selection import in_any
 
 INFINITY = 1e8
 """The upper end of the last level's range, as in MMDetection."""
-
-# gts compared at a time: memory is O(points x this), however many gts an image has
-GT_CHUNK = 64
 
 
 class FCOSAssigner:
@@ -66,18 +64,7 @@ class FCOSAssigner:
         targets: Sequence[Mapping[str, Tensor]],
         predictions: Predictions | None = None,
     ) -> Assignment:
-        """Assigns the points of every image. No host synchronization.
-
-        Args:
-            points: [HW_l, 2] (x, y) in pixels of each level l, the same in every image.
-            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy and, optionally, ``crowd`` [C, 4] xyxy.
-                Other keys are ignored.
-            predictions: not read.
-
-        Returns:
-            The :class:`mlc_ext.Assignment` of B * P priors, P points of all levels each; gt indices are those of the
-            concatenated ``boxes``.
-        """
+        """As :class:`Assigner`, for points."""
         all_points = torch.cat(list(points))
         facts = [
             (low, high, stride, number)
@@ -112,7 +99,7 @@ class FCOSAssigner:
             candidate_gt = torch.where(positive, positive_gt, self._smallest(points, level, gt_boxes, own)[1])
         labels = positive.to(torch.int8)
         if crowd.shape[0] > 0:
-            on_crowd = _inside(points, crowd).any(dim=1) & (inside_gt < 0)
+            on_crowd = in_any(points, crowd) & (inside_gt < 0)
             labels = torch.where(on_crowd, IGNORED, labels)
         candidate_gt = torch.where(candidate_gt >= 0, candidate_gt + offset, candidate_gt)
         return labels, candidate_gt, (candidate_gt >= 0) & ~positive
@@ -172,8 +159,3 @@ def _distances(points: Tensor, boxes: Tensor) -> Tensor:
     """[P, G, 4] l, t, r, b."""
     p = points[:, None]
     return torch.cat((p - boxes[:, :2], boxes[:, 2:] - p), dim=-1)
-
-
-def _inside(points: Tensor, boxes: Tensor) -> Tensor:
-    """[P, G] bool, strictly inside."""
-    return _distances(points, boxes).amin(-1) > 0

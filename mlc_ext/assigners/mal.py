@@ -9,22 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._dtypes import at_least_float32
 from .._errors import choice
 from ..assignment import Assignment
 from ..ops import box_iou, paired_box_iou
 from ..ops.mutual_labels import IGNORED
-from ._batch import (
-    GT_CHUNK,
-    GtBatch,
-    Predictions,
-    assemble,
-    best_gt,
-    centers,
-    check_predictions,
-    class_columns,
-    largest,
-    upcast,
-)
+from ._inputs import GT_CHUNK, Predictions, read_inputs
+from ._selection import assemble, best_gt, centers, largest
 
 MIN_SIDE = 1e-6
 """The least width and height of a box, in pixels, whose logarithm is taken."""
@@ -37,9 +28,10 @@ class MALAssigner:
     A gt's bag are the ``bag_size`` anchors of largest IoU with it, above 0; among equals the choice is torch.topk's.
     The joint confidence of an anchor is its score for the gt's class times exp(-L), where L is ``box_weight`` times the
     smooth L1 loss of its box deltas. Of a bag of n anchors, floor(n * (1 - progress)) + 1 are selected, at most n: all
-    at the start of training, one at its end. A selected anchor is positive, for the gt of its largest confidence where
-    several select it. The other anchors of a bag are ignored; the public code lowers their weight as negatives instead.
-    Anchor depression, which perturbs features between two selections, is not label assignment and is not done here.
+    at the start of training, one at its end. (The paper goes from all anchors to one; this number is our reading of
+    it.) A selected anchor is positive, for the gt of its largest confidence where several select it. The other anchors
+    of a bag are ignored; the public code lowers their weight as negatives instead. Anchor depression, which perturbs
+    features between two selections, is not label assignment and is not done here.
 
     Candidates of mutual labeling are the positives; with ``candidates="all"`` the whole bags, whose other anchors are
     originally ignored. ``metric`` is the joint confidence of a candidate.
@@ -70,29 +62,16 @@ class MALAssigner:
     def __call__(
         self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
     ) -> Assignment:
-        """Assigns the anchors of every image. No host synchronization. Memory is O(A) for a chunk of gts.
+        """As :class:`Assigner`, for anchors. Memory is O(A) for a chunk of gts.
 
-        Args:
-            priors: [A_l, 4] xyxy anchors of each level l, the same in every image.
-            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy, ``labels`` [G] and, optionally, ``crowd``
-                [C, 4] xyxy.
-            predictions: cls_logits and boxes are read, as constants.
-
-        Returns:
-            The :class:`mlc_ext.Assignment` of B * A priors; gt indices are those of the concatenated ``boxes``.
-
-        Raises:
-            ValueError: predictions are missing or of another shape, ``progress`` is outside [0, 1], or (CPU only) a
-            label is out of range.
+        ValueError too if ``progress`` is outside [0, 1].
         """
         op = "MALAssigner"
         if not 0 <= self.progress <= 1:
             raise ValueError(f"{op}: progress must be in [0, 1], got {self.progress}")
-        anchors = torch.cat([upcast(level) for level in priors])
+        inputs = read_inputs(op, priors, targets, predictions, self.first_label)
+        anchors, gts = inputs.priors, inputs.gts
         num_priors, total = len(anchors), len(targets) * len(anchors)
-        predictions = check_predictions(op, predictions, len(targets), num_priors)
-        gts = GtBatch.of(targets, anchors.dtype)
-        columns = class_columns(op, targets, self.first_label, predictions.cls_logits.shape[-1])
 
         k = min(self.bag_size, num_priors)
         bags = [largest(box_iou(part, anchors), k) for part in torch.split(gts.boxes, GT_CHUNK)]
@@ -101,7 +80,7 @@ class MALAssigner:
         in_bag = (overlaps > 0).view(prior.shape)
         row = prior + gts.image[:, None] * num_priors
         confidence = self.confidence(
-            predictions.cls_logits.flatten(0, 1), predictions.boxes.flatten(0, 1), anchors, gts.boxes, columns, row
+            inputs.logits.flatten(0, 1), inputs.boxes.flatten(0, 1), anchors, gts.boxes, inputs.columns, row
         )
         confidence = torch.where(in_bag, confidence, -1.0)
         rank = confidence.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
@@ -122,8 +101,8 @@ class MALAssigner:
         self, logits: Tensor, boxes: Tensor, anchors: Tensor, gt_boxes: Tensor, columns: Tensor, row: Tensor
     ) -> Tensor:
         """[K, k] joint confidence of gts and the priors [K, k] of their bags, rows of logits and boxes of the batch."""
-        score = upcast(logits[row, columns[:, None]]).sigmoid()
-        center, size = _center_and_size(upcast(boxes[row]).to(anchors.dtype))
+        score = at_least_float32(logits[row, columns[:, None]]).sigmoid()
+        center, size = _center_and_size(boxes[row])
         gt_center, gt_size = _center_and_size(gt_boxes[:, None])
         _, anchor_size = _center_and_size(anchors[row % len(anchors)])
         of_center, of_size = self.delta_scale

@@ -13,7 +13,7 @@ from .._errors import choice
 from ..assignment import Assignment
 from ..ops import match_boxes
 from ..ops.mutual_labels import IGNORED
-from ._batch import Predictions
+from ._inputs import Predictions
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,7 @@ class MaxIoUAssigner:
         targets: Sequence[Mapping[str, Tensor]],
         predictions: Predictions | None = None,
     ) -> Assignment:
-        """Assigns the anchors of every image. No host synchronization.
-
-        Args:
-            anchors: [A, 4] xyxy, the same in every image; or [A_l, 4] of each level l.
-            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy and, optionally, ``crowd`` [C, 4] xyxy.
-                Other keys are ignored.
-            predictions: not read.
-
-        Returns:
-            The :class:`mlc_ext.Assignment` of B * A priors; gt indices are those of the concatenated ``boxes``.
-
-        Raises:
-            TypeError, ValueError: as :func:`mlc_ext.match_boxes`.
-        """
+        """As :class:`Assigner`, for anchors of each level or [A, 4] of all. Errors as :func:`mlc_ext.match_boxes`."""
         if not isinstance(anchors, Tensor):
             anchors = torch.cat(list(anchors))
         objects = [target["boxes"] for target in targets]

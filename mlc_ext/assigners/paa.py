@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._dtypes import at_least_float32
 from .._errors import choice
 from ..assignment import Assignment
 from ..ops import paired_box_iou
-from ._batch import GtBatch, Predictions, check_predictions, class_columns, row_chunks, selected, upcast
+from ._inputs import Predictions, per_prior, read_inputs
 from ._mixture import fit_mixture
+from ._selection import row_chunks, selected
 from .max_iou import MaxIoUAssigner
 
 
@@ -54,40 +56,24 @@ class PAAAssigner:
     def __call__(
         self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
     ) -> Assignment:
-        """Assigns the anchors of every image. No host synchronization. Memory is O(B * A + K).
-
-        Args:
-            priors: [A_l, 4] xyxy anchors of each level l, the same in every image.
-            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy, ``labels`` [G] and, optionally, ``crowd``
-                [C, 4] xyxy.
-            predictions: cls_logits and boxes are read, as constants.
-
-        Returns:
-            The :class:`mlc_ext.Assignment` of B * A priors; gt indices are those of the concatenated ``boxes``.
-
-        Raises:
-            ValueError: predictions are missing or of another shape, or (CPU only) a label is out of range.
-        """
+        """As :class:`Assigner`, for anchors. Memory is O(B * A + K)."""
         op = "PAAAssigner"
-        anchors = torch.cat([upcast(level) for level in priors])
-        predictions = check_predictions(op, predictions, len(targets), len(anchors))
-        gts = GtBatch.of(targets, anchors.dtype)
-        columns = class_columns(op, targets, self.first_label, predictions.cls_logits.shape[-1])
+        inputs = read_inputs(op, priors, targets, predictions, self.first_label)
+        anchors, gts = inputs.priors, inputs.gts
         matched = MaxIoUAssigner(high=self.iou, low=self.iou)(anchors, targets)
         nothing = torch.zeros_like(matched.labels, dtype=torch.float32)
         if len(gts.boxes) == 0:
             matched.metric = nothing
             return matched
 
-        level = torch.cat([torch.full((len(p),), i, device=anchors.device) for i, p in enumerate(priors)])
-        level = level.repeat(len(targets))
+        level = per_prior(op, inputs.levels, range(len(priors))).long().repeat(len(targets))
         gt = matched.candidate_gt
         positive = matched.labels == 1
         rows = selected(positive)
         if rows is not None:
             gt, level, positive = (x[rows] for x in (gt, level, positive))
-        predicted = predictions.cls_logits.detach().flatten(0, 1), predictions.boxes.flatten(0, 1)
-        losses = self.losses(*predicted, gts.boxes, columns, gt.clamp(min=0), rows)
+        predicted = inputs.logits.flatten(0, 1), inputs.boxes.flatten(0, 1)
+        losses = self.losses(*predicted, gts.boxes, inputs.columns, gt.clamp(min=0), rows)
         num_groups = len(gts.boxes) * len(priors)
         group = torch.where(positive, gt * len(priors) + level, num_groups)
         table, entered = _lowest_of_groups(losses, group, num_groups, self.topk)
@@ -119,12 +105,12 @@ class PAAAssigner:
         """[n] the loss of anchors with their gts [n]: of logits [N, C] and boxes [N, 4], all or ``rows`` [n]."""
         if rows is None:
             rows = torch.arange(len(logits), device=logits.device)
-        background = torch.cat([self._background(upcast(logits[part])) for (part,) in row_chunks(rows)])
-        boxes, x = upcast(boxes[rows]), upcast(logits[rows, columns[gt]])
+        background = torch.cat([self._background(at_least_float32(logits[part])) for (part,) in row_chunks(rows)])
+        boxes, x = boxes[rows], at_least_float32(logits[rows, columns[gt]])
         own = x.sigmoid()
         background -= own.pow(self.focal_gamma) * F.softplus(x) * (1 - self.focal_alpha)
         foreground = (1 - own).pow(self.focal_gamma) * F.softplus(-x) * self.focal_alpha
-        giou = paired_box_iou(boxes, gt_boxes[gt].to(boxes.dtype), kind="giou")
+        giou = paired_box_iou(boxes, gt_boxes[gt], kind="giou")
         return background + foreground + self.box_weight * (1 - giou)
 
     def _background(self, logits: Tensor) -> Tensor:

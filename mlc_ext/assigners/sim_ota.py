@@ -9,20 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._dtypes import at_least_float32
 from ..assignment import Assignment
 from ..ops import box_iou, paired_box_iou
-from ._batch import (
-    GT_CHUNK,
-    GtBatch,
-    Predictions,
-    assemble,
-    centers,
-    check_predictions,
-    class_columns,
-    largest,
-    selected,
-    upcast,
-)
+from ._inputs import GT_CHUNK, Predictions, per_prior, read_inputs
+from ._selection import assemble, centers, largest, selected
 
 OUTSIDE_COST = 100_000.0
 """Added to the cost of a prior outside of the gt or of its center square, as in MMDetection."""
@@ -64,43 +55,17 @@ class SimOTAAssigner:
     def __call__(
         self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
     ) -> Assignment:
-        """Assigns the priors of every image. No host synchronization. Memory is O(A) for a chunk of gts.
-
-        Args:
-            priors: of each level, [A_l, 2] points or [A_l, 4] xyxy anchors, the same in every image.
-            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy, ``labels`` [G] and, optionally, ``crowd``
-                [C, 4] xyxy.
-            predictions: cls_logits and boxes are read, as constants.
-
-        Returns:
-            The :class:`mlc_ext.Assignment` of B * A priors; gt indices are those of the concatenated ``boxes``.
-
-        Raises:
-            ValueError: predictions are missing or of another shape, levels and strides disagree, or (CPU only) a label
-            is out of range.
-        """
+        """As :class:`Assigner`. Memory is O(A) for a chunk of gts."""
         op = "SimOTAAssigner"
-        if len(priors) != len(self.strides):
-            raise ValueError(f"{op}: {len(priors)} levels of priors for {len(self.strides)} strides")
-        levels = [centers(upcast(level)) for level in priors]
-        points = torch.cat(levels)
-        reach = torch.cat(
-            [p.new_full((len(p),), s * self.center_radius) for p, s in zip(levels, self.strides, strict=True)]
-        )
-        predictions = check_predictions(op, predictions, len(targets), len(points))
-        boxes = upcast(predictions.boxes)
-        gts = GtBatch.of(targets, boxes.dtype)
-        columns = class_columns(op, targets, self.first_label, predictions.cls_logits.shape[-1])
+        inputs = read_inputs(op, priors, targets, predictions, self.first_label)
+        points, boxes, gts, columns = centers(inputs.priors), inputs.boxes, inputs.gts, inputs.columns
+        reach = per_prior(op, inputs.levels, self.strides) * self.center_radius
 
         chosen, offset = [], 0
         for image, count in enumerate(gts.counts):
             own = slice(offset, offset + count)
-            chosen.append(
-                self._assign_image(
-                    points, reach, boxes[image], predictions.cls_logits[image].detach(), gts.boxes[own], columns[own]
-                )
-            )
-            chosen[-1] = torch.where(chosen[-1] >= 0, chosen[-1] + offset, -1)
+            gt = self._assign_image(points, reach, boxes[image], inputs.logits[image], gts.boxes[own], columns[own])
+            chosen.append(torch.where(gt >= 0, gt + offset, -1))
             offset += count
         positive_gt = torch.cat(chosen)
         if len(gts.boxes) == 0:
@@ -128,7 +93,7 @@ class SimOTAAssigner:
             return chosen
         k = min(self.topk, n)
         # the cross-entropy of one-hot classes: sum_c softplus(x_c) - x_label
-        logits = upcast(logits).T.contiguous()
+        logits = at_least_float32(logits).T.contiguous()
         background = F.softplus(logits).sum(0).mul_(self.cls_weight)
         lowest = boxes.new_full((n,), torch.inf)
         lowest_gt, taken_gt = (torch.full((n,), -1, device=boxes.device) for _ in range(2))

@@ -8,22 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._dtypes import at_least_float32
 from ..assignment import Assignment
 from ..ops import box_iou, paired_box_iou
-from ._batch import (
-    CENTER_MARGIN,
-    GtBatch,
-    Predictions,
-    assemble,
-    best_gt,
-    centers,
-    check_predictions,
-    class_columns,
-    is_inside,
-    largest,
-    selected,
-    upcast,
-)
+from ._inputs import Predictions, read_inputs
+from ._selection import CENTER_MARGIN, assemble, best_gt, centers, is_inside, largest, selected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,33 +40,17 @@ class TaskAlignedAssigner:
     def __call__(
         self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
     ) -> Assignment:
-        """Assigns the priors of every image. No host synchronization. Memory is O(A) for a chunk of gts.
-
-        Args:
-            priors: of each level, [A_l, 4] xyxy anchors or [A_l, 2] points, the same in every image.
-            targets: one dict per image, at least one: ``boxes`` [G, 4] xyxy, ``labels`` [G] and, optionally, ``crowd``
-                [C, 4] xyxy.
-            predictions: cls_logits and boxes are read, as constants.
-
-        Returns:
-            The :class:`mlc_ext.Assignment` of B * A priors; gt indices are those of the concatenated ``boxes``.
-
-        Raises:
-            ValueError: predictions are missing or of another shape, or (CPU only) a label is out of range.
-        """
+        """As :class:`Assigner`. Memory is O(A) for a chunk of gts."""
         op = "TaskAlignedAssigner"
-        points = centers(torch.cat([upcast(level) for level in priors]))
+        inputs = read_inputs(op, priors, targets, predictions, self.first_label)
+        points, boxes, gts = centers(inputs.priors), inputs.boxes, inputs.gts
         num_priors, images = len(points), len(targets)
-        predictions = check_predictions(op, predictions, images, num_priors)
-        boxes = upcast(predictions.boxes)
-        gts = GtBatch.of(targets, boxes.dtype)
-        columns = class_columns(op, targets, self.first_label, predictions.cls_logits.shape[-1])
 
         k = min(self.topk, num_priors)
         pairs = []
         for image, start, end in gts.spans():
             metric = box_iou(gts.boxes[start:end], boxes[image])  # [g, A] IoUs, replaced by the metric
-            self._align(metric, predictions.cls_logits[image].detach(), columns[start:end])
+            self._align(metric, inputs.logits[image], inputs.columns[start:end])
             prior = largest(metric, k)
             pairs.append((prior + image * num_priors, metric.gather(1, prior)))
         if not pairs:
@@ -103,7 +76,7 @@ class TaskAlignedAssigner:
         else:
             gt = rows.div(iou.shape[1], rounding_mode="floor")
             score, base = logits[rows - gt * iou.shape[1], columns[gt]], iou.view(-1)[rows]
-        score = upcast(score).sigmoid()
+        score = at_least_float32(score).sigmoid()
         if self.alpha != 1:
             score.pow_(self.alpha)
         # (x^(beta / 2))^2: a whole exponent of 3 is far cheaper than one of 6

@@ -150,7 +150,7 @@ def test_the_form_without_selection_is_the_same(monkeypatch):
     _, points, targets, predictions = random_batch(2, counts=((70, 2), (0, 0), (3, 0)))
     criterion = make_criterion()
     losses, grads = gradients(criterion, points, targets, predictions)
-    for module in ("_batch", "auto_assign"):
+    for module in ("_inputs", "_selection", "auto_assign"):
         monkeypatch.setattr(f"mlc_ext.assigners.{module}.on_host", lambda x: False)
     dense_losses, dense_grads = gradients(criterion, points, targets, predictions)
     torch.testing.assert_close(dense_losses, losses, rtol=1e-5, atol=1e-6)

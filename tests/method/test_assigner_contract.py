@@ -124,9 +124,9 @@ def test_the_form_without_selection_is_the_same(assigner, monkeypatch):
     """What a GPU computes: all entries with a mask, all steps of the mixture; and gts in small chunks."""
     batch = random_batch(2)
     found = run(assigner, batch)
-    for module in ("_batch", "_mixture"):
+    for module in ("_inputs", "_selection", "_mixture"):
         monkeypatch.setattr(f"mlc_ext.assigners.{module}.on_host", lambda x: False)
-    for module in ("_batch", "atss", "sim_ota", "mal"):
+    for module in ("_inputs", "_selection", "atss", "fcos", "sim_ota", "mal"):
         monkeypatch.setattr(f"mlc_ext.assigners.{module}.GT_CHUNK", 3)
     same(run(assigner, batch), found)
 

@@ -1,19 +1,15 @@
-"""What the assigners share: their inputs as tensors of a batch, one gt for each prior, crowd, and what is selected."""
+"""Which priors an assigner selects: geometry, the largest values of a gt, one gt for each prior, crowd."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ..assignment import Assignment
 from ..ops.mutual_labels import IGNORED
-
-# gts compared at a time: memory is O(priors x this), however many gts an image has
-GT_CHUNK = 64
+from ._inputs import GT_CHUNK, GtBatch, on_host
 
 # priors of a block, of which only those with the largest maxima are searched
 _BLOCK = 64
@@ -23,96 +19,6 @@ _CACHED_ROWS = 1024
 
 CENTER_MARGIN = 0.01
 """Pixels by which a center must lie inside a gt, as in MMDetection's ATSS and TOOD."""
-
-
-@dataclass
-class Predictions:
-    """What a detector predicts for the A priors of each of B images, the levels one after another.
-
-    Assigners that learn from predictions read them as constants. Half types are computed in float32.
-    """
-
-    cls_logits: Tensor
-    """[B, A, C] class logits."""
-    boxes: Tensor
-    """[B, A, 4] decoded boxes, xyxy pixels. Decode them in float32."""
-    objectness_logits: Tensor | None = None
-    """[B, A] logits that AutoAssign multiplies with the class scores; other assigners do not read them."""
-
-
-class Assigner(Protocol):
-    """What every rule of this package is called with, and returns."""
-
-    def __call__(
-        self,
-        priors: Sequence[Tensor],
-        targets: Sequence[Mapping[str, Tensor]],
-        predictions: Predictions | None = None,
-        /,
-    ) -> Assignment: ...
-
-
-@dataclass
-class GtBatch:
-    """The gts of a batch, the images one after another."""
-
-    boxes: Tensor
-    """[K, 4], at least float32."""
-    counts: list[int]
-    """The number of gts of each image."""
-    crowds: list[Tensor]
-    """[C_i, 4] of each image."""
-
-    @classmethod
-    def of(cls, targets: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) -> GtBatch:
-        boxes = [target["boxes"].detach().to(dtype) for target in targets]
-        crowds = [
-            target["crowd"].detach().to(dtype) if "crowd" in target else b[:0]
-            for target, b in zip(targets, boxes, strict=True)
-        ]
-        return cls(torch.cat(boxes), [len(b) for b in boxes], crowds)
-
-    @property
-    def image(self) -> Tensor:
-        """[K] int64: the image of each gt; filled on the device, so that the host does not wait for a copy."""
-        filled = [self.boxes.new_full((n,), i, dtype=torch.int64) for i, n in enumerate(self.counts)]
-        return torch.cat(filled)
-
-    def spans(self) -> list[tuple[int, int, int]]:
-        """(image, first gt, end) of chunks of at most GT_CHUNK gts, none of which crosses an image."""
-        found, offset = [], 0
-        for image, count in enumerate(self.counts):
-            for start in range(0, count, GT_CHUNK):
-                found.append((image, offset + start, offset + min(start + GT_CHUNK, count)))
-            offset += count
-        return found
-
-
-def class_columns(op: str, targets: Sequence[Mapping[str, Tensor]], first_label: int, num_classes: int) -> Tensor:
-    """[K] int64: the class column of each gt. On CPU a label that is out of range raises a ValueError."""
-    columns = torch.cat([target["labels"] for target in targets]).long() - first_label
-    if on_host(columns) and ((columns < 0) | (columns >= num_classes)).any():
-        last = first_label + num_classes - 1
-        wrong = columns[(columns < 0) | (columns >= num_classes)][0] + first_label
-        raise ValueError(f"{op}: labels must be in {first_label}..{last}, got {int(wrong)}")
-    return columns
-
-
-def upcast(x: Tensor) -> Tensor:
-    """A constant of at least float32."""
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
-
-
-def check_predictions(op: str, predictions: Predictions | None, images: int, num_priors: int) -> Predictions:
-    """ValueError where predictions are missing or not of the batch's priors."""
-    if predictions is None:
-        raise ValueError(f"{op}: predictions are needed")
-    logits, boxes = predictions.cls_logits, predictions.boxes
-    if logits.dim() != 3 or logits.shape[:2] != (images, num_priors):
-        raise ValueError(f"{op}: cls_logits must have shape [{images}, {num_priors}, C], got {list(logits.shape)}")
-    if boxes.shape != (images, num_priors, 4):
-        raise ValueError(f"{op}: boxes must have shape [{images}, {num_priors}, 4], got {list(boxes.shape)}")
-    return predictions
 
 
 def centers(priors: Tensor) -> Tensor:
@@ -200,11 +106,6 @@ def in_any(points: Tensor, boxes: Tensor) -> Tensor:
     for start in range(0, len(boxes), GT_CHUNK):
         found |= is_inside(points[:, None], boxes[start : start + GT_CHUNK]).any(dim=1)
     return found
-
-
-def on_host(x: Tensor) -> bool:
-    """Whether Python may read a tensor's values without waiting for a device."""
-    return x.device.type == "cpu"
 
 
 def selected(mask: Tensor) -> Tensor | None:
