@@ -21,7 +21,8 @@ import json
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
-from mlc_ext.detectors.data.workers import DataError, death_of_worker
+from mlc_ext.detectors.data.errors import DataError
+from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
 from mlc_ext.detectors.evaluation.measure import measure_loaded
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.interrupts import interruptible

@@ -38,7 +38,8 @@ from mlc_ext.detectors import distributed, interrupts
 from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import evaluation_transforms
-from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image, read_image
+from mlc_ext.detectors.data.errors import ImageDecodeError
+from mlc_ext.detectors.data.images.decode import decode_image, read_image
 from mlc_ext.detectors.evaluation.measure import to_original
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.models.dense_detector import DenseDetector

@@ -25,7 +25,8 @@ from collections.abc import Sequence
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
-from mlc_ext.detectors.data.workers import DataError, death_of_worker
+from mlc_ext.detectors.data.errors import DataError
+from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, require_matplotlib

@@ -33,7 +33,8 @@ from mlc_ext.detectors.config.overrides import assign, override, present_name, u
 from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
 from mlc_ext.detectors.config.reference import settings_text
 from mlc_ext.detectors.config.settings import Config
-from mlc_ext.detectors.data.workers import DataError, death_of_worker
+from mlc_ext.detectors.data.errors import DataError
+from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report

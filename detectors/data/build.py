@@ -10,10 +10,10 @@ import torch
 
 from .. import distributed
 from ..config.settings import Config
-from .coco import CocoDetection
-from .findings import require_usable, tell_warnings
+from .coco.dataset import CocoDetection
 from .generated.dataset import generate
-from .loader import DetectionLoader, build_loader
+from .loading.loader import DetectionLoader, build_loader
+from .messages import report_line
 from .paths import DatasetPaths, find_dataset
 from .transforms import Compose, detection_transforms
 
@@ -62,9 +62,18 @@ def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tu
     )
     require_objects(train)
     val = build_validation_set(config, cache, progress=progress)
-    val.label_as(train.categories, str(train.annotation_file))
-    tell_warnings(train, val)
+    val.label_as(train.classes.categories, str(train.annotation_file))
+    report_warnings(train, val)
     return train, val
+
+
+def report_warnings(*datasets: CocoDetection) -> None:
+    """Reports the warnings that were not reported before."""
+    for dataset in datasets:
+        for line in dataset.warnings():
+            if line not in dataset.findings.reported:
+                dataset.findings.reported.add(line)
+                report_line(line)
 
 
 def require_objects(train: CocoDetection) -> None:
@@ -116,7 +125,7 @@ def verify(config: Config, *datasets: CocoDetection, progress: bool = False) -> 
     if config.data.verify:
         for dataset in datasets:
             dataset.verify(workers=config.data.workers, progress=progress)
-    tell_warnings(*datasets)
+    report_warnings(*datasets)
 
 
 def build_validation_set(config: Config, cache: Path, *, progress: bool = False) -> CocoDetection:
@@ -135,6 +144,12 @@ def build_validation_set(config: Config, cache: Path, *, progress: bool = False)
     )
     require_usable(dataset)
     return dataset
+
+
+def require_usable(dataset: CocoDetection) -> None:
+    """ValueError if the file has annotations of which not one can be used."""
+    if dataset.findings.num_annotations and not dataset.num_boxes:
+        raise ValueError(f"no annotation can be used: {dataset.warnings()[0]}")
 
 
 def _common(config: Config, progress: bool) -> dict[str, object]:

@@ -31,7 +31,7 @@ def test_each_run_has_its_own_file_and_other_handlers_stay(tmp_path):
     for name in ("one", "two"):
         open_log(tmp_path / name)
         LOG.info("in %s", name)
-        logging.getLogger("mlc_ext.detectors.data.coco").warning("also in %s", name)
+        logging.getLogger("mlc_ext.detectors.data.coco.dataset").warning("also in %s", name)
     assert [lines(tmp_path / name) for name in ("one", "two")] == [[f"in {n}", f"also in {n}"] for n in ("one", "two")]
     assert mine in LOG.handlers and seen == ["in one", "also in one", "in two", "also in two"]
 

@@ -14,9 +14,8 @@ from coco_files import box, entry, write_coco
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.decode import ImageDecodeError
-from mlc_ext.detectors.data.workers import DataError
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
+from mlc_ext.detectors.data.errors import DataError, ImageDecodeError
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
 
 
@@ -78,7 +77,7 @@ def test_nan_and_infinity_literals(tmp_path):
     paths = write_coco(tmp_path, annotations, images=[entry(1)])
     paths[1].write_text(json.dumps(json.loads(paths[1].read_text()) | {"images": images}))
     dataset = CocoDetection(*paths)
-    assert dict(dataset.dropped) == {
+    assert dict(dataset.findings.dropped) == {
         "malformed images": 3, "malformed boxes": 1, "annotations of unknown categories": 1,
         "annotations of unknown images": 1, "annotations with a malformed iscrowd": 1,
     }  # fmt: skip
@@ -95,7 +94,7 @@ def test_one_malformed_image_is_left_out(tmp_path, change):
     content["images"][1] |= change
     paths[1].write_text(json.dumps(content))
     dataset = CocoDetection(*paths)
-    assert dataset.image_ids == [1] and dataset.dropped["malformed images"] == 1
+    assert dataset.image_ids == [1] and dataset.findings.dropped["malformed images"] == 1
     assert len(dataset.ground_truth()["annotations"]) == 1
     with pytest.raises(ValueError, match=r"images\[1\]"):
         CocoDetection(*paths, strict=True)
@@ -106,7 +105,7 @@ def test_entries_that_are_not_objects(tmp_path):
     content = json.loads(paths[1].read_text())
     content["images"] += [None, 3, "2.png", {}]
     paths[1].write_text(json.dumps(content))
-    assert dict(CocoDetection(*paths).dropped) == {"malformed images": 4, "malformed annotations": 3}
+    assert dict(CocoDetection(*paths).findings.dropped) == {"malformed images": 4, "malformed annotations": 3}
 
 
 def test_sides_written_as_floats(tmp_path):
@@ -120,7 +119,7 @@ def test_repeated_image_ids(tmp_path):
     paths = write_coco(tmp_path, [box(1), box(2), box(3)], images=images)
     dataset = CocoDetection(*paths)
     assert dataset.image_ids == [1, 3]
-    assert dict(dataset.dropped) == {
+    assert dict(dataset.findings.dropped) == {
         "repeated images": 1, "images that share an id": 1, "annotations of missing images": 1
     }  # fmt: skip
     with pytest.raises(ValueError, match="images has id 2 more than once"):
@@ -140,8 +139,8 @@ def test_repeated_file_names(tmp_path):
 def test_repeated_annotation_ids(tmp_path):
     annotations = [box(1), box(1), box(1, (1, 1, 9, 9)), box(2) | {"id": 2}, box(3) | {"id": None}, box(3) | {"id": []}]
     dataset = CocoDetection(*write_coco(tmp_path, annotations))
-    assert dict(dataset.dropped) == {"repeated annotations": 1}
-    assert dict(dataset.noted) == {"annotations with the id of another": 1}
+    assert dict(dataset.findings.dropped) == {"repeated annotations": 1}
+    assert dict(dataset.findings.noted) == {"annotations with the id of another": 1}
     ids = [row["id"] for row in dataset.ground_truth()["annotations"]]
     assert len(ids) == 5 and len(set(ids)) == 5 and 0 not in ids
 
@@ -171,7 +170,7 @@ def test_huge_numbers(tmp_path):
     annotations = [box(1, (-1e300, -1e300, 2e300, 2e300)), box(1, area=1e300), box(2), box(1, (-9e9, 0, 1e10, 5)),
                    box(1) | {"category_id": 10**30}, box(1) | {"image_id": 10**30}]  # fmt: skip
     dataset = CocoDetection(*write_coco(tmp_path, annotations))
-    assert dataset.dropped["malformed boxes"] == 2
+    assert dataset.findings.dropped["malformed boxes"] == 2
     assert all(torch.isfinite(dataset[k][1][key]).all() for k in range(3) for key in ("boxes", "area"))
 
 
@@ -240,7 +239,7 @@ def test_whatever_the_json_holds(spoilt, data, faults, strict):
         try:
             image, target = dataset[index]
         except (ImageDecodeError, DataError):  # no image has the size of its entry
-            assert strict or len(dataset.broken) == len(dataset)
+            assert strict or len(dataset.findings.broken) == len(dataset)
             continue
         boxes, (height, width) = target["boxes"], target["orig_size"]
         assert image.shape == (3, height, width)

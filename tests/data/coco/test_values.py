@@ -14,10 +14,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.decode import decode_image
-from mlc_ext.detectors.data.loader import build_loader
-from mlc_ext.detectors.data.values import as_flag, as_id
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
+from mlc_ext.detectors.data.coco.values import as_flag, as_id
+from mlc_ext.detectors.data.images.decode import decode_image
+from mlc_ext.detectors.data.loading.loader import build_loader
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
 
 
@@ -52,8 +52,8 @@ def test_flags_are_read_as_pycocotools_reads_them(tmp_path, flag):
 @pytest.mark.parametrize("flag", ["maybe", "2", [], {}, [1], 0.5, float("nan"), float("inf"), 10**30])
 def test_flags_that_are_none_are_counted(tmp_path, flag):
     dataset = CocoDetection(*write_coco(tmp_path, [box(1, id=1, iscrowd=flag), box(2, id=2)]))
-    assert dict(dataset.dropped) == {"annotations with a malformed iscrowd": 1} and dataset.num_objects == 1
-    assert "annotations[0] has iscrowd" in dataset.examples["annotations with a malformed iscrowd"]
+    assert dict(dataset.findings.dropped) == {"annotations with a malformed iscrowd": 1} and dataset.num_objects == 1
+    assert "annotations[0] has iscrowd" in dataset.findings.examples["annotations with a malformed iscrowd"]
 
 
 @pytest.mark.parametrize(("value", "expected"), [(3, 3), (3.0, 3), (-0.0, 0), (2**53 + 0.0, 2**53), (2**63 - 1,) * 2,
@@ -71,10 +71,10 @@ def test_ids_as_floats_are_integers_as_in_pycocotools(tmp_path):
                                                                                          {"id": 90, "name": "b"}],
                                         files=False))  # fmt: skip
     reference = COCO(str(paths[1]))
-    assert not content.dropped and content.image_ids == sorted(reference.getImgIds()) == [1, 2, 3]
+    assert not content.findings.dropped and content.image_ids == sorted(reference.getImgIds()) == [1, 2, 3]
     for index, image_id in enumerate(content.image_ids):
         theirs = reference.loadAnns(reference.getAnnIds(imgIds=[image_id]))
-        labels = [content.category_to_label[a["category_id"]] for a in theirs]
+        labels = [content.classes.category_to_label[a["category_id"]] for a in theirs]
         assert content[index][1]["labels"].tolist() == labels
 
 

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from .decode import ImageDecodeError
-from .packing import pack
+from ..errors import DataError, ImageDecodeError
 from .sampler import AspectRatioBatchSampler, share
-from .waiting import POLL, batches
-from .workers import DataError, start_worker
+from .shared_batch import pack
+from .worker_processes import POLL, batches, start_worker
 
 _KEY = "seed", "batch_size", "num_samples", "shuffle"
 
@@ -138,9 +137,9 @@ class DetectionLoader:
             raise batch
         for target in batch[1]:
             if skipped := target.pop("skipped", None):
-                self.dataset.note_broken(skipped)
+                self.dataset.findings.note_broken(skipped)
             if clipped := target.pop("clipped", None):
-                self.dataset.note_clipped(clipped)
+                self.dataset.findings.note_clipped(clipped)
         return batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,11 +13,12 @@ import torch
 from coco_files import box, encoded, write_coco
 from PIL import Image
 
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
+from mlc_ext.detectors.data.errors import ImageDecodeError
+from mlc_ext.detectors.data.images.decode import decode_image
 from mlc_ext.detectors.data.paths import find_dataset
 
-SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[3] / "shared"))
+SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[4] / "shared"))
 
 
 def test_item(tmp_path):
@@ -31,14 +32,14 @@ def test_item(tmp_path):
     assert target["iscrowd"].tolist() == [False, True] and target["iscrowd"].dtype == torch.bool
     assert target["area"].tolist() == [80, 5.5] and target["area"].dtype == torch.float32
     assert target["image_id"] == 2 and target["orig_size"] == (30, 40)
-    assert not dataset.dropped and "dropped" not in dataset.summary()
+    assert not dataset.findings.dropped and "dropped" not in dataset.summary()
 
 
 def test_category_ids_with_holes(tmp_path):
     dataset = CocoDetection(*write_coco(tmp_path, [box()]))
     assert dataset.label_to_category == {1: 3, 2: 7, 3: 90}
     assert dataset.category_names == ["bird", "cat", "dog"] and dataset.num_classes == 3
-    assert all(dataset.category_to_label[c] == label for label, c in dataset.label_to_category.items())
+    assert all(dataset.classes.category_to_label[c] == label for label, c in dataset.label_to_category.items())
 
 
 def test_chosen_categories_alone_are_there(tmp_path):
@@ -47,7 +48,9 @@ def test_chosen_categories_alone_are_there(tmp_path):
     assert dataset.category_names == ["bird", "dog"] and dataset.label_to_category == {1: 3, 2: 90}
     assert [dataset[k][1]["labels"].tolist() for k in range(3)] == [[1], [2, 1], []]
     dogs = CocoDetection(*paths, categories=["dog"], strict=True)
-    assert dogs.image_ids == [1, 2, 3] and dogs.num_objects == 1 and not dogs.dropped and not dogs.noted
+    assert (
+        dogs.image_ids == [1, 2, 3] and dogs.num_objects == 1 and not dogs.findings.dropped and not dogs.findings.noted
+    )
     assert [entry["name"] for entry in dogs.ground_truth()["categories"]] == ["dog"]
     assert CocoDetection(*paths, categories=["dog"], keep_empty=False).image_ids == [2]
     with pytest.raises(ValueError, match="instances.json: no category 'dgo'; did you mean 'dog'"):
@@ -63,7 +66,7 @@ def test_images_without_boxes(tmp_path):
     _, target = dataset[2]
     assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,) and target["iscrowd"].shape == (0,)
     filtered = CocoDetection(*paths, keep_empty=False)  # a crowd alone is nothing to train on
-    assert filtered.image_ids == [1] and filtered.dropped["images without boxes"] == 2
+    assert filtered.image_ids == [1] and filtered.findings.dropped["images without boxes"] == 2
 
 
 def test_limit_takes_the_first_images_after_filtering(tmp_path):
@@ -100,7 +103,7 @@ def test_limit_takes_the_first_images_after_filtering(tmp_path):
 )
 def test_bad_annotations_are_dropped_and_counted(tmp_path, annotation, reason):
     dataset = CocoDetection(*write_coco(tmp_path, [box(), annotation, box(2)]))
-    assert dict(dataset.dropped) == {reason: 1}
+    assert dict(dataset.findings.dropped) == {reason: 1}
     assert f"1 {reason}" in dataset.summary()
     assert len(dataset[0][1]["labels"]) == len(dataset[1][1]["labels"]) == 1
 
@@ -183,7 +186,7 @@ def test_missing_images(tmp_path):
     (tmp_path / "2.png").unlink()
     dataset = CocoDetection(*paths)
     assert dataset.image_ids == [1, 3]
-    assert dict(dataset.dropped) == {"missing images": 1, "annotations of missing images": 1}
+    assert dict(dataset.findings.dropped) == {"missing images": 1, "annotations of missing images": 1}
     with pytest.raises(FileNotFoundError, match="1 of 3 images.*2.png"):
         CocoDetection(*paths, strict=True)
     for k in (1, 3):
@@ -206,7 +209,7 @@ def test_broken_image_is_replaced(tmp_path, how):
     dataset = CocoDetection(*paths)
     image, target = dataset[2]  # the next one, past the end, is the first
     assert target["image_id"] == 1 and (image == 10).all()
-    assert list(dataset.broken) == ["3.png"] and "1 broken" in dataset.summary()
+    assert list(dataset.findings.broken) == ["3.png"] and "1 broken" in dataset.summary()
     with pytest.raises(ImageDecodeError, match=r"3\.png"):
         CocoDetection(*paths, strict=True)[2]
 
@@ -226,7 +229,7 @@ def test_cache_and_pickle(tmp_path):
     for k in (1, 2, 3):
         (tmp_path / f"{k}.png").unlink()
     copy = pickle.loads(pickle.dumps(dataset))  # how a spawned worker gets it
-    assert (copy[2][0] == 30).all() and not copy.broken
+    assert (copy[2][0] == 30).all() and not copy.findings.broken
 
 
 def test_limit(tmp_path):
@@ -333,9 +336,9 @@ def test_real_images(split):
     dataset = CocoDetection(images, annotations, strict=True)
     content = json.loads(annotations.read_text())
     assert len(dataset) == len(content["images"]) and dataset.num_classes == 80
-    assert sum(len(dataset.target(i)["labels"]) for i in range(len(dataset))) + sum(dataset.dropped.values()) == len(
-        content["annotations"]
-    )
+    assert sum(len(dataset.target(i)["labels"]) for i in range(len(dataset))) + sum(
+        dataset.findings.dropped.values()
+    ) == len(content["annotations"])
     assert dataset.label_to_category[80] == 90 and dataset.category_names[0] == "person"
     for index in range(10):
         image, target = dataset[index]

@@ -15,18 +15,20 @@ import torch
 from coco_files import box, write_coco
 from torch.utils.data import Dataset
 
-from mlc_ext.detectors.data import coco, waiting
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.loader import build_loader
-from mlc_ext.detectors.data.packing import pack
-from mlc_ext.detectors.data.workers import StarvedLoader, death_of_worker
+from mlc_ext.detectors.data.coco import dataset as reading
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
+from mlc_ext.detectors.data.errors import StarvedLoader
+from mlc_ext.detectors.data.loading import worker_processes
+from mlc_ext.detectors.data.loading.loader import build_loader
+from mlc_ext.detectors.data.loading.shared_batch import pack
+from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 PROGRAM = """
 import sys, torch
 from torch.utils.data import Dataset
-from mlc_ext.detectors.data.loader import build_loader
+from mlc_ext.detectors.data.loading.loader import build_loader
 
 class Images(Dataset):
     def __len__(self):
@@ -127,7 +129,7 @@ class Slow(Dataset):
 
 def test_a_wait_is_reported_and_ends(monkeypatch, capsys):
     for name, value in (("POLL", 0.1), ("TELL_AFTER", 0.2), ("END_AFTER", 1.0)):
-        monkeypatch.setattr(waiting, name, value)
+        monkeypatch.setattr(worker_processes, name, value)
     loader = build_loader(Slow(60), 2, shuffle=False, num_workers=1)
     loader.loader.timeout = 0.1
     with pytest.raises(StarvedLoader, match=r"no batch came for 1 s; /dev/shm has .* MiB.*; open files: the limit is"):
@@ -173,7 +175,7 @@ def test_a_file_that_the_limit_keeps_closed_is_no_broken_image(tmp_path, monkeyp
     def refuse(path):
         raise OSError(24, "Too many open files", str(path))
 
-    monkeypatch.setattr(coco, "read_image", refuse)
+    monkeypatch.setattr(reading, "read_image", refuse)
     with pytest.raises(StarvedLoader, match="too many open files: the limit is") as error:
         dataset = CocoDetection(*paths)
         if verify:
@@ -184,8 +186,8 @@ def test_a_file_that_the_limit_keeps_closed_is_no_broken_image(tmp_path, monkeyp
 
 STARTED_LATE = """
 import os, resource
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.loader import build_loader
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
+from mlc_ext.detectors.data.loading.loader import build_loader
 
 loader = build_loader(CocoDetection("{folder}", "{folder}/instances.json"), 2, shuffle=False, num_workers=4)
 os.close(first_free := os.dup(2))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from coco_files import box, entry, write_coco
 
-from mlc_ext.detectors.data.box_form import likely_form
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.findings import require_usable, warnings
+from mlc_ext.detectors.data.build import require_usable
+from mlc_ext.detectors.data.coco.boxes import likely_form
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
 
 
 def random_boxes(count=200, seed=0):
@@ -71,9 +71,9 @@ def test_ordinary_boxes_are_not_suspected(seed):
 def test_lost_annotations_are_warned_of_with_reasons(tmp_path):
     rows = [box(1, id=k) for k in range(17)] + [box(2, category_id="3", id=17)]
     dataset = CocoDetection(*write_coco(tmp_path, rows))
-    assert dataset.dropped["annotations of unknown categories"] == 1 and warnings(dataset) == []  # 5.6 %
+    assert dataset.findings.dropped["annotations of unknown categories"] == 1 and dataset.warnings() == []  # 5.6 %
     dataset = CocoDetection(*write_coco(tmp_path, [*rows, box(9, id=18), box(2, (1, 2, 0, 4), id=19)]))
-    assert warnings(dataset) == [
+    assert dataset.warnings() == [
         f"{tmp_path}/instances.json: 3 of 20 annotations are left out: 1 boxes without area (annotations[19] has bbox "
         "[1, 2, 0, 4]), 1 annotations of unknown images (annotations[18] has image_id 9), 1 annotations of unknown "
         "categories (annotations[17] has category_id '3')"
@@ -86,7 +86,7 @@ def test_lost_images_are_warned_of(tmp_path):
     paths[1].write_text(json.dumps(json.loads(paths[1].read_text()) | {"images": [*images, {"id": 4}]}))
     assert (
         "1 of 4 images are left out: 1 malformed images (images[3] has no file_name"
-        in warnings(CocoDetection(*paths))[0]
+        in CocoDetection(*paths).warnings()[0]
     )
 
 
@@ -130,4 +130,4 @@ def test_a_validation_set_without_annotations_is_warned_of(program, tmp_path):
 def test_sets_of_crowds_alone_are_usable(tmp_path):
     dataset = CocoDetection(*write_coco(tmp_path, [box(1, iscrowd=1)]))
     require_usable(dataset)
-    assert "no object is left" in warnings(dataset)[0]
+    assert "no object is left" in dataset.warnings()[0]

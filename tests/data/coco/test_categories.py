@@ -10,8 +10,9 @@ import torch
 from coco_files import box, write_coco
 
 from mlc_ext.detectors import evaluate
-from mlc_ext.detectors.data.categories import label_as_trained, match_categories, require_trained
-from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.coco.categories import match_categories
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
+from mlc_ext.detectors.data.coco.trained import label_as_trained, require_trained
 
 
 @pytest.mark.parametrize(
@@ -57,8 +58,8 @@ def test_other_categories_are_refused_by_name(reference, found, message):
 def test_a_name_of_any_type_is_used_as_text(tmp_path, name, expected):
     dataset = CocoDetection(*write_coco(tmp_path, [], categories=[{"id": 3, "name": name}, {"id": 9}]))
     assert dataset.category_names == [expected, "9"]
-    assert dataset.noted["categories without a name, called by their id"] == 1
-    assert dataset.noted["categories whose name is not text"] == (not isinstance(name, str))
+    assert dataset.findings.noted["categories without a name, called by their id"] == 1
+    assert dataset.findings.noted["categories whose name is not text"] == (not isinstance(name, str))
 
 
 def test_labels_follow_another_set(tmp_path):
@@ -71,8 +72,10 @@ def test_labels_follow_another_set(tmp_path):
     assert [dataset.category_names[int(dataset[k][1]["labels"]) - 1] for k in range(3)] == list(names.values())
     assert dataset.category_names == ["owl", "cat", "dog"] and dataset.label_to_category == {1: 3, 2: 1, 3: 2}
     assert [a["category_id"] for a in dataset.ground_truth()["annotations"]] == [1, 2, 3]
-    assert dataset.relabeled == ["category ids are not those of train.json, matched by name: 'owl' has id 3 here and 5 "
-                                 "there; 'cat' has id 1 here and 2 there; 'dog' has id 2 here and 8 there"]  # fmt: skip
+    assert dataset.findings.relabeled == [
+        "category ids are not those of train.json, matched by name: 'owl' has id 3 here and 5 there; 'cat' has id 1 "
+        "here and 2 there; 'dog' has id 2 here and 8 there"
+    ]
 
 
 def test_checkpoints_without_names_are_compared_by_count(tmp_path):

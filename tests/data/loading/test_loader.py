@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from mlc_ext.detectors.data.loader import build_loader, collate
-from mlc_ext.detectors.data.sampler import AspectRatioBatchSampler
+from mlc_ext.detectors.data.loading.loader import build_loader, collate
+from mlc_ext.detectors.data.loading.sampler import AspectRatioBatchSampler
 from mlc_ext.detectors.data.transforms import RandomHorizontalFlip
 from mlc_ext.detectors.models.batching import batch_images
 

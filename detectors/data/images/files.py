@@ -1,4 +1,4 @@
-"""Existing files whose name is near one that does not exist: what a message about a missing file suggests."""
+"""Which files are on disk, and which existing name is near one that is missing: what an error message suggests."""
 
 from __future__ import annotations
 
@@ -72,3 +72,20 @@ def did_you_mean(path: str | os.PathLike) -> str:
         return f"; did you mean '{meant}'?" if meant is not None and meant.exists() else ""
     except (OSError, StopIteration, ValueError):  # nothing to list; all parts exist; a name that no disk has
         return ""
+
+
+def missing_files(folder: Path, names: Iterable[str]) -> tuple[set[str], NearNames]:
+    """-> (the names that are no files in ``folder``, the files there as suggestions)."""
+    with os.scandir(folder) as listing:
+        files = {entry.name: None for entry in listing if _is_file(entry)}
+    # one listing of the folder serves a flat set; only names with a folder cost a look at the disk each
+    missing = {name for name in names if name not in files and not ("/" in name and os.path.isfile(folder / name))}
+    return missing, NearNames(files)
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    """Not a pipe or a device: reading it might never end."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads round in a circle, say
+        return False

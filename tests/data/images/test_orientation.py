@@ -10,9 +10,9 @@ import torch
 from coco_files import box, encoded, entry, noise, write_coco
 from PIL import Image, ImageOps
 
-from mlc_ext.detectors.data import orientation as module
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.decode import decode_image
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
+from mlc_ext.detectors.data.images import orientation as module
+from mlc_ext.detectors.data.images.decode import decode_image
 
 TURNED = "images turned by their EXIF orientation"
 
@@ -43,7 +43,7 @@ def test_images_are_turned_as_pil_turns_them(tmp_path, kind, value, sides):
     expected = by_pil(data)
     dataset = dataset_of(tmp_path, data, *expected.shape[:0:-1])
     assert torch.equal(decode_image(data), expected) and torch.equal(dataset[0][0], expected)
-    assert dataset.noted[TURNED] == (value != 1)
+    assert dataset.findings.noted[TURNED] == (value != 1)
 
 
 @pytest.mark.parametrize("value", [5, 6, 7, 8])
@@ -52,13 +52,15 @@ def test_boxes_in_the_frame_of_the_stored_pixels(tmp_path, value):
     data = with_orientation(value)
     dataset = dataset_of(tmp_path, data, 40, 30)
     assert torch.equal(dataset[0][0], by_pil(encoded(noise())))
-    assert dict(dataset.noted) == {"images not turned by EXIF, as the JSON has the size of their stored pixels": 1}
+    assert dict(dataset.findings.noted) == {
+        "images not turned by EXIF, as the JSON has the size of their stored pixels": 1
+    }
 
 
 @pytest.mark.parametrize("value", [0, 9, 2**15])
 def test_orientations_that_do_not_exist(tmp_path, value):
     dataset = dataset_of(tmp_path, with_orientation(value), 40, 30)
-    assert torch.equal(dataset[0][0], by_pil(encoded(noise()))) and not dataset.noted
+    assert torch.equal(dataset[0][0], by_pil(encoded(noise()))) and not dataset.findings.noted
 
 
 def test_another_size_in_any_frame_is_a_broken_image(tmp_path):
@@ -66,7 +68,7 @@ def test_another_size_in_any_frame_is_a_broken_image(tmp_path):
     (tmp_path / "1.jpg").write_bytes(with_orientation(6, kind="JPEG"))
     noise().save(tmp_path / "2.png")
     dataset = CocoDetection(*paths)
-    assert dataset[0][1]["image_id"] == 2 and "is 40x30 pixels" in dataset.broken["1.jpg"]
+    assert dataset[0][1]["image_id"] == 2 and "is 40x30 pixels" in dataset.findings.broken["1.jpg"]
 
 
 def test_of_many_images_a_sample_is_looked_at(tmp_path, monkeypatch):

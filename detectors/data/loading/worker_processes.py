@@ -1,21 +1,68 @@
-"""Waiting for a batch: what a DataLoader raises becomes an error of the data, and no wait is without end."""
+"""Loader processes: how they start and end, what is raised when one dies, and how long a batch is waited for."""
 
 from __future__ import annotations
 
+import multiprocessing.queues
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
-from .messages import report_line
-from .packing import Packed
-from .workers import StarvedLoader, death_of_worker, lost_worker, open_files, shared_memory
+from ..errors import DataError, StarvedLoader, open_files, shared_memory
+from ..messages import report_line
+from .shared_batch import Packed
+
+_CANNOT_SEND = 74
+"""Exit code of a worker whose batch could not be sent."""
 
 POLL = 5.0
 """Seconds that the DataLoader waits before it reports (its ``timeout``)."""
 TELL_AFTER, END_AFTER = 60.0, 1200.0
 """Seconds without a batch after which this is reported, and after which the run ends."""
+
+
+def death_of_worker(error: Exception, exit_code: int | None = None) -> DataError | None:
+    """`error` in plain words, if torch raised it because a loader's worker process died, else None.
+
+    The main process learns of it by a signal, so it may be raised anywhere, not only where batches are fetched.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not text.startswith(("DataLoader worker", "Pin memory", "Too many open")):
+        return None
+    if exit_code == _CANNOT_SEND or f"exit code {_CANNOT_SEND}." in text:
+        return StarvedLoader(f"a worker could not send a batch: {shared_memory()}; open files: {open_files()}")
+    return StarvedLoader.of(error) or lost_worker(text.rstrip(". "))
+
+
+def lost_worker(how: str) -> DataError:
+    return DataError(
+        f"a process that loads data died ({how}). Killed processes are often out of memory: use fewer data.workers, or "
+        "none (data.workers=0) to see an error of the process itself"
+    )
+
+
+def start_worker(worker_id: int) -> None:
+    """What each worker process begins with."""
+    torch.set_num_threads(1)  # workers are the parallelism
+    # Ctrl-C, and a scheduler's SIGTERM, reach the workers too: the main process decides when they end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
+    # a batch that cannot be sent is lost and would be waited for for ever; an ended worker is noticed
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(_CANNOT_SEND))
+
+
+def _end_with_the_parent(parent: int) -> None:
+    """Ends this process at a SIGTERM that the process `parent` sent, at its own exit; passes over those of others."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)  # as torch's own workers do: its handler of SIGCHLD would raise in the parent's exit
 
 
 def batches(loader: DataLoader, reported: set[str]) -> Iterator[Any]:

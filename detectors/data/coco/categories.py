@@ -1,4 +1,4 @@
-"""Classes of a data set: read from a JSON, and compared by name with those of another set or of a checkpoint."""
+"""Classes of a data set: read from a JSON, and compared by name with those of another set."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .values import as_id, as_name
-
-if TYPE_CHECKING:
-    from .coco import CocoDetection
 
 _SHOWN = 3  # of many differences
 
@@ -85,19 +82,26 @@ def _without(names: Mapping[int, str], others: Mapping[int, str]) -> list[str]:
     return [f"{name!r} (id {key})" for key, name in names.items() if _folded(name) not in absent]
 
 
-class ClassLabels:
-    """The classes of a data set, with labels from 1; the attributes are documented in CocoDetection."""
+class Classes:
+    """The classes of a data set, with labels from 1.
 
-    def number_classes(self, categories: Mapping[int, str]) -> None:
-        """Takes the classes ({id: name}), in the order of labels."""
+    Attributes:
+        categories: names by COCO category id, in the order of labels.
+        names: names by class; `names[l - 1]` is label l's.
+        label_to_category, category_to_label: label <-> COCO category id.
+    """
+
+    def __init__(self, categories: Mapping[int, str]):
         self.categories = dict(categories)
-        self.category_names = list(categories.values())
-        self.num_classes = len(categories)
+        self.names = list(categories.values())
         self.label_to_category = dict(enumerate(categories, start=1))
         self.category_to_label = {category: label for label, category in self.label_to_category.items()}
 
-    def follow(self, reference: Mapping[int, str]) -> tuple[np.ndarray, list[str]]:
-        """Takes the order of ``reference``. -> ([1 + C] new labels by old ones, what differs in ids, in lines).
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def in_order_of(self, reference: Mapping[int, str]) -> tuple[Classes, np.ndarray, list[str]]:
+        """-> (the same classes in the order of ``reference``, [1 + C] new labels by old ones, lines on differing ids).
 
         Raises:
             ValueError: other classes, see :func:`match_categories`.
@@ -110,47 +114,4 @@ class ClassLabels:
             for own, theirs in zip(order, reference, strict=True)
             if own != theirs
         ]
-        self.number_classes({category: self.categories[category] for category in order})
-        return labels, moved
-
-
-def trained_categories(state: Mapping[str, Any]) -> dict[int, str] | None:
-    """{id: name} of the classes of a checkpoint, in the order of its labels; None where it does not have a name and an
-    id for each, as those of version 0.1."""
-    names, ids = state.get("categories") or [], state.get("category_ids") or []
-    return dict(zip(ids, names, strict=True)) if len(names) == len(ids) == state["num_classes"] else None
-
-
-def label_as_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint: Path) -> None:
-    """Gives the classes of ``dataset`` the labels that a checkpoint's ``state`` knows them by, matched by name.
-
-    Raises:
-        ValueError: the data have other classes.
-    """
-    trained = trained_categories(state)
-    if trained is not None:
-        dataset.label_as(trained, f"{checkpoint}'s training data")
-    elif dataset.num_classes != state["num_classes"]:
-        raise ValueError(
-            f"{dataset.annotation_file} has {dataset.num_classes} categories, {checkpoint} was trained on "
-            f"{state['num_classes']}"
-        )
-
-
-def require_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint: Path) -> None:
-    """ValueError unless the labels of ``dataset`` mean exactly what they mean in a checkpoint: a resumed run goes on
-    with the same data."""
-    trained, own = trained_categories(state), dataset.categories
-    if trained is None and dataset.num_classes != state["num_classes"]:
-        raise ValueError(
-            f"{checkpoint} was trained on {state['num_classes']} classes, the data have {dataset.num_classes}"
-        )
-    if trained is None or list(trained.items()) == list(own.items()):
-        return
-    pairs = zip([*trained.items(), *[None] * len(own)], [*own.items(), *[None] * len(trained)], strict=True)
-    label, (then, now) = next((k, pair) for k, pair in enumerate(pairs, 1) if pair[0] != pair[1])
-    reported = [f"{each[1]!r} (id {each[0]})" if each else "none" for each in (then, now)]
-    raise ValueError(
-        f"{checkpoint} was trained on other categories than {dataset.annotation_file} has: class {label} was "
-        f"{reported[0]}, is {reported[1]}"
-    )
+        return Classes({category: self.categories[category] for category in order}), labels, moved

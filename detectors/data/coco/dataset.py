@@ -13,18 +13,15 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .annotations import LOST_WITH_IMAGE, read_coco, usable_rows
-from .box_form import likely_form
-from .box_table import BoxTable
-from .categories import ClassLabels
-from .decode import FORMATS, ImageDecodeError, decode_image, read_image
-from .findings import summary
-from .image_files import missing_files
-from .near_names import did_you_mean
-from .notes import Notes
-from .orientation import count_turned
-from .verify import broken_images
-from .workers import DataError, StarvedLoader
+from ..errors import DataError, ImageDecodeError, StarvedLoader
+from ..images.decode import FORMATS, decode_image, read_image
+from ..images.files import did_you_mean, missing_files
+from ..images.orientation import count_turned
+from ..loading.verify import broken_images
+from .boxes import BoxTable, likely_form
+from .categories import Classes
+from .findings import Findings
+from .read import LOST_WITH_IMAGE, read_coco, usable_rows
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 3  # of many equal faults
@@ -34,7 +31,7 @@ def _first(items: Sequence[str], separator: str = "; ") -> str:
     return separator.join(items[:_SHOWN]) + (f"{separator}..." if len(items) > _SHOWN else "")
 
 
-class CocoDetection(ClassLabels, Notes, Dataset):
+class CocoDetection(Dataset):
     """Images and boxes of a COCO detection JSON (map-style).
 
     Item: `(image, target)`, image uint8 [3, H, W] RGB and target a dict of `boxes` float32 [n, 4] (xyxy
@@ -59,17 +56,9 @@ class CocoDetection(ClassLabels, Notes, Dataset):
         progress: show a bar while reading.
 
     Attributes:
-        num_classes: count of categories.
-        category_names: names by class; `category_names[l - 1]` is label l's.
-        categories: names by COCO category id, in the order of labels.
-        label_to_category, category_to_label: label <-> COCO category id.
-        num_annotations: annotations in the file, of the chosen categories.
+        classes: the :class:`~mlc_ext.detectors.data.coco.categories.Classes`: names, ids and labels.
+        findings: the :class:`~mlc_ext.detectors.data.coco.findings.Findings`: what was left out or odd.
         image_ids: COCO ids of the items, in order.
-        dropped: Counter of what was left out, by reason.
-        noted: Counter of what was odd but used.
-        examples: {reason: the first that was dropped for it}.
-        relabeled: what :meth:`label_as` changed, in lines.
-        broken: {file name: why} of images found unreadable so far (by this process).
 
     Raises:
         ValueError: the JSON is not COCO detection data (names what is missing), a file name leads out of
@@ -102,32 +91,31 @@ class CocoDetection(ClassLabels, Notes, Dataset):
             raise ValueError(f"{self.annotation_file}: {_first(content.problems)}")
         if categories is not None:
             content.choose(categories, self.annotation_file)
-        Notes.__init__(self, content)
+        self.classes, self.findings = Classes(content.categories), Findings(content)
         for problem in content.problems[:_SHOWN]:
             _LOG.warning("%s: image left out: %s", self.annotation_file, problem)
-
-        self.number_classes(content.categories)
-
         images = self._present(content.images)
-        rows = usable_rows(content, images, self.category_to_label, self.examples)
+        rows = usable_rows(content, images, self.classes.category_to_label, self.findings.examples)
         if not keep_empty:
             with_objects = {row.image_id for row in rows if not row.iscrowd}
             if len(images) > len(with_objects):
-                self.dropped["images without boxes"] = len(images) - len(with_objects)
+                self.findings.dropped["images without boxes"] = len(images) - len(with_objects)
             images = {key: entry for key, entry in images.items() if key in with_objects}
         if not images:
-            raise ValueError(f"{self.annotation_file}: no image left to use ({dict(self.dropped)})")
+            raise ValueError(f"{self.annotation_file}: no image left to use ({dict(self.findings.dropped)})")
         self._cache: list[bytes | None] | None = None
         images = dict(list(images.items())[:limit])
         self._table = BoxTable.of_rows(rows, list(images))
         self.image_ids: list[int] = list(images)
         self._names: list[str] = [entry["file_name"] for entry in images.values()]
         self._sizes = np.array([(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64)
-        self.noted.update(count_turned([*map(self.image_path, range(len(self)))], self._sizes.tolist(), FORMATS))
+        self.findings.noted.update(
+            count_turned([*map(self.image_path, range(len(self)))], self._sizes.tolist(), FORMATS)
+        )
         if cache:
             indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not progress, leave=False)
             self._cache = [self._read_quietly(index) for index in indices]
-        if self.dropped or self.noted:
+        if self.findings.dropped or self.findings.noted:
             _LOG.warning("%s", self.summary())
 
     def _present(self, entries: dict[int, dict]) -> dict[int, dict]:
@@ -137,7 +125,8 @@ class CocoDetection(ClassLabels, Notes, Dataset):
         if missing:
             absent = [name for name in names if name in missing]
             shown = [f"{name!r}{near.suggestion(name)}" for name in absent[:_SHOWN]]
-            self.dropped["missing images"], self.examples["missing images"] = len(absent), shown[0]
+            self.findings.dropped["missing images"] = len(absent)
+            self.findings.examples["missing images"] = shown[0]
             if self.strict or len(absent) == len(names):
                 reported = ", ".join(shown) + (", ..." if len(absent) > _SHOWN else "")
                 raise FileNotFoundError(f"{len(absent)} of {len(names)} images are not in {self.image_dir}: {reported}")
@@ -149,7 +138,7 @@ class CocoDetection(ClassLabels, Notes, Dataset):
         Raises ImageDecodeError if none is left, or with ``strict`` for any broken one.
         """
         self._leave_out(broken_images(self, workers=workers, progress=progress))
-        if self.dropped or self.noted:
+        if self.findings.dropped or self.findings.noted:
             _LOG.warning("%s", self.summary())
 
     def _leave_out(self, bad: dict[int, str]) -> None:
@@ -162,13 +151,13 @@ class CocoDetection(ClassLabels, Notes, Dataset):
             )
         for problem in list(bad.values())[:_SHOWN]:
             _LOG.warning("image left out: %s", problem)
-        self.dropped["broken images"] = len(bad)
+        self.findings.dropped["broken images"] = len(bad)
         if self._cache is not None:
             self._cache = [data for index, data in enumerate(self._cache) if index not in bad]
         kept = np.setdiff1d(np.arange(len(self)), list(bad))
         table = self._table.of_images(kept)
         if len(table) < len(self._table):
-            self.dropped[LOST_WITH_IMAGE[1]] = len(self._table) - len(table)
+            self.findings.dropped[LOST_WITH_IMAGE[1]] = len(self._table) - len(table)
         self._table = table
         self._sizes = self._sizes[kept]
         self.image_ids = [self.image_ids[index] for index in kept]
@@ -190,7 +179,7 @@ class CocoDetection(ClassLabels, Notes, Dataset):
                 if self.strict:
                     raise
                 skipped[self._names[at]] = str(error)
-                self.note_broken({self._names[at]: str(error)})
+                self.findings.note_broken({self._names[at]: str(error)})
                 continue
             target = self.target(at)
             if skipped:
@@ -247,6 +236,20 @@ class CocoDetection(ClassLabels, Notes, Dataset):
             return None  # met again, and dealt with, at load
 
     @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def category_names(self) -> list[str]:
+        """`category_names[l - 1]` is label l's."""
+        return self.classes.names
+
+    @property
+    def label_to_category(self) -> dict[int, int]:
+        """COCO category ids by label."""
+        return self.classes.label_to_category
+
+    @property
     def num_boxes(self) -> int:
         """Usable boxes, crowds too."""
         return len(self._table)
@@ -264,20 +267,28 @@ class CocoDetection(ClassLabels, Notes, Dataset):
             ValueError: other classes; ``source`` names the other set.
         """
         try:
-            labels, moved = self.follow(categories)
+            self.classes, labels, moved = self.classes.in_order_of(categories)
         except ValueError as error:
             raise ValueError(f"the categories of {self.annotation_file} are not those of {source}: {error}") from None
         self._table.labels = labels[self._table.labels]
         if moved:
-            self.relabeled.append(f"category ids are not those of {source}, matched by name: {_first(moved)}")
+            self.findings.relabeled.append(f"category ids are not those of {source}, matched by name: {_first(moved)}")
 
     def summary(self) -> str:
         """One paragraph: what is in the set, and what was dropped and why."""
-        return summary(self)
+        return (
+            f"{self.annotation_file}: {len(self)} images, {self.num_boxes} boxes ({self.num_boxes - self.num_objects} "
+            f"crowd), {self.num_classes} categories{self.findings.summary()}"
+        )
 
-    def box_form(self) -> str | None:
-        """What is likely wrong with all boxes, see :func:`~mlc_ext.detectors.data.box_form.likely_form`."""
-        return likely_form(self._table.file_boxes, self._sizes[self._table.owners])
+    def warnings(self) -> list[str]:
+        """What the user must see before a run, each in a line."""
+        found = self.findings.warnings(len(self))
+        if not self.num_objects:
+            found.append("no object is left to learn or to evaluate on")
+        if form := likely_form(self._table.file_boxes, self._sizes[self._table.owners]):
+            found.append(form)
+        return [f"{self.annotation_file}: {line}" for line in found]
 
     def ground_truth(self) -> dict[str, Any]:
         """The annotations in use as a COCO dictionary, with the file's own (unclipped) boxes and areas, for
@@ -288,6 +299,6 @@ class CocoDetection(ClassLabels, Notes, Dataset):
                 {"id": image_id, "height": int(h), "width": int(w)}
                 for image_id, (h, w) in zip(self.image_ids, self._sizes, strict=True)
             ],
-            "annotations": self._table.annotations(self.image_ids, self.label_to_category),
-            "categories": [{"id": category, "name": name} for category, name in self.categories.items()],
+            "annotations": self._table.annotations(self.image_ids, self.classes.label_to_category),
+            "categories": [{"id": category, "name": name} for category, name in self.classes.categories.items()],
         }

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..images.files import did_you_mean
 from .categories import read_categories
-from .near_names import did_you_mean
 from .values import as_flag, as_id, as_numbers, as_side
 
 _BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"  # byte order marks, UTF-16's other halves, white space

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.generated import dataset as module
 from mlc_ext.detectors.data.generated.animals import MAX_CLASSES, class_badge, draw_animal
 from mlc_ext.detectors.data.generated.dataset import contact_sheet, generate, main, scene
@@ -132,7 +132,7 @@ def test_is_coco_for_our_reader_and_for_pycocotools(small, capsys):
         (paths.val_images, paths.val_annotations),
     ):
         dataset = CocoDetection(images, annotation_file, strict=True)
-        assert not dataset.dropped
+        assert not dataset.findings.dropped
         assert dataset.label_to_category == {1: 1, 2: 3, 3: 5}
         for index in range(len(dataset)):
             image, target = dataset[index]

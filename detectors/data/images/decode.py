@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from ..errors import ImageDecodeError
 from .orientation import turned
 
 _LOG = logging.getLogger(__name__)
@@ -26,10 +27,6 @@ MAX_BYTES = 2**30
 """No image file is read beyond this size."""
 
 
-class ImageDecodeError(ValueError):
-    """The bytes are no whole image, or one of another size than announced."""
-
-
 def decode_image(
     data: bytes, size: tuple[int, int] | None = None, note: Callable[[str], None] = _LOG.warning
 ) -> torch.Tensor:
@@ -39,8 +36,8 @@ def decode_image(
     own maximum is, as torchvision's ``to_dtype(scale=True)`` reads them; NaN and infinite pixels are black. Values
     outside of their range are clipped, which is reported to ``note`` in a line.
 
-    The EXIF orientation is applied as :mod:`~mlc_ext.detectors.data.orientation` defines; ``size`` is the (height,
-    width) that the annotations give.
+    The EXIF orientation is applied as :mod:`~mlc_ext.detectors.data.images.orientation` defines; ``size`` is the
+    (height, width) that the annotations give.
 
     Raises:
         ImageDecodeError: not one of `FORMATS`, broken or truncated data, a decompression bomb, or a size that

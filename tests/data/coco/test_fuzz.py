@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.findings import warnings
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
 
 ODD = [
     None, True, False, "", " ", "0", "1", "3", "no", "true", "1e3", "1.0", "null", "1.png", "2.PNG", "../1.png", "/etc",
@@ -96,7 +95,7 @@ def by_pycocotools(path, dataset: CocoDetection) -> list[list[list[float]]] | No
                 height, width = dataset.image_size(index)
                 rows = []
                 for row in reference.loadAnns(reference.getAnnIds(imgIds=[image_id])):
-                    label = dataset.category_to_label.get(row["category_id"])
+                    label = dataset.classes.category_to_label.get(row["category_id"])
                     if label is None or not _is_whole(row):
                         continue
                     x, y, w, h = map(np.float64, row["bbox"])
@@ -118,9 +117,9 @@ def _is_whole(row: dict) -> bool:
 
 def agrees(document: Any, dataset: CocoDetection) -> bool:
     """Whether pycocotools must have the same boxes: no entry was merged with another."""
-    if {"repeated annotations", "images that share an id"} & set(dataset.dropped):
+    if {"repeated annotations", "images that share an id"} & set(dataset.findings.dropped):
         return False
-    if {"images listed again under another id, taken as one"} & set(dataset.noted):
+    if {"images listed again under another id, taken as one"} & set(dataset.findings.noted):
         return False
     try:
         keys = [row.get("id") for row in document["annotations"]]
@@ -143,7 +142,7 @@ def check(folder, document: Any, seen: list[str] | None = None) -> None:
         text.encode()
         outcome = "refused"
     else:
-        "".join([dataset.summary(), *warnings(dataset), *dataset.category_names]).encode()
+        "".join([dataset.summary(), *dataset.warnings(), *dataset.category_names]).encode()
         outcome = "used"
         targets = [dataset.target(k) for k in range(len(dataset))]
         for index, target in enumerate(targets):

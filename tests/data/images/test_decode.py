@@ -10,8 +10,9 @@ import torch
 from coco_files import box, encoded, entry, noise, write_coco
 from PIL import Image
 
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
+from mlc_ext.detectors.data.errors import ImageDecodeError
+from mlc_ext.detectors.data.images.decode import decode_image
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9])
@@ -65,7 +66,7 @@ def test_an_image_file_of_absurd_length_is_not_read(tmp_path):
     with open(tmp_path / "1.png", "r+b") as file:
         file.truncate(2**40)  # sparse: takes no disk
     dataset = CocoDetection(*paths, cache=True)
-    assert dataset[0][1]["image_id"] == 2 and "no image has that is read here" in dataset.broken["1.png"]
+    assert dataset[0][1]["image_id"] == 2 and "no image has that is read here" in dataset.findings.broken["1.png"]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_a_pipe_or_folder_in_an_images_place_is_missing(tmp_path):
     (tmp_path / "2.png").mkdir()
     (tmp_path / "deep" / "4.png").mkdir(parents=True)
     dataset = CocoDetection(*paths)
-    assert dataset.image_ids == [3] and dataset.dropped["missing images"] == 3
+    assert dataset.image_ids == [3] and dataset.findings.dropped["missing images"] == 3
 
 
 def test_links_on_disk_are_followed(tmp_path):
@@ -120,5 +121,5 @@ def test_odd_file_names_are_no_files(tmp_path, name, capsys):
     content["images"].append(entry(2, name))
     paths[1].write_text(json.dumps(content))
     dataset = CocoDetection(*paths)
-    assert dataset.image_ids == [1] and sum(dataset.dropped.values()) == 1
+    assert dataset.image_ids == [1] and sum(dataset.findings.dropped.values()) == 1
     dataset.summary().encode()

@@ -21,10 +21,10 @@ from torch.utils.data import Dataset
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import build_datasets, build_validation_set
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.decode import ImageDecodeError
-from mlc_ext.detectors.data.loader import build_loader
-from mlc_ext.detectors.data.workers import DataError, death_of_worker
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
+from mlc_ext.detectors.data.errors import DataError, ImageDecodeError
+from mlc_ext.detectors.data.loading.loader import build_loader
+from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
 
 FAULTS = (Path(__file__).resolve().parents[2] / "docs" / "faults.md").read_text()
 
@@ -55,11 +55,11 @@ def test_verify_leaves_broken_images_out(tmp_path, workers, cache):
     dataset.verify(workers=workers)
     assert torch.equal(torch.get_rng_state(), state)
     assert dataset.image_ids == [k for k in range(1, 40) if k not in (5, 20, 39)]
-    assert dict(dataset.dropped) == {"broken images": 3, "annotations of broken images": 3}
+    assert dict(dataset.findings.dropped) == {"broken images": 3, "annotations of broken images": 3}
     for index, image_id in enumerate(dataset.image_ids):  # images, boxes and files stay together
         image, target = dataset[index]
         assert (image == image_id).all() and target["boxes"].tolist() == [[1, 1, min(1 + image_id, 40), 6]]
-    assert not dataset.broken
+    assert not dataset.findings.broken
     with pytest.raises(ValueError, match=r"3 of 39 images cannot be used: .*5\.png.*20\.png.*39\.png"):
         CocoDetection(*paths, strict=True).verify(workers=workers)
 
@@ -104,7 +104,7 @@ def test_a_broken_image_does_not_end_an_epoch(tmp_path, workers, caplog):
         batches = list(build_loader(dataset, 1, shuffle=False, num_workers=workers))
     assert [targets[0]["image_id"] for _, targets in batches] == [1, 3, 3]
     assert all("skipped" not in targets[0] for _, targets in batches)
-    assert list(dataset.broken) == ["2.png"] and "1 broken images" in dataset.summary()
+    assert list(dataset.findings.broken) == ["2.png"] and "1 broken images" in dataset.summary()
     assert sum("image skipped" in message for message in caplog.messages) == 1
 
 
@@ -157,8 +157,8 @@ def test_other_errors_are_no_death_of_a_worker():
 SIGNALED = """
 import os, signal, subprocess, time
 import torch
-from mlc_ext.detectors.data.loader import build_loader
-from mlc_ext.detectors.data.workers import start_worker
+from mlc_ext.detectors.data.loading.loader import build_loader
+from mlc_ext.detectors.data.loading.worker_processes import start_worker
 
 class Pids(torch.utils.data.Dataset):
     def __len__(self):

@@ -6,10 +6,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .. import distributed
-from .decode import ImageDecodeError
-from .waiting import POLL, batches
-from .workers import DataError, start_worker
+from ... import distributed
+from ..errors import DataError, ImageDecodeError
+from .worker_processes import POLL, batches, start_worker
 
 
 def broken_images(images: Dataset, *, workers: int, progress: bool) -> dict[int, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from coco_files import box, entry, noise, write_coco
 
-from mlc_ext.detectors.data.coco import CocoDetection
-from mlc_ext.detectors.data.near_names import NearNames, did_you_mean
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
+from mlc_ext.detectors.data.images.files import NearNames, did_you_mean
 from mlc_ext.detectors.data.paths import find_dataset
 
 DISK = ["a b.png", "cafe\u0301.png", "img_0001.png", "x.jpg"]
@@ -49,7 +49,7 @@ def test_missing_images_are_reported_with_the_name_on_disk(tmp_path):
         CocoDetection(*paths)
     noise().save(tmp_path / "2.png")
     dataset = CocoDetection(*paths)
-    assert dataset.examples["missing images"] == "'1.PNG'; did you mean '1.png'?"
+    assert dataset.findings.examples["missing images"] == "'1.PNG'; did you mean '1.png'?"
     with pytest.raises(FileNotFoundError, match="1 of 2 .* did you mean '1.png'"):
         CocoDetection(*paths, strict=True)
 
