@@ -28,6 +28,7 @@ from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.files import check_writable, write_whole
 from mlc_ext.detectors.runs.load import load_for_evaluation
+from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argparse.Namespace:
@@ -51,6 +52,7 @@ def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argp
 @interruptible
 def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
     options = parse(arguments, prog)
+    show_warnings()
     try:
         with distributed.session(options.device):
             with distributed.together():

@@ -46,6 +46,7 @@ from mlc_ext.detectors.models.dense_detector import DenseDetector
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 from mlc_ext.detectors.runs.files import check_writable, write_whole, writing
 from mlc_ext.detectors.runs.load import trained_config, trained_detector
+from mlc_ext.detectors.runs.log_file import show_warnings
 from mlc_ext.detectors.visualization.drawing import draw_detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
@@ -262,6 +263,7 @@ def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argpa
 @interruptible
 def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
     options = parse(arguments, prog)
+    show_warnings()
     unlisted: dict[Path, str] = {}
     try:
         threshold = options.score_threshold

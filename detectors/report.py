@@ -37,6 +37,7 @@ from mlc_ext.detectors.reporting.run_evaluation import Findings, examine, note_o
 from mlc_ext.detectors.reporting.scatter import scatter_charts
 from mlc_ext.detectors.runs.files import check_writable, write_whole
 from mlc_ext.detectors.runs.history import Run, read_runs
+from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "report.py") -> argparse.Namespace:
@@ -58,6 +59,7 @@ def parse(arguments: list[str] | None = None, prog: str = "report.py") -> argpar
 @interruptible
 def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
     options = parse(arguments, prog)
+    show_warnings()
     try:
         _check(options)
         runs = read_runs(options.runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from ..config.settings import Config
 from .coco.dataset import CocoDetection
 from .generated.dataset import generate
 from .loading.loader import DetectionLoader, build_loader
-from .messages import report_line
 from .paths import DatasetPaths, find_dataset
 from .transforms import Compose, detection_transforms
+
+_LOG = logging.getLogger(__name__)
 
 CACHE = Path("runs/data")
 """Where the generated data set is kept, below the working directory."""
@@ -63,17 +65,17 @@ def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tu
     require_objects(train)
     val = build_validation_set(config, cache, progress=progress)
     val.label_as(train.classes.categories, str(train.annotation_file))
-    report_warnings(train, val)
+    log_warnings(train, val)
     return train, val
 
 
-def report_warnings(*datasets: CocoDetection) -> None:
-    """Reports the warnings that were not reported before."""
+def log_warnings(*datasets: CocoDetection) -> None:
+    """Logs the warnings that were not logged before."""
     for dataset in datasets:
         for line in dataset.warnings():
             if line not in dataset.findings.reported:
                 dataset.findings.reported.add(line)
-                report_line(line)
+                _LOG.warning("%s", line)
 
 
 def require_objects(train: CocoDetection) -> None:
@@ -118,14 +120,14 @@ def build_training_loader(config: Config, train: CocoDetection, device: torch.de
 
 
 def verify(config: Config, *datasets: CocoDetection, progress: bool = False) -> None:
-    """With ``data.verify``, decodes all images once and leaves the broken ones out. Prints the sets' warnings.
+    """With ``data.verify``, decodes all images once and leaves the broken ones out. Logs the sets' warnings.
 
     All ranks must call it, and not where one of them may have failed before: they wait for each other's findings.
     """
     if config.data.verify:
         for dataset in datasets:
             dataset.verify(workers=config.data.workers, progress=progress)
-    report_warnings(*datasets)
+    log_warnings(*datasets)
 
 
 def build_validation_set(config: Config, cache: Path, *, progress: bool = False) -> CocoDetection:

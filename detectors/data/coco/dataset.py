@@ -116,7 +116,7 @@ class CocoDetection(Dataset):
             indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not progress, leave=False)
             self._cache = [self._read_quietly(index) for index in indices]
         if self.findings.dropped or self.findings.noted:
-            _LOG.warning("%s", self.summary())
+            _LOG.info("%s", self.summary())
 
     def _present(self, entries: dict[int, dict]) -> dict[int, dict]:
         """Images whose files exist, by id, in the order of their ids."""
@@ -139,7 +139,7 @@ class CocoDetection(Dataset):
         """
         self._leave_out(broken_images(self, workers=workers, progress=progress))
         if self.findings.dropped or self.findings.noted:
-            _LOG.warning("%s", self.summary())
+            _LOG.info("%s", self.summary())
 
     def _leave_out(self, bad: dict[int, str]) -> None:
         """Goes on without the images at the indices of `bad`."""

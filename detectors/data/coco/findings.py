@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..messages import report_line
 from .read import FIELDS, LOST_WITH_IMAGE, CocoContent
 
 _LOG = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ class Findings:
         relabeled: what :meth:`~mlc_ext.detectors.data.coco.dataset.CocoDetection.label_as` changed, in lines.
         broken: {file name: why} of images found unreadable so far (by this process).
         clipped: {file name: what} of images with values that were clipped so far.
-        reported: the warnings that were reported.
+        reported: the warnings that were logged.
     """
 
     def __init__(self, content: CocoContent):
@@ -51,10 +50,10 @@ class Findings:
                     _LOG.warning("image skipped: %s", why)
 
     def note_clipped(self, clipped: Mapping[str, str]) -> None:
-        """Takes {file name: what} of images whose values were clipped; the first is reported."""
+        """Takes {file name: what} of images whose values were clipped; only the first is a warning: all may be."""
         for name, what in clipped.items():
             if name not in self.clipped:
-                (_LOG.warning if self.clipped else report_line)(what)
+                _LOG.log(logging.INFO if self.clipped else logging.WARNING, "%s", what)
                 self.clipped[name] = what
                 self.noted["images with values that were clipped"] += 1
 

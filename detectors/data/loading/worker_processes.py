@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing.queues
 import os
 import signal
@@ -14,15 +15,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..errors import DataError, StarvedLoader, open_files, shared_memory
-from ..messages import report_line
 from .shared_batch import Packed
+
+_LOG = logging.getLogger(__name__)
 
 _CANNOT_SEND = 74
 """Exit code of a worker whose batch could not be sent."""
 
 POLL = 5.0
 """Seconds that the DataLoader waits before it reports (its ``timeout``)."""
-TELL_AFTER, END_AFTER = 60.0, 1200.0
+REPORT_AFTER, END_AFTER = 60.0, 1200.0
 """Seconds without a batch after which this is reported, and after which the run ends."""
 
 
@@ -66,7 +68,8 @@ def _end_with_the_parent(parent: int) -> None:
 
 
 def batches(loader: DataLoader, reported: set[str]) -> Iterator[Any]:
-    """The loader's batches, unpacked. ``reported`` keeps what was reported, over the passes of one run.
+    """The loader's batches, unpacked. ``reported`` keeps the kinds of what was reported, over the passes of one
+    run.
 
     Raises:
         StarvedLoader: the system refuses open files or shared memory, or no batch came for ``END_AFTER`` seconds.
@@ -84,9 +87,8 @@ def batches(loader: DataLoader, reported: set[str]) -> Iterator[Any]:
         if isinstance(batch, Packed):
             if batch.problem is not None:
                 state = f"{shared_memory()}; open files: {open_files()}"
-                _report_once(
-                    reported, f"shared memory fails, batches go through slower pipes ({batch.problem}): {state}"
-                )
+                line = f"shared memory fails, batches go through slower pipes ({batch.problem}): {state}"
+                _report_once(reported, "shared memory", line)
             batch = batch.unpack()
         yield batch
 
@@ -111,11 +113,11 @@ def _next(iterator: Iterator[Any], reported: set[str]) -> Any:
         state = f"no batch came for {waited:.0f} s; {shared_memory()}; open files: {open_files()}"
         if waited >= END_AFTER:
             raise StarvedLoader(f"{state}. Use fewer data.workers, or none (data.workers=0)")
-        if waited >= TELL_AFTER:
-            _report_once(reported, state)
+        if waited >= REPORT_AFTER:
+            _report_once(reported, "waiting", state)
 
 
-def _report_once(reported: set[str], line: str) -> None:
-    if (kind := line[:12]) not in reported:
+def _report_once(reported: set[str], kind: str, line: str) -> None:
+    if kind not in reported:
         reported.add(kind)
-        report_line(line)
+        _LOG.warning("%s", line)

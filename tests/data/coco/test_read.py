@@ -187,7 +187,7 @@ def test_the_summary_counts_everything_once(tmp_path, caplog):
     paths = write_coco(tmp_path, [a | {"id": k} for k, a in enumerate(annotations)])
     (tmp_path / "3.png").unlink()
     (tmp_path / "2.png").write_bytes(b"")
-    with caplog.at_level(logging.WARNING, "mlc_ext.detectors"):
+    with caplog.at_level(logging.INFO, "mlc_ext.detectors"):
         dataset = CocoDetection(*paths)
         dataset.verify()
         summary = dataset.summary()
