@@ -43,9 +43,6 @@ def test_counts(write, capsys):
         ({"low": "from p.top import later\n"}, {"low", "top"}),
         ({"low": "import p.middle.b\n"}, {"low", "middle.b"}),
         ({"low": TYPES_ALONE}, {"low", "top"}),
-            {"low": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from .top import later\n"},
-            {"low", "top"},
-        ),
     ],
 )
 def test_circles(write, capsys, changed, circle):
