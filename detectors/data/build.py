@@ -49,7 +49,7 @@ def evaluation_transforms(config: Config) -> Compose:
 
 
 def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tuple[CocoDetection, CocoDetection]:
-    """-> (training set, validation set), not yet verified, with the same classes.
+    """-> (training set, validation set), not yet verified, with the same classes unless the detector is class-agnostic.
 
     ValueError if there is no object to train on, or if the classes have other names.
     """
@@ -64,7 +64,8 @@ def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tu
     )
     require_objects(train)
     val = build_validation_set(config, cache, progress=progress)
-    val.label_as(train.classes.categories, str(train.annotation_file))
+    if not config.model.class_agnostic:
+        val.label_as(train.classes.categories, str(train.annotation_file))
     log_warnings(train, val)
     return train, val
 

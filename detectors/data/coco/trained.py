@@ -1,4 +1,4 @@
-"""Classes of a data set compared with those of a checkpoint."""
+"""Classes of a data set compared with those of a checkpoint, unless its detector is class-agnostic."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...config.overrides import from_dict
 from .dataset import CocoDetection
 
 
 def trained_categories(state: Mapping[str, Any]) -> dict[int, str] | None:
-    """{id: name} of the classes of a checkpoint, in the order of its labels; None where it does not have a name and an
-    id for each, as those of version 0.1."""
+    """{id: name} of the classes of a checkpoint, in the order of its labels; None for checkpoints without category
+    ids."""
     names, ids = state.get("categories") or [], state.get("category_ids") or []
     return dict(zip(ids, names, strict=True)) if len(names) == len(ids) == state["num_classes"] else None
 
@@ -22,6 +23,8 @@ def label_as_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoin
     Raises:
         ValueError: the data have other classes.
     """
+    if _is_class_agnostic(state):
+        return
     trained = trained_categories(state)
     if trained is not None:
         dataset.label_as(trained, f"{checkpoint}'s training data")
@@ -33,8 +36,10 @@ def label_as_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoin
 
 
 def require_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint: Path) -> None:
-    """ValueError unless the labels of ``dataset`` mean exactly what they mean in a checkpoint: a resumed run goes on
-    with the same data."""
+    """ValueError unless the labels of ``dataset`` mean exactly what they mean in a checkpoint: a resumed run must have
+    the same data."""
+    if _is_class_agnostic(state):
+        return
     trained, own = trained_categories(state), dataset.classes.categories
     if trained is None and dataset.num_classes != state["num_classes"]:
         raise ValueError(
@@ -49,3 +54,7 @@ def require_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint
         f"{checkpoint} was trained on other categories than {dataset.annotation_file} has: class {label} was "
         f"{reported[0]}, is {reported[1]}"
     )
+
+
+def _is_class_agnostic(state: Mapping[str, Any]) -> bool:
+    return from_dict(state["config"]).model.class_agnostic

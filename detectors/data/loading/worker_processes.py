@@ -1,13 +1,14 @@
-"""Loader processes: how they start and end, what is raised when one dies, and how long a batch is waited for."""
+"""Loader processes: their start and end, the error when one dies, and the longest wait for a batch."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import multiprocessing.queues
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,15 +24,15 @@ _CANNOT_SEND = 74
 """Exit code of a worker whose batch could not be sent."""
 
 POLL = 5.0
-"""Seconds that the DataLoader waits before it reports (its ``timeout``)."""
+"""Seconds after which the DataLoader's wait for a batch expires (its ``timeout``); it is then waited for again."""
 REPORT_AFTER, END_AFTER = 60.0, 1200.0
 """Seconds without a batch after which this is reported, and after which the run ends."""
 
 
 def death_of_worker(error: Exception, exit_code: int | None = None) -> DataError | None:
-    """`error` in plain words, if torch raised it because a loader's worker process died, else None.
+    """A DataError for `error` if torch raised it because a loader's worker process died, else None.
 
-    The main process learns of it by a signal, so it may be raised anywhere, not only where batches are fetched.
+    torch raises it in a signal handler, so anywhere in the main process, not only where batches are fetched.
     """
     text = str(error)
     if not isinstance(error, RuntimeError) or not text.startswith(("DataLoader worker", "Pin memory", "Too many open")):
@@ -49,30 +50,30 @@ def lost_worker(how: str) -> DataError:
 
 
 def start_worker(worker_id: int) -> None:
-    """What each worker process begins with."""
+    """The ``worker_init_fn`` of every loader."""
     torch.set_num_threads(1)  # workers are the parallelism
-    # Ctrl-C, and a scheduler's SIGTERM, reach the workers too: the main process decides when they end.
+    # Ctrl-C and a scheduler's SIGTERM are sent to the workers too; only the main process ends them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
-    # a batch that cannot be sent is lost and would be waited for for ever; an ended worker is noticed
+    # without this, a batch that cannot be sent is lost and the main process waits for it; a dead worker is noticed
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(_CANNOT_SEND))
 
 
 def _end_with_the_parent(parent: int) -> None:
-    """Ends this process at a SIGTERM that the process `parent` sent, at its own exit; passes over those of others."""
+    """Ends this process at the SIGTERM that `parent` sends at its exit; ignores SIGTERM from other processes."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)  # as torch's own workers do: its handler of SIGCHLD would raise in the parent's exit
 
 
 def batches(loader: DataLoader, reported: set[str]) -> Iterator[Any]:
-    """The loader's batches, unpacked. ``reported`` keeps the kinds of what was reported, over the passes of one
-    run.
+    """The loader's batches, unpacked. ``reported`` contains the kinds of warnings already logged in this run.
 
     Raises:
-        StarvedLoader: the system refuses open files or shared memory, or no batch came for ``END_AFTER`` seconds.
+        StarvedLoader: the system refuses open files or shared memory, or no batch came for ``END_AFTER`` seconds, in
+            which time that the process was suspended does not count.
         DataError: a worker died.
     """
     try:
@@ -94,8 +95,7 @@ def batches(loader: DataLoader, reported: set[str]) -> Iterator[Any]:
 
 
 def _next(iterator: Iterator[Any], reported: set[str]) -> Any:
-    began = time.monotonic()
-    while True:
+    for expired in itertools.count(1):
         try:
             return next(iterator)
         except RuntimeError as error:
@@ -105,16 +105,24 @@ def _next(iterator: Iterator[Any], reported: set[str]) -> Any:
                     raise died from error
                 raise
         except (OSError, EOFError) as error:  # what a worker had sent dies with it, if it was not fetched yet
+            _end_workers(iterator)
             raise StarvedLoader.of(error) or lost_worker(f"{type(error).__name__}: {error}") from error
         thread = getattr(iterator, "_pin_memory_thread", None)
         if thread is not None and not thread.is_alive():
             raise StarvedLoader(f"the thread that receives batches ended; open files: {open_files()}")
-        waited = time.monotonic() - began
+        waited = expired * POLL  # not by a clock: a suspended process has not waited
         state = f"no batch came for {waited:.0f} s; {shared_memory()}; open files: {open_files()}"
         if waited >= END_AFTER:
             raise StarvedLoader(f"{state}. Use fewer data.workers, or none (data.workers=0)")
         if waited >= REPORT_AFTER:
             _report_once(reported, "waiting", state)
+
+
+def _end_workers(iterator: Iterator[Any]) -> None:
+    """Ends and joins the workers. Otherwise the signal of the dead one may arrive later, and torch would raise in
+    whatever the main process does then."""
+    with contextlib.suppress(RuntimeError):  # the signal
+        getattr(iterator, "_shutdown_workers", lambda: None)()
 
 
 def _report_once(reported: set[str], kind: str, line: str) -> None:

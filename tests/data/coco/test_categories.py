@@ -10,6 +10,7 @@ import torch
 from coco_files import box, write_coco
 
 from mlc_ext.detectors import evaluate
+from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.coco.categories import match_categories
 from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.coco.trained import label_as_trained, require_trained
@@ -78,13 +79,12 @@ def test_labels_follow_another_set(tmp_path):
     ]
 
 
-def test_checkpoints_without_names_are_compared_by_count(tmp_path):
-    """Those of version 0.1."""
-    dataset = CocoDetection(*write_coco(tmp_path, [box(1)]))
+def test_checkpoints_without_category_ids_are_compared_by_count(tmp_path):
+    dataset, state = CocoDetection(*write_coco(tmp_path, [box(1)])), {"config": Config().to_dict()}
     for compare in (label_as_trained, require_trained):
-        compare(dataset, {"num_classes": 3}, tmp_path / "a.pt")
+        compare(dataset, state | {"num_classes": 3}, tmp_path / "a.pt")
         with pytest.raises(ValueError, match="trained on 2"):
-            compare(dataset, {"num_classes": 2}, tmp_path / "a.pt")
+            compare(dataset, state | {"num_classes": 2}, tmp_path / "a.pt")
 
 
 def exchange_ids(path, first=3, second=7) -> None:
@@ -97,7 +97,7 @@ def exchange_ids(path, first=3, second=7) -> None:
 
 
 def test_exchanged_ids_change_no_result(program, tmp_path, capsys):
-    """In the validation set, in evaluate.py's JSON, and when a run goes on."""
+    """In the validation set, in evaluate.py's JSON, and in a resumed run."""
     annotations = tmp_path / "data" / "annotations"
     code, _, error = program()
     assert code == 0 and "matched by name" not in error
@@ -134,3 +134,23 @@ def test_evaluation_on_other_classes_is_refused(program, tmp_path, capsys):
     assert evaluate.main(["run/checkpoint.pt", "--device", "cpu"]) == 2
     assert "only here 'fish' (id 3); only there 'bird' (id 3)" in capsys.readouterr().err
     assert torch.load("run/checkpoint.pt", weights_only=True)["categories"] == ["bird", "cat", "dog"]
+
+
+def test_class_agnostic_detectors_take_any_classes(program, tmp_path, capsys):
+    """An RPN is trained with, evaluated on and resumed on data whose classes have other names, or another number."""
+    annotations = tmp_path / "data" / "annotations"
+    path = annotations / "instances_val.json"
+    path.write_text(path.read_text().replace('"bird"', '"fish"'))
+    code, _, error = program(name="rpn_r50_mlc")
+    assert code == 0 and error == ""
+    assert evaluate.main(["run/checkpoint.pt", "--device", "cpu"]) == 0
+    expected = capsys.readouterr().out
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"categories": [*content["categories"], {"id": 99, "name": "owl"}]}))
+    assert evaluate.main(["run/checkpoint.pt", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == expected and "AR@100" in expected
+
+    path = annotations / "instances_train.json"
+    path.write_text(path.read_text().replace('"bird"', '"wolf"'))
+    code, _, error = program("--resume", "run/checkpoint.pt", "--out", "second", name="rpn_r50_mlc")
+    assert code == 0 and error == ""

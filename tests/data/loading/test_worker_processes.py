@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing.queues
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,11 +21,11 @@ from torch.utils.data import Dataset
 
 from mlc_ext.detectors.data.coco import dataset as reading
 from mlc_ext.detectors.data.coco.dataset import CocoDetection
-from mlc_ext.detectors.data.errors import StarvedLoader
+from mlc_ext.detectors.data.errors import DataError, StarvedLoader
 from mlc_ext.detectors.data.loading import worker_processes
 from mlc_ext.detectors.data.loading.loader import build_loader
 from mlc_ext.detectors.data.loading.shared_batch import pack
-from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
+from mlc_ext.detectors.data.loading.worker_processes import END_AFTER, POLL, batches, death_of_worker
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -135,6 +139,63 @@ def test_a_wait_is_reported_and_ends(monkeypatch, caplog):
     with pytest.raises(StarvedLoader, match=r"no batch came for 1 s; /dev/shm has .* MiB.*; open files: the limit is"):
         next(iter(loader))
     assert sum(message.startswith("no batch came for 0 s") for message in caplog.messages) == 1
+
+
+class Expiring:
+    """An iterator like the DataLoader's, whose first waits for a batch expire."""
+
+    def __init__(self, expired):
+        self.expired = expired
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.expired -= 1
+        if self.expired >= 0:
+            raise RuntimeError("DataLoader timed out after 5 seconds")
+        return "a batch"
+
+
+def test_a_suspended_process_has_not_waited(monkeypatch):
+    """The clock goes on while a process is suspended; only waits that expired count."""
+    clock = itertools.count(step=3600.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    most = round(END_AFTER / POLL) - 1
+    assert next(batches(Expiring(most), set())) == "a batch"
+    with pytest.raises(StarvedLoader, match="no batch came for 1200 s"):
+        next(batches(Expiring(most + 1), set()))
+
+
+class Cut:
+    """The iterator of a loader, with a broken connection to its workers."""
+
+    def __init__(self, iterator):
+        self.iterator = iterator
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise ConnectionResetError("reset by peer")
+
+    def __getattr__(self, name):
+        return getattr(self.iterator, name)
+
+
+def test_a_lost_worker_raises_once():
+    """torch's handler of SIGCHLD raises for a worker that dies after its connection broke."""
+    loader = build_loader(Slow(60), 2, shuffle=False, num_workers=1)
+    iterator = iter(loader.loader)
+    worker = iterator._workers[0]
+    end = threading.Timer(1, lambda: worker.is_alive() and os.kill(worker.pid, signal.SIGKILL))
+    end.start()
+    with pytest.raises(DataError, match=r"a process that loads data died \(ConnectionResetError: reset by peer\)"):
+        next(batches(Cut(iterator), set()))
+    end.join()
+    for _ in range(50):  # the handler would run here
+        time.sleep(0.01)
 
 
 def test_a_slow_batch_is_waited_for():
