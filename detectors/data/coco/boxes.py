@@ -1,8 +1,11 @@
-"""The boxes of a data set in flat arrays (workers would copy a list of objects per image page by page), and what form
-they are likely in."""
+"""The boxes of a data set in flat arrays, and their likely form.
+
+A list of objects per image would be copied into every worker process, page by page, as reference counts are written.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +16,9 @@ from torch import Tensor
 
 from .read import Row
 
-_MOST = 0.95  # of the boxes agree with a form
-_OVERHANGING = 0.3  # of the boxes leave their image by more than a pixel
-_CORNER, _MANY = 0.6, 50  # part of each side within which so many boxes do not all lie by chance
+_MOST = 0.95  # of the boxes fit a form
+_OVERHANGING = 0.3  # of the boxes reach out of their image by more than a pixel
+_CORNER, _MANY = 0.6, 50  # if 50 boxes all lie within this fraction of each side, it is reported
 
 
 @dataclass
@@ -113,11 +116,18 @@ def likely_form(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
     if overhanging < _OVERHANGING:
         return None
     share = f"{overhanging:.0%} of the boxes reach out of their images"
-    if _mostly((w > x) & (h > y) & (w <= width + 1) & (h <= height + 1)):
-        return f"{share}, none does as x1, y1, x2, y2: COCO has x, y, width, height"
-    if _mostly((x - w / 2 >= -1) & (y - h / 2 >= -1) & (x + w / 2 <= width + 1) & (y + h / 2 <= height + 1)):
-        return f"{share}, none does as center x, center y, width, height: COCO has the left upper corner"
+    corners = (w > x) & (h > y) & (w <= width + 1) & (h <= height + 1)
+    if _mostly(corners):
+        return f"{share}, {_share(corners)} fit as x1, y1, x2, y2: COCO has x, y, width, height"
+    centers = (x - w / 2 >= -1) & (y - h / 2 >= -1) & (x + w / 2 <= width + 1) & (y + h / 2 <= height + 1)
+    if _mostly(centers):
+        return f"{share}, {_share(centers)} fit as center x, center y, width, height: COCO has the left upper corner"
     return f"{share}: COCO has x, y (left upper corner), width, height in pixels of the image's size in the file"
+
+
+def _share(agree: np.ndarray) -> str:
+    """In percent, rounded down: 100% are all."""
+    return f"{math.floor(100 * np.mean(agree))}%"
 
 
 def _mostly(agree: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .values import as_id, as_name
 
-_SHOWN = 3  # of many differences
+_SHOWN = 3  # categories named in an error
 
 
 def read_categories(entries: list[Any], path: Path, noted: Counter[str]) -> dict[int, str]:
@@ -40,12 +40,17 @@ def read_categories(entries: list[Any], path: Path, noted: Counter[str]) -> dict
     return dict(sorted(names.items()))
 
 
-def match_categories(reference: Mapping[int, str], found: Mapping[int, str]) -> list[int]:
+def match_categories(
+    reference: Mapping[int, str], found: Mapping[int, str], sources: tuple[str, str] = ("reference", "found")
+) -> list[int]:
     """The ids of ``found`` whose names are those of ``reference``, in the order of ``reference``.
 
     Ids may differ, as exporters number classes by their first appearance. Names are equal in any case and Unicode form
     where that is unique. Where names are not unique, or one side has none (every class is called by its id), both ids
     and order must agree.
+
+    Args:
+        sources: what an error calls the two.
 
     Raises:
         ValueError: other classes; names the first that differ.
@@ -58,19 +63,19 @@ def match_categories(reference: Mapping[int, str], found: Mapping[int, str]) -> 
     nameless = any(all(name == str(key) for key, name in each.items()) for each in (reference, found))
     if list(reference) == list(found) and (nameless or dict(reference) == dict(found)):
         return list(found)
-    raise ValueError(_difference(reference, found))
+    raise ValueError(_difference(reference, found, sources))
 
 
 def _folded(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
-def _difference(reference: Mapping[int, str], found: Mapping[int, str]) -> str:
+def _difference(reference: Mapping[int, str], found: Mapping[int, str], sources: tuple[str, str]) -> str:
     parts = [
         f"{what} {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
         for what, names in (
-            ("only here", _without(found, reference)),
-            ("only there", _without(reference, found)),
+            (f"only in {sources[1]}:", _without(found, reference)),
+            (f"only in {sources[0]}:", _without(reference, found)),
         )
         if names
     ]
@@ -100,17 +105,22 @@ class Classes:
     def __len__(self) -> int:
         return len(self.names)
 
-    def in_order_of(self, reference: Mapping[int, str]) -> tuple[Classes, np.ndarray, list[str]]:
+    def in_order_of(
+        self, reference: Mapping[int, str], sources: tuple[str, str]
+    ) -> tuple[Classes, np.ndarray, list[str]]:
         """-> (the same classes in the order of ``reference``, [1 + C] new labels by old ones, lines on differing ids).
+
+        Args:
+            sources: what an error calls the reference and these classes.
 
         Raises:
             ValueError: other classes, see :func:`match_categories`.
         """
-        order = match_categories(reference, self.categories)
+        order = match_categories(reference, self.categories, sources)
         labels = np.zeros(1 + len(order), dtype=np.int64)
         labels[[self.category_to_label[category] for category in order]] = np.arange(1, 1 + len(order))
         moved = [
-            f"{self.categories[own]!r} has id {own} here and {theirs} there"
+            f"{self.categories[own]!r} has id {own} instead of {theirs}"
             for own, theirs in zip(order, reference, strict=True)
             if own != theirs
         ]

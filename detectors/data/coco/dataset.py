@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..errors import DataError, ImageDecodeError, StarvedLoader
 from ..images.decode import FORMATS, decode_image, read_image
-from ..images.files import did_you_mean, missing_files
+from ..images.files import NearNames, did_you_mean, files_below, missing_files
 from ..images.orientation import count_turned
 from ..loading.verify import broken_images
 from .boxes import BoxTable, likely_form
@@ -24,7 +24,7 @@ from .findings import Findings
 from .read import LOST_WITH_IMAGE, read_coco, usable_rows
 
 _LOG = logging.getLogger(__name__)
-_SHOWN = 3  # of many equal faults
+_SHOWN = 3  # examples of a fault in a message
 
 
 def _first(items: Sequence[str], separator: str = "; ") -> str:
@@ -45,14 +45,14 @@ class CocoDetection(Dataset):
     Args:
         image_dir: folder that `file_name` is relative to; a name may not lead out of it (links in it may).
         annotation_file: the JSON.
-        categories: names of the categories to use, the others' objects are not there; None for all.
+        categories: names of the categories to use, objects of other categories are omitted; None for all.
         transforms: called as `transforms(image, target)`, returns both.
         keep_empty: keep images without a non-crowd box (they train as pure background).
         strict: raise on an image that is missing, broken or malformed in the JSON. Otherwise such images are left
-            out at the start, and one found broken at load is replaced by the next readable one (its id with it):
-            reported in the target's `skipped`, {file name: why}, warned of once, never the end of a run.
+            out at the start, and one found broken at load is replaced by the next readable image and its id:
+            reported in the target's `skipped`, {file name: why}, and logged once; the run continues.
         cache: read all files into memory at the start (encoded, as they are on disk).
-        limit: use only the first so many images by id, before :meth:`verify`; None for all.
+        limit: number of images to use, the first by id, before :meth:`verify`; None for all.
         progress: show a bar while reading.
 
     Attributes:
@@ -121,8 +121,9 @@ class CocoDetection(Dataset):
     def _present(self, entries: dict[int, dict]) -> dict[int, dict]:
         """Images whose files exist, by id, in the order of their ids."""
         names = [entry["file_name"] for entry in entries.values()]
-        missing, near = missing_files(self.image_dir, names)
+        missing = missing_files(self.image_dir, names)
         if missing:
+            near = NearNames(files_below(self.image_dir))
             absent = [name for name in names if name in missing]
             shown = [f"{name!r}{near.suggestion(name)}" for name in absent[:_SHOWN]]
             self.findings.dropped["missing images"] = len(absent)
@@ -142,7 +143,7 @@ class CocoDetection(Dataset):
             _LOG.info("%s", self.summary())
 
     def _leave_out(self, bad: dict[int, str]) -> None:
-        """Goes on without the images at the indices of `bad`."""
+        """Removes the images at the indices of `bad`."""
         if not bad:
             return
         if self.strict or len(bad) == len(self):
@@ -233,7 +234,7 @@ class CocoDetection(Dataset):
         try:
             return self._read(index)
         except (OSError, ImageDecodeError):
-            return None  # met again, and dealt with, at load
+            return None  # reported at load
 
     @property
     def num_classes(self) -> int:
@@ -267,7 +268,8 @@ class CocoDetection(Dataset):
             ValueError: other classes; ``source`` names the other set.
         """
         try:
-            self.classes, labels, moved = self.classes.in_order_of(categories)
+            sources = (source, str(self.annotation_file))
+            self.classes, labels, moved = self.classes.in_order_of(categories, sources)
         except ValueError as error:
             raise ValueError(f"the categories of {self.annotation_file} are not those of {source}: {error}") from None
         self._table.labels = labels[self._table.labels]

@@ -1,4 +1,4 @@
-"""COCO detection JSON: reads it, and sorts out which images and annotations can be used."""
+"""Reads COCO detection JSON and selects the images and annotations that can be used."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CocoContent:
     categories: dict[int, str]
     """Names by id, in the order of ids."""
     known_images: set[int]
-    """Every image id in the file, those of entries that cannot be used too."""
+    """Every image id in the file, including those of unusable entries."""
     same_image: dict[int, int] = field(default_factory=dict)
     """{id: the id under which the same file was listed before}."""
     problems: list[str] = field(default_factory=list)
@@ -53,8 +53,10 @@ class CocoContent:
     """What is odd but used."""
 
     def choose(self, names: Sequence[str], source: Path) -> None:
-        """Leaves out all categories but the named, with their annotations; ValueError, naming the file ``source``, if
-        one is not there."""
+        """Keeps only the named categories and their annotations.
+
+        ValueError, naming the file ``source``, if it does not have one of them.
+        """
         there = set(self.categories.values())
         for name in names:
             if name not in there:
@@ -193,8 +195,7 @@ def _check_inside(name: str, source: Path) -> None:
 
 
 def _without_repetitions(result: CocoContent, annotations: list[Any]) -> Iterable[Any]:
-    """Annotations without those that stand there twice. An id that different ones share is no reason to drop any, as
-    the ids are not used."""
+    """The annotations without exact duplicates. Different annotations with the same id are kept: ids are not used."""
     seen: dict[int, Any] = {}
     for annotation in annotations:
         key = as_id(annotation.get("id")) if isinstance(annotation, dict) else None

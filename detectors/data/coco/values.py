@@ -1,4 +1,4 @@
-"""Values of a JSON as ids, names, flags, sides and coordinates; None where they are none."""
+"""Values of a JSON as ids, names, flags, sides and coordinates; None for values that cannot be used."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def as_side(value: Any) -> int | None:
 
 
 def as_flag(value: Any) -> bool | None:
-    """A truth value: a boolean, an integer, null, or one of them as text. As in pycocotools any number but 0
-    is true."""
+    """A truth value: a boolean, null (false), a whole number (false if 0, as in pycocotools), or one of the texts "1",
+    "true", "yes", "0", "false", "no" and "" in any case. Other values, such as 0.5 and "2", are None."""
     if value is None or isinstance(value, bool):
         return bool(value)
     if isinstance(value, str):

@@ -18,7 +18,7 @@ from .orientation import turned
 
 _LOG = logging.getLogger(__name__)
 
-# Not all that Pillow reads: an .eps, say, would be handed to Ghostscript, which runs programs.
+# Not all formats of Pillow: it passes .eps files to Ghostscript, which runs programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Image formats that are read (as far as this Pillow can), by their content, whatever the file is called; of several
 frames the first."""
@@ -66,7 +66,7 @@ def read_image(path: str | os.PathLike) -> bytes:
     """The bytes of an image file. Raises OSError, or ImageDecodeError for a file larger than `MAX_BYTES`."""
     with open(path, "rb") as file:
         if (length := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-            raise ImageDecodeError(f"has {length} bytes, which no image has that is read here (at most {MAX_BYTES})")
+            raise ImageDecodeError(f"has {length} bytes, the limit is {MAX_BYTES}")
         return file.read()
 
 
@@ -77,7 +77,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _differs(image: Image.Image, size: tuple[int, int]) -> ImageDecodeError:
-    return ImageDecodeError(f"is {image.width}x{image.height} pixels, but the annotations say {size[1]}x{size[0]}")
+    return ImageDecodeError(f"is {image.width}x{image.height} pixels, but the annotations give {size[1]}x{size[0]}")
 
 
 def _what(data: bytes) -> str:
@@ -100,7 +100,8 @@ def _clipped(values: np.ndarray, most: int, note: Callable[[str], None]) -> np.n
     values = np.where(finite, values, 0)
     low, high = values.min(), values.max()
     if low < 0 or high > most:
-        note(f"has values of {low:g} to {high:g}, of a {values.dtype} image read as 0..{most}: the others are clipped")
+        seen = f"has values of {low:g} to {high:g}, of a {values.dtype} image read as 0..{most}"
+        note(f"{seen}: values outside are clipped")
     if not finite.all():
         note(f"has {np.count_nonzero(~finite)} pixels that are NaN or infinite, read as black")
     return np.clip(values, 0, most)

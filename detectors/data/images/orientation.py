@@ -1,8 +1,8 @@
 """The EXIF orientation of images: one rule for training, evaluation and prediction.
 
 An image is turned as its EXIF orientation asks, as viewers and the other readers of this field do. The exception: where
-only the stored pixels have the size that the annotations give, the boxes live in their frame and nothing is turned.
-Prediction knows no size and always turns.
+only the stored pixels have the size that the annotations give, the boxes refer to the stored pixels and nothing is
+turned. Prediction has no size to compare and always turns.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _orientation(image: Image.Image) -> int:
 def count_turned(
     paths: Sequence[str | os.PathLike], sizes: Sequence[tuple[int, int]], formats: Sequence[str]
 ) -> Counter[str]:
-    """Counts the images that are turned, and those that are not although their orientation asks for it.
+    """Counts the images that are turned, and those that are not although their orientation is set.
 
     Only headers are read; orientations that a PNG has behind its pixels are not counted (they are applied).
     """

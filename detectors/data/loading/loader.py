@@ -27,9 +27,9 @@ def collate(items: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor
 
 
 class _SeededItems(Dataset):
-    """Seeds torch, numpy and random for every item, from (seed, epoch, index): transforms then draw the same
-    whichever worker has the item, and whether or not the run was resumed. What can go wrong with data is given back
-    as the item, to be raised in the main process as it is, not inside a worker's traceback."""
+    """Seeds torch, numpy and random for every item, from (seed, epoch, index): random transforms then do not depend on
+    the worker that loads the item, nor on a resume. An error of the data is returned as the item: the main process
+    raises it as it is, not inside a worker's traceback."""
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -63,7 +63,7 @@ def _packed(items: Sequence[Any]) -> Any:
 
 
 class _KeyedBatches(Sampler):
-    """The sampler's batches with the epoch beside every index, which so reaches even workers that live on."""
+    """The sampler's batches of (epoch, index): persistent workers receive the epoch only with the indices."""
 
     def __init__(self, sampler: AspectRatioBatchSampler):
         self.sampler = sampler

@@ -56,7 +56,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self.start = 0  # batches of this epoch to pass over: those a resumed run has had
+        self.start = 0  # batches of this epoch to skip: those before the checkpoint of a resumed run
         if len(self) == 0:
             raise ValueError("there are no images to make batches of")
 

@@ -79,8 +79,8 @@ def pack(content: Any) -> Packed:
 
 
 def _require_descriptors() -> None:
-    """OSError unless some files can still be opened: sending shared memory takes a few, in a thread that could only
-    lose the batch."""
+    """OSError unless some files can still be opened: sending shared memory opens a few, in a thread whose errors lose
+    the batch."""
     spare = []
     try:
         for _ in range(_SPARE):

@@ -37,18 +37,18 @@ def test_categories_are_matched_by_name(reference, found, expected):
 @pytest.mark.parametrize(
     ("reference", "found", "message"),
     [
-        ({1: "cat", 2: "dog"}, {1: "cat", 2: "owl"}, r"only here 'owl' \(id 2\); only there 'dog' \(id 2\)"),
-        ({1: "cat", 2: "dog"}, {1: "cat"}, r"^only there 'dog' \(id 2\)$"),
-        ({1: "cat"}, {1: "cat", 2: "dog"}, r"^only here 'dog' \(id 2\)$"),
+        ({1: "cat", 2: "dog"}, {1: "cat", 2: "owl"}, r"^only in b: 'owl' \(id 2\); only in a: 'dog' \(id 2\)$"),
+        ({1: "cat", 2: "dog"}, {1: "cat"}, r"^only in a: 'dog' \(id 2\)$"),
+        ({1: "cat"}, {1: "cat", 2: "dog"}, r"^only in b: 'dog' \(id 2\)$"),
         ({1: "cat", 2: "cat"}, {2: "cat", 3: "cat"}, "the same names, some of them more than once"),
         ({1: "cat", 2: "cat", 3: "dog"}, {1: "cat", 2: "dog", 3: "cat"}, "the same names, some of them more than once"),
-        ({1: "cat", 2: "dog"}, {0: "0", 1: "1"}, "only here '0'"),  # without names, and other ids
-        ({k: f"a{k}" for k in range(9)}, {k: f"b{k}" for k in range(9)}, "'b2' .id 2., ...; only there .*'a2'"),
+        ({1: "cat", 2: "dog"}, {0: "0", 1: "1"}, "only in b: '0'"),  # without names, and other ids
+        ({k: f"a{k}" for k in range(9)}, {k: f"b{k}" for k in range(9)}, "'b2' .id 2., ...; only in a: .*'a2'"),
     ],
 )
 def test_other_categories_are_refused_by_name(reference, found, message):
     with pytest.raises(ValueError, match=message):
-        match_categories(reference, found)
+        match_categories(reference, found, ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_labels_follow_another_set(tmp_path):
     assert dataset.category_names == ["owl", "cat", "dog"] and dataset.label_to_category == {1: 3, 2: 1, 3: 2}
     assert [a["category_id"] for a in dataset.ground_truth()["annotations"]] == [1, 2, 3]
     assert dataset.findings.relabeled == [
-        "category ids are not those of train.json, matched by name: 'owl' has id 3 here and 5 there; 'cat' has id 1 "
-        "here and 2 there; 'dog' has id 2 here and 8 there"
+        "category ids are not those of train.json, matched by name: 'owl' has id 3 instead of 5; 'cat' has id 1 "
+        "instead of 2; 'dog' has id 2 instead of 8"
     ]
 
 
@@ -106,14 +106,14 @@ def test_exchanged_ids_change_no_result(program, tmp_path, capsys):
     exchange_ids(tmp_path / "other" / "annotations" / "instances_val.json")
 
     code, _, error = program("--data", "other", "--out", "second")
-    assert code == 0 and error.count("matched by name: 'bird' has id 7 here and 3 there; 'cat'") == 1
+    assert code == 0 and error.count("matched by name: 'bird' has id 7 instead of 3; 'cat'") == 1
     assert json.loads((tmp_path / "second" / "metrics.json").read_text())["metrics"] == plain
 
     for data in ("data", "other"):
         results = tmp_path / f"{data}.json"
         assert evaluate.main(["run/checkpoint.pt", "--data", data, "--device", "cpu", "--results", str(results)]) == 0
     printed, errors = capsys.readouterr()
-    assert "matched by name: 'bird' has id 7 here" in errors
+    assert "matched by name: 'bird' has id 7 instead of 3" in errors
     tables = [part.splitlines()[1:] for part in printed.split("validation set: ")[1:]]
     assert len(tables) == 2 and tables[0] == tables[1] and len(tables[0]) > 1
     first, second = (json.loads((tmp_path / f"{data}.json").read_text()) for data in ("data", "other"))
@@ -132,7 +132,8 @@ def test_evaluation_on_other_classes_is_refused(program, tmp_path, capsys):
     path = tmp_path / "data" / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace('"bird"', '"fish"'))
     assert evaluate.main(["run/checkpoint.pt", "--device", "cpu"]) == 2
-    assert "only here 'fish' (id 3); only there 'bird' (id 3)" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"only in {path}: 'fish' (id 3); only in run/checkpoint.pt's training data: 'bird' (id 3)" in error
     assert torch.load("run/checkpoint.pt", weights_only=True)["categories"] == ["bird", "cat", "dog"]
 
 

@@ -295,7 +295,7 @@ def test_exif_is_applied_only_to_agree_with_the_annotations():
     turned = np.rot90(pixels, -1).tolist()
     assert decode_image(data, (4, 3))[0].tolist() == turned
     assert decode_image(data)[0].tolist() == turned
-    with pytest.raises(ImageDecodeError, match="4x3 pixels, but the annotations say 8x8"):
+    with pytest.raises(ImageDecodeError, match="4x3 pixels, but the annotations give 8x8"):
         decode_image(data, (8, 8))
 
 

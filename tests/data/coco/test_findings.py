@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from coco_files import box, entry, write_coco
+from coco_files import box, entry, noise, write_coco
 
 from mlc_ext.detectors.data.build import require_usable
 from mlc_ext.detectors.data.coco.boxes import likely_form
@@ -38,8 +38,8 @@ def as_fractions(boxes, sizes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (as_xyxy, "none does as x1, y1, x2, y2"),
-        (as_centers, "none does as center x"),
+        (as_xyxy, ", 100% fit as x1, y1, x2, y2"),
+        (as_centers, ", 100% fit as center x"),
         (as_fractions, "within 0..1"),
         (lambda boxes, sizes: as_fractions(as_xyxy(boxes, sizes), sizes), "within 0..1"),
         (lambda boxes, sizes: as_fractions(boxes, sizes) * 50, "percentages"),
@@ -52,6 +52,15 @@ def test_the_likely_form_of_boxes_is_named(change, message, seed):
     boxes, sizes = random_boxes(seed=seed)
     assert likely_form(boxes, sizes) is None
     assert message in likely_form(change(boxes, sizes), sizes)
+
+
+def test_the_share_of_boxes_that_fit_is_given():
+    boxes, sizes = random_boxes()
+    boxes = as_xyxy(boxes, sizes)
+    boxes[:9, 2:] += 1000
+    assert ", 95% fit as x1, y1, x2, y2" in likely_form(boxes, sizes)
+    boxes[1:9, 2:] -= 1000
+    assert ", 99% fit as x1, y1, x2, y2" in likely_form(boxes, sizes)  # 199 of 200
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -88,6 +97,28 @@ def test_lost_images_are_warned_of(tmp_path):
         "1 of 4 images are left out: 1 malformed images (images[3] has no file_name"
         in CocoDetection(*paths).warnings()[0]
     )
+
+
+@pytest.mark.parametrize("options", [{"limit": 10}, {"keep_empty": False}])
+@pytest.mark.parametrize(("lost", "warnings"), [(5, 0), (30, 1)])
+def test_a_file_s_losses_are_compared_with_the_file(tmp_path, options, lost, warnings):
+    """Not with the images that are in use: the first ten, or the twenty with objects."""
+    rows = [box(k, id=k) for k in range(100, 120)]
+    paths = write_coco(tmp_path, rows, images=[entry(k) for k in range(1, 201)], files=False)
+    for k in range(1, 201 - lost):
+        noise().save(tmp_path / f"{k}.png")
+    found = [line for line in CocoDetection(*paths, **options).warnings() if "images are left out" in line]
+    assert len(found) == warnings and all(f"{lost} of 200 images are left out" in line for line in found)
+
+
+def test_broken_images_are_compared_with_those_in_use(tmp_path):
+    paths = write_coco(tmp_path, [box(1)], images=[entry(k) for k in range(1, 51)])
+    for k in (2, 3):
+        (tmp_path / f"{k}.png").write_bytes(b"")
+    for limit, warned in ((10, True), (50, False)):
+        dataset = CocoDetection(*paths, limit=limit)
+        dataset.verify()
+        assert any("2 of 10 images are left out: 2 broken images" in line for line in dataset.warnings()) == warned
 
 
 def spoil(path, **change) -> None:

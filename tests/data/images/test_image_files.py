@@ -9,7 +9,7 @@ from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.images.files import NearNames, did_you_mean
 from mlc_ext.detectors.data.paths import find_dataset
 
-DISK = ["a b.png", "cafe\u0301.png", "img_0001.png", "x.jpg"]
+DISK = ["a b.png", "cafe\u0301.png", "img_0001.png", "x.jpg", "95.png", "train/one.png", "sub/12.png", "old/12.png"]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,16 @@ DISK = ["a b.png", "cafe\u0301.png", "img_0001.png", "x.jpg"]
         ("train\\img_0001.png", "img_0001.png"),
         ("./x.jpg", "x.jpg"),
         (" x.jpg\n", "x.jpg"),
-        ("img_0010.png", "img_0001.png"),
+        ("imge_0001.png", "img_0001.png"),
+        ("one.png", "train/one.png"),
+        ("val/ONE.jpg", "train/one.png"),
+        ("trian/one.png", "train/one.png"),
+        ("sub/12.jpg", "sub/12.png"),
+        ("12.png", None),  # in two folders
+        ("img_0010.png", None),  # another image
+        ("195.png", None),
+        ("195.jpg", None),
+        ("sub/13.png", None),
         ("zebra.png", None),
         ("", None),
         ("http://[bad", None),
@@ -52,6 +61,23 @@ def test_missing_images_are_reported_with_the_name_on_disk(tmp_path):
     assert dataset.findings.examples["missing images"] == "'1.PNG'; did you mean '1.png'?"
     with pytest.raises(FileNotFoundError, match="1 of 2 .* did you mean '1.png'"):
         CocoDetection(*paths, strict=True)
+
+
+def test_names_in_subfolders(tmp_path):
+    names = ["sub/a.PNG", "sub/deep/b.jpg", "c.png"]
+    paths = write_coco(tmp_path, [box(1)], images=[entry(k, name) for k, name in enumerate(names, 1)], files=False)
+    (tmp_path / "sub" / "deep").mkdir(parents=True)
+    for name in ("sub/a.png", "sub/deep/b.png", "c.png"):
+        noise().save(tmp_path / name)
+    match = r"2 of 3 .*: 'sub/a.PNG'; did you mean 'sub/a.png'\?, 'sub/deep/b.jpg'; did you mean 'sub/deep/b.png'\?$"
+    with pytest.raises(FileNotFoundError, match=match):
+        CocoDetection(*paths, strict=True)
+
+
+def test_names_are_indexed_only_if_one_is_missing(tmp_path, monkeypatch):
+    paths = write_coco(tmp_path, [box(1)])
+    monkeypatch.setattr("os.walk", lambda folder: pytest.fail("listed"))
+    assert len(CocoDetection(*paths, strict=True)) == 3
 
 
 def test_paths(tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ def test_workers_change_nothing():
     two = build_loader(Toy(23), 4, shuffle=True, seed=5, num_workers=2)
     for epoch in (0, 1):
         one.set_epoch(epoch)
-        two.set_epoch(epoch)  # reaches workers that live on from epoch 0
+        two.set_epoch(epoch)  # reaches the persistent workers of epoch 0
         alone, together = seen(one), seen(two)
         assert alone == together
         flips = [row[1] > 0 for batch in alone for row in batch]

@@ -1,4 +1,4 @@
-"""Loader processes that the system refuses memory or open files: the run goes on or ends in a line, and never waits."""
+"""Loader processes without memory or open files: the run continues or ends with one line, and never hangs."""
 
 from __future__ import annotations
 
