@@ -14,7 +14,7 @@ from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.generated import dataset as module
 from mlc_ext.detectors.data.generated.animals import MAX_CLASSES, class_badge, draw_animal
 from mlc_ext.detectors.data.generated.dataset import contact_sheet, generate, main, scene
-from mlc_ext.detectors.data.generated.scenes import MIN_BADGE_VISIBLE, MIN_VISIBLE, SUPERSAMPLE
+from mlc_ext.detectors.data.generated.scenes import MIN_BADGE_VISIBLE, MIN_VISIBLE, SUPERSAMPLE, Canvas, try_animal
 from mlc_ext.detectors.data.paths import find_dataset
 
 SMALL = {"num_train": 6, "num_val": 3, "image_size": 96, "num_classes": 3, "seed": 4}
@@ -59,9 +59,12 @@ def test_splits_differ():
     assert (scene("train", 0).image != scene("val", 0).image).mean() > 0.5
 
 
-def test_is_made_once(small, monkeypatch):
-    monkeypatch.setattr(module, "_write_split", lambda *_: pytest.fail("made again"))
-    assert generate(small, **SMALL) == small
+def test_is_made_once(small):
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in [small, *small.rglob("*")]}
+
+    before = times()
+    assert generate(small, **SMALL) == small and times() == before
 
 
 @pytest.mark.parametrize("change", ["parameters", "version", "unreadable version"])
@@ -96,10 +99,11 @@ def test_what_is_not_ours_is_left_alone(tmp_path):
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
+        assert len(list(tmp_path.rglob("*.png"))) == SMALL["num_train"]  # the annotations are written after the images
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_write_json", fail)
+    monkeypatch.setattr("json.dumps", fail)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "deep" / "set", **SMALL)
     assert list((tmp_path / "deep").iterdir()) == []
@@ -186,15 +190,12 @@ def test_the_badge_is_all_that_the_class_changes(seed):
     assert 0.02 < inside.sum() / (masks[0] > 0).sum() < 0.45
 
 
-def test_boxes_are_tight(monkeypatch):
+def test_boxes_are_tight():
     """One animal on a blank ground, with nothing on top: its box is the bounds of the pixels that differ."""
-    from mlc_ext.detectors.data.generated import scenes as drawing
-
-    monkeypatch.setattr(drawing, "_background", lambda rng, size: Image.new("RGB", (size, size), (255, 0, 255)))
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        canvas = drawing._Canvas(drawing._background(rng, 400))
-        placed = drawing._try_animal(rng, canvas, 200.0, 0, ((-20, 420), (0, 400)))
+        canvas = Canvas(Image.new("RGB", (400, 400), (255, 0, 255)))
+        placed = try_animal(rng, canvas, 200.0, 0, ((-20, 420), (0, 400)))
         if not placed:
             continue
         rows, columns = np.nonzero((np.asarray(canvas.image) != (255, 0, 255)).any(axis=2))
@@ -202,17 +203,15 @@ def test_boxes_are_tight(monkeypatch):
 
 
 def test_visibility_is_kept():
-    from mlc_ext.detectors.data.generated import scenes as drawing
-
     rng = np.random.default_rng(0)
-    canvas = drawing._Canvas(Image.new("RGB", (400, 400)))
-    placed = sum(len(drawing._try_animal(rng, canvas, 160.0, 0, ((0, 400), (0, 400)))) for _ in range(30))
+    canvas = Canvas(Image.new("RGB", (400, 400)))
+    placed = sum(len(try_animal(rng, canvas, 160.0, 0, ((0, 400), (0, 400)))) for _ in range(30))
     assert 3 <= placed < 30
     for i in range(placed):  # counted from the maps, not from the running counts
-        whole, badge = canvas._whole[i]
-        assert np.count_nonzero(canvas._owner == i) >= MIN_VISIBLE * whole
-        assert np.count_nonzero(canvas._badge == i) >= MIN_BADGE_VISIBLE * badge
-        assert canvas.visible()[i] == pytest.approx(np.count_nonzero(canvas._owner == i) / whole)
+        whole, badge = canvas.whole[i]
+        assert np.count_nonzero(canvas.owner == i) >= MIN_VISIBLE * whole
+        assert np.count_nonzero(canvas.badge == i) >= MIN_BADGE_VISIBLE * badge
+        assert canvas.visible()[i] == pytest.approx(np.count_nonzero(canvas.owner == i) / whole)
 
 
 def test_boxes_are_quarters_of_a_pixel(scenes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from coco_files import box, encoded, entry, noise, write_coco
@@ -124,3 +125,28 @@ def test_odd_file_names_are_no_files(tmp_path, name, capsys):
     dataset = CocoDetection(*paths)
     assert dataset.image_ids == [1] and sum(dataset.findings.dropped.values()) == 1
     dataset.summary().encode()
+
+
+def float_image(values) -> bytes:
+    return encoded(Image.fromarray(np.array(values, dtype=np.float32)), "TIFF")
+
+
+def test_float_images_are_read_as_torchvision_reads_them():
+    """The values are those of torchvision.transforms.v2.functional.to_dtype(uint8, scale=True)."""
+    image = decode_image(float_image([[0, 0.25, 0.5, 0.9, 1.0]]))
+    assert image.tolist() == [[[0, 63, 127, 230, 255]]] * 3
+
+
+@pytest.mark.parametrize("other", [0.1, 1.0, 1.5, 255.0, -3.0, float("inf"), float("-inf"), float("nan")])
+def test_a_float_pixel_does_not_depend_on_the_others(other):
+    noted = []
+    pixels = decode_image(float_image([[0.5, other, 0.9]]), note=noted.append)[0].tolist()[0]
+    assert pixels[::2] == [127, 230]
+    assert pixels[1] == (255 if 1 <= other < 1e9 else 25 if other == 0.1 else 0)
+    assert bool(noted) == (not 0 <= other <= 1)
+
+
+def test_32_bit_integers_beyond_16_bits_are_noted():
+    noted = []
+    data = encoded(Image.fromarray(np.array([[256, 65535, 70000]], dtype=np.int32)), "TIFF")
+    assert decode_image(data, note=noted.append)[0].tolist() == [[1, 255, 255]] and "70000" in noted[0]

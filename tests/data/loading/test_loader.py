@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
 import numpy as np
 import pytest
 import torch
+from coco_files import box, encoded, entry, write_coco
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils.data import Dataset
 
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.loading.loader import build_loader, collate
 from mlc_ext.detectors.data.loading.sampler import AspectRatioBatchSampler
 from mlc_ext.detectors.data.transforms import RandomHorizontalFlip
@@ -237,3 +241,22 @@ def test_grouping_needs_ratios():
     with pytest.raises(ValueError, match="Plain has none"):
         build_loader(Plain(), 2, shuffle=True, group_by_aspect=True)
     assert sorted(t["image_id"] for _, targets in build_loader(Plain(), 2, shuffle=True) for t in targets) == [0, 1, 2]
+
+
+def test_clipped_images_are_noted_once(tmp_path, caplog):
+    paths = write_coco(tmp_path, [box(1)], images=[entry(1), entry(2)], files=False)
+    for k in (1, 2):
+        image = Image.fromarray(np.full((30, 40), 200 + k, dtype=np.float32))
+        (tmp_path / f"{k}.png").write_bytes(encoded(image, "TIFF"))
+    for workers in (0, 1):
+        dataset = CocoDetection(*paths)
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "mlc_ext.detectors"):
+            for _ in range(2):
+                for _, targets in build_loader(dataset, 2, shuffle=False, num_workers=workers):
+                    assert all("clipped" not in target for target in targets)
+        assert "2 images with values that were clipped" in dataset.summary()
+        reported = [(record.levelname, record.getMessage().partition(":")[0]) for record in caplog.records]
+        what = "has values of {0} to {0}, of a float32 image read as 0..1"
+        assert reported == [("WARNING", f"{tmp_path}/1.png {what.format(201)}"),
+                            ("INFO", f"{tmp_path}/2.png {what.format(202)}")]  # fmt: skip
