@@ -44,7 +44,7 @@ def dataset_paths(config: Config, cache: Path, splits: Sequence[str] = ("train",
 
 
 def evaluation_transforms(config: Config) -> Compose:
-    """What an image goes through before it is evaluated or predicted on."""
+    """The preprocessing of images in evaluation and prediction."""
     return detection_transforms(config.data.evaluated_side, config.data.long_side)
 
 
@@ -80,7 +80,7 @@ def log_warnings(*datasets: CocoDetection) -> None:
 
 
 def require_objects(train: CocoDetection) -> None:
-    """ValueError if there is nothing to learn."""
+    """ValueError if the training set has no object."""
     if train.num_objects == 0:
         raise ValueError(f"nothing to learn, no object in {train.summary()}")
 
@@ -123,7 +123,7 @@ def build_training_loader(config: Config, train: CocoDetection, device: torch.de
 def verify(config: Config, *datasets: CocoDetection, progress: bool = False) -> None:
     """With ``data.verify``, decodes all images once and leaves the broken ones out. Logs the sets' warnings.
 
-    All ranks must call it, and not where one of them may have failed before: they wait for each other's findings.
+    All ranks must call it, because they exchange their findings: a failed rank would make the others wait.
     """
     if config.data.verify:
         for dataset in datasets:
@@ -132,9 +132,9 @@ def verify(config: Config, *datasets: CocoDetection, progress: bool = False) -> 
 
 
 def build_validation_set(config: Config, cache: Path, *, progress: bool = False) -> CocoDetection:
-    """The set that is evaluated on; with ``data.val_is_train`` the training images.
+    """The validation set; with ``data.val_is_train`` the training images.
 
-    ValueError if it has annotations of which none can be used.
+    ValueError if it has annotations, but none can be used.
     """
     split = "train" if config.data.val_is_train else "val"
     paths = dataset_paths(config, cache, (split,))
@@ -150,7 +150,7 @@ def build_validation_set(config: Config, cache: Path, *, progress: bool = False)
 
 
 def require_usable(dataset: CocoDetection) -> None:
-    """ValueError if the file has annotations of which not one can be used."""
+    """ValueError if the file has annotations, but none can be used."""
     if dataset.findings.num_annotations and not dataset.num_boxes:
         raise ValueError(f"no annotation can be used: {dataset.warnings()[0]}")
 

@@ -8,19 +8,19 @@ import resource
 
 
 class ImageDecodeError(ValueError):
-    """The bytes are not a whole image, or the image has another size than announced."""
+    """The bytes are not a complete image, or the image does not have the size that the annotations give."""
 
 
 class DataError(RuntimeError):
-    """The data cannot be loaded any more; the message is for the user."""
+    """The data cannot be loaded any more."""
 
 
 class StarvedLoader(DataError):
-    """The system refuses what loading needs: open files, shared memory."""
+    """The system has no open files or shared memory left for loading."""
 
     @classmethod
     def of(cls, error: BaseException) -> StarvedLoader | None:
-        """``error`` as a StarvedLoader if it is caused by a system limit, else None: the data are at fault."""
+        """``error`` as a StarvedLoader if it is caused by a system limit, else None."""
         number = getattr(error, "errno", None)
         if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(error):
             return cls(f"too many open files: {open_files()}. Raise the limit (ulimit -n) or use fewer data.workers")

@@ -1,4 +1,4 @@
-"""Data that break in a run: checked at the start, at loading, reported in a line; as in docs/faults.md."""
+"""Broken data in a run: found at the start or at loading, and reported in one line, as in docs/faults.md."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_images_that_all_vanish_end_the_epoch(tmp_path, workers):
 
 
 class Deadly(Dataset):
-    """A worker that has item 5 is killed, as by the system when memory is short."""
+    """The worker that loads item 5 is killed, as the system does when memory is short."""
 
     def __len__(self):
         return 64
@@ -175,7 +175,7 @@ def stuck(ready):
 iterator = iter(build_loader(Pids(), 1, shuffle=False, num_workers=1))
 worker = next(iterator)[1][0]["image_id"]
 assert worker != os.getpid()
-subprocess.run(["kill", "-TERM", str(worker)], check=True)  # not from this process, whose it would heed
+subprocess.run(["kill", "-TERM", str(worker)], check=True)  # not from this process, because workers obey its SIGTERM
 os.kill(worker, signal.SIGINT)
 assert len(list(iterator)) == 63
 # one that is stuck, at exit

@@ -59,7 +59,7 @@ class BoxTable:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def of_images(self, kept: np.ndarray) -> BoxTable:
-        """The boxes of the images at the sorted indices ``kept`` alone."""
+        """Only the boxes of the images at the sorted indices ``kept``."""
         there = np.isin(self.owners, kept)
         return BoxTable(
             np.concatenate([[0], np.cumsum(np.diff(self.offsets)[kept])]),
@@ -93,7 +93,7 @@ class BoxTable:
 
 
 def likely_form(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
-    """What is likely wrong with ``boxes``, taken as x, y, width, height in pixels; None if nothing is.
+    """The likely fault of ``boxes``, read as x, y, width, height in pixels; None if there is no sign of one.
 
     Args:
         boxes: [n, 4], as in the file.

@@ -19,7 +19,7 @@ def read_categories(entries: list[Any], path: Path, noted: Counter[str]) -> dict
     """{id: name} of a JSON's ``categories``, in the order of ids; a category without a name is called by its id.
 
     Raises:
-        ValueError: an id that is missing, not an integer, or given to two names.
+        ValueError: an id is missing, is not an integer, or has two names.
     """
     names: dict[int, str] = {}
     for k, entry in enumerate(entries):
@@ -50,7 +50,7 @@ def match_categories(
     and order must agree.
 
     Args:
-        sources: what an error calls the two.
+        sources: the names of ``reference`` and ``found`` in errors.
 
     Raises:
         ValueError: other classes; names the first that differ.
@@ -111,7 +111,7 @@ class Classes:
         """-> (the same classes in the order of ``reference``, [1 + C] new labels by old ones, lines on differing ids).
 
         Args:
-            sources: what an error calls the reference and these classes.
+            sources: the names of ``reference`` and of these classes in errors.
 
         Raises:
             ValueError: other classes, see :func:`match_categories`.

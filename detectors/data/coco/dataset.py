@@ -57,13 +57,13 @@ class CocoDetection(Dataset):
 
     Attributes:
         classes: the :class:`~mlc_ext.detectors.data.coco.categories.Classes`: names, ids and labels.
-        findings: the :class:`~mlc_ext.detectors.data.coco.findings.Findings`: what was left out or odd.
+        findings: the :class:`~mlc_ext.detectors.data.coco.findings.Findings`: what was left out or is unusual.
         image_ids: COCO ids of the items, in order.
 
     Raises:
         ValueError: the JSON is not COCO detection data (names what is missing), a file name leads out of
-            `image_dir`, no image is left, a chosen category is not there, or `limit` is below 1; in `strict` mode, any
-            malformed or broken image.
+            `image_dir`, no image is left, a chosen category does not exist, or `limit` is below 1; in `strict` mode,
+            any malformed or broken image.
         FileNotFoundError: no such file or folder; no image at all; in `strict` mode, any missing image.
     """
 
@@ -192,7 +192,7 @@ class CocoDetection(Dataset):
         raise DataError(f"none of the {len(self)} images in {self.image_dir} can be read: {shown}")
 
     def load_image(self, index: int, note: Callable[[str], None] = _LOG.warning) -> torch.Tensor:
-        """Image `index` as uint8 [3, H, W], before transforms; ``note`` gets what :func:`decode_image` notes.
+        """Image `index` as uint8 [3, H, W], before transforms; ``note`` is passed to :func:`decode_image`.
 
         Raises OSError or ImageDecodeError, naming the file, or StarvedLoader at the limit of open files.
         """
@@ -212,7 +212,7 @@ class CocoDetection(Dataset):
         return int(height), int(width)
 
     def image_path(self, index: int) -> Path:
-        """Where the file of image `index` lies."""
+        """The path of image `index`."""
         return self.image_dir / self._names[index]
 
     def aspect_ratios(self) -> np.ndarray:
@@ -257,12 +257,12 @@ class CocoDetection(Dataset):
 
     @property
     def num_objects(self) -> int:
-        """Usable boxes that are no crowd's."""
+        """Usable boxes without crowds."""
         return int((~self._table.iscrowd).sum())
 
     def label_as(self, categories: Mapping[int, str], source: str) -> None:
         """Gives the classes the labels 1.. in the order of ``categories`` ({id: name}), those of another set, matched
-        by name: ids may differ between files of one data set. What changes is kept in `relabeled`.
+        by name: ids may differ between files of one data set. Differing ids are listed in `findings.relabeled`.
 
         Raises:
             ValueError: other classes; ``source`` names the other set.
@@ -277,14 +277,14 @@ class CocoDetection(Dataset):
             self.findings.relabeled.append(f"category ids are not those of {source}, matched by name: {_first(moved)}")
 
     def summary(self) -> str:
-        """One paragraph: what is in the set, and what was dropped and why."""
+        """One line: the size of the data set, and the dropped images and annotations by reason."""
         return (
             f"{self.annotation_file}: {len(self)} images, {self.num_boxes} boxes ({self.num_boxes - self.num_objects} "
             f"crowd), {self.num_classes} categories{self.findings.summary()}"
         )
 
     def warnings(self) -> list[str]:
-        """What the user must see before a run, each in a line."""
+        """The warnings before a run, each in a line."""
         found = self.findings.warnings(len(self))
         if not self.num_objects:
             found.append("no object is left to learn or to evaluate on")

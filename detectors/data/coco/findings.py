@@ -1,4 +1,4 @@
-"""What was left out of a data set, odd or broken, and the warnings about it."""
+"""The faults of a data set, and the warnings about them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class Findings:
     Attributes:
         num_annotations: annotations in the file, of the chosen categories.
         num_images: images in the file.
-        dropped: Counter of what was left out, by reason.
-        noted: Counter of what was odd but used.
-        examples: {reason: the first that was dropped for it}.
-        relabeled: what :meth:`~mlc_ext.detectors.data.coco.dataset.CocoDetection.label_as` changed, in lines.
-        broken: {file name: why} of images found unreadable so far (by this process).
+        dropped: Counter of images and annotations left out, by reason.
+        noted: Counter of unusual images and annotations that are used.
+        examples: {reason: the first image or annotation dropped for it}.
+        relabeled: the category ids that :meth:`~mlc_ext.detectors.data.coco.dataset.CocoDetection.label_as` found to
+            differ, in lines.
+        broken: {file name: why} of images found unreadable so far, by this process or its workers.
         clipped: {file name: what} of images with values that were clipped so far.
         reported: the warnings that were logged.
     """
@@ -72,7 +73,7 @@ class Findings:
         return "".join(f"; {name}: {', '.join(reasons)}" for name, reasons in parts if reasons)
 
     def warnings(self, used: int) -> list[str]:
-        """What the user must see before a run, each in a line; ``used`` is the number of images in use.
+        """The warnings before a run, each in a line; ``used`` is the number of images in use.
 
         Broken images are searched for among those in use, the other faults in the whole file.
         """

@@ -28,13 +28,13 @@ FIELDS = {
     UNKNOWN_IMAGE: "image_id", UNKNOWN_CATEGORY: "category_id", MALFORMED_FLAG: "iscrowd",
     MALFORMED_BOX: "bbox", NO_AREA: "bbox", OUTSIDE: "bbox",
 }  # fmt: skip
-"""The field that is at fault, by the reason to drop an annotation."""
+"""The faulty field, by the reason to drop an annotation."""
 LOST_WITH_IMAGE = ("annotations of missing images", "annotations of broken images")
 
 
 @dataclass
 class CocoContent:
-    """A COCO detection JSON, its images and categories checked, its annotations as they are."""
+    """A COCO detection JSON: checked images and categories, unchecked annotations."""
 
     images: dict[int, dict[str, Any]]
     """By id, in the order of ids: ``file_name``, ``height``, ``width``."""
@@ -46,11 +46,11 @@ class CocoContent:
     same_image: dict[int, int] = field(default_factory=dict)
     """{id: the id under which the same file was listed before}."""
     problems: list[str] = field(default_factory=list)
-    """What is wrong with the image entries that were left out, each in a line."""
+    """The faults of the image entries that were left out, each in a line."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """What was left out, by reason."""
+    """Counts of entries left out, by reason."""
     noted: Counter[str] = field(default_factory=Counter)
-    """What is odd but used."""
+    """Counts of unusual entries that are used."""
 
     def choose(self, names: Sequence[str], source: Path) -> None:
         """Keeps only the named categories and their annotations.
@@ -77,8 +77,8 @@ def _is_of(annotation: Any, categories: set[int]) -> bool:
 def read_coco(path: Path) -> CocoContent:
     """Reads and checks a COCO detection JSON.
 
-    An image entry that cannot be used (a field is missing or wrong, its id is another image's too) is left out and
-    reported in `problems`. An image, annotation or category that is there twice is taken once. One file listed under
+    An image entry that cannot be used (a field is missing or wrong, or another image has its id) is left out and
+    reported in `problems`. Duplicates of images, annotations and categories are read once. One file listed under
     several ids, as some exporters do for several boxes, is one image with all of their boxes.
 
     Raises:
@@ -157,7 +157,7 @@ def _take_images(result: CocoContent, entries: list[Any], path: Path) -> None:
 
 
 def _image(entry: Any, k: int, path: Path) -> dict[str, Any] | str:
-    """The fields in use of an image's entry, or what is wrong with it."""
+    """The used fields of an image's entry, or its fault."""
     fields = ("id", "file_name", "width", "height")
     absent = [name for name in fields if name not in entry] if isinstance(entry, dict) else fields
     if absent:
@@ -187,7 +187,7 @@ def _is_file_name(name: Any) -> bool:
 def _check_inside(name: str, source: Path) -> None:
     """Refuses a file name that could lead out of the image folder, on any system.
 
-    Purely by its text: a link that lies in the folder was put there by whoever owns it, and is followed.
+    Only the text of the name is checked: links in the folder belong to its owner and are followed.
     """
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
@@ -246,8 +246,8 @@ def parse_row(
     content: CocoContent,
     labels: Mapping[int, int],
 ) -> Row | str:
-    """The usable form of an annotation of these images and {category: label}, or the reason to drop it; what is odd but
-    used is counted in the content's ``noted``."""
+    """The usable form of an annotation of these images and {category: label}, or the reason to drop it. Unusual but
+    used annotations are counted in the content's ``noted``."""
     if not isinstance(annotation, Mapping):
         return "malformed annotations"
     image_id, category = as_id(annotation.get("image_id")), as_id(annotation.get("category_id"))

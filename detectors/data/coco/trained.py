@@ -18,10 +18,10 @@ def trained_categories(state: Mapping[str, Any]) -> dict[int, str] | None:
 
 
 def label_as_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint: Path) -> None:
-    """Gives the classes of ``dataset`` the labels that a checkpoint's ``state`` knows them by, matched by name.
+    """Gives the classes of ``dataset`` the labels that they have in a checkpoint's ``state``, matched by name.
 
     Raises:
-        ValueError: the data have other classes.
+        ValueError: the classes of the data are not those of the checkpoint.
     """
     if _is_class_agnostic(state):
         return

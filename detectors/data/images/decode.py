@@ -20,8 +20,8 @@ _LOG = logging.getLogger(__name__)
 
 # Not all formats of Pillow: it passes .eps files to Ghostscript, which runs programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Image formats that are read (as far as this Pillow can), by their content, whatever the file is called; of several
-frames the first."""
+"""Image formats that are read, if the installed Pillow supports them. The content decides, not the name of the file; of
+several frames the first is read."""
 
 MAX_BYTES = 2**30
 """No image file is read beyond this size."""
@@ -32,9 +32,9 @@ def decode_image(
 ) -> torch.Tensor:
     """Decodes an encoded image of any mode (gray, palette, CMYK, 16-bit, float, with alpha) to uint8 [3, H, W], RGB.
 
-    An alpha channel is dropped. 16-bit grays keep their high byte. Float grays are read as 0..1, whatever the image's
-    own maximum is, as torchvision's ``to_dtype(scale=True)`` reads them; NaN and infinite pixels are black. Values
-    outside of their range are clipped, which is reported to ``note`` in a line.
+    An alpha channel is dropped. 16-bit grays keep their high byte. Float grays are read as 0..1, independent of the
+    image's maximum, as torchvision's ``to_dtype(scale=True)`` reads them; NaN and infinite pixels are black. Values
+    outside of their range are clipped, and ``note`` is called with a line about it.
 
     The EXIF orientation is applied as :mod:`~mlc_ext.detectors.data.images.orientation` defines; ``size`` is the
     (height, width) that the annotations give.
@@ -95,7 +95,7 @@ def _to_rgb(image: Image.Image, note: Callable[[str], None]) -> Image.Image:
 
 
 def _clipped(values: np.ndarray, most: int, note: Callable[[str], None]) -> np.ndarray:
-    """`values` within 0..most; what is not finite is 0."""
+    """`values` clipped to 0..most; values that are not finite become 0."""
     finite = np.isfinite(values)
     values = np.where(finite, values, 0)
     low, high = values.min(), values.max()

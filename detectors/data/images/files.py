@@ -16,7 +16,7 @@ _MOST = 5000
 
 
 class NearNames:
-    """The names of files, indexed to find the one that is meant by a name that is not among them.
+    """The names of files, indexed to find the one that a misspelled name means.
 
     These differences are ignored: a URL prefix, %20 for a space, a backslash for a slash, case, Unicode form,
     surrounding spaces, the extension, the folder if no file of another folder has that name. Otherwise the names are

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 _ORIENTATION = 0x0112
 _MOST = 2000
-"""Files whose headers are read to count the turned ones; of more images an even sample."""
+"""Most files whose headers are read to count the turned images; a larger data set is sampled evenly."""
 
 
 def is_turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
@@ -40,7 +40,7 @@ def turned(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1..8; 1 (as stored) where there is none, or no valid one."""
+    """1..8; 1 (as stored) without a valid orientation."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
         return int(value) if value in range(2, 9) else 1

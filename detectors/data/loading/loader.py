@@ -1,4 +1,4 @@
-"""Loading batches: collation, seeded transforms, and a place in the epoch that can be saved."""
+"""Loading batches: collation, seeded transforms, and a position in the epoch that can be saved."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ class _KeyedBatches(Sampler):
 
 
 class DetectionLoader:
-    """A DataLoader whose place in the epoch can be saved and taken up again.
+    """A DataLoader whose position in the epoch can be saved and restored.
 
-    Iterating yields `(images, targets)` of `collate`. Every pass begins at the epoch's beginning, but the
-    first after `load_state_dict`, which yields what was left; call `set_epoch` before each pass for a new
+    Iterating yields `(images, targets)` of `collate`. Every pass begins at the epoch's beginning, except the
+    first after `load_state_dict`, which yields the remaining batches; call `set_epoch` before each pass for a new
     order. `len()` is of a whole epoch. `position` counts the batches handed out, not those that workers have
     prepared ahead.
     """
@@ -97,7 +97,7 @@ class DetectionLoader:
         return self.batch_sampler.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch to iterate next; the epoch of a loaded place keeps that place."""
+        """Chooses the next epoch; a loaded position is kept if it is in this epoch."""
         if epoch != self.epoch:
             self.position = self._resume_at = 0
         self.batch_sampler.set_epoch(epoch)
@@ -115,7 +115,7 @@ class DetectionLoader:
 
     @property
     def dataset(self) -> Dataset:
-        """What the images come from, whole where a part of it is loaded."""
+        """The data set of the images; the whole one if a subset is loaded."""
         dataset = self.loader.dataset.dataset
         return dataset.dataset if isinstance(dataset, Subset) else dataset
 
@@ -143,16 +143,15 @@ class DetectionLoader:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and batches handed out, and what must be equal for them to mean the same."""
+        """The epoch and the number of yielded batches, and the properties on which the order depends."""
         return {"epoch": self.epoch, "position": self.position, **self._key()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up a saved place. ValueError if the data, the seed or the batches differ from the saved
-        run's."""
+        """Restores a saved position. ValueError if the data, the seed or the batches differ from the saved run's."""
         differing = {k: (state.get(k), v) for k, v in self._key().items() if state.get(k) != v}
         if differing:
             reported = ", ".join(f"{k} was {then!r}, is {now!r}" for k, (then, now) in differing.items())
-            raise ValueError(f"the saved place in the data does not fit this loader: {reported}")
+            raise ValueError(f"the saved position in the data does not fit this loader: {reported}")
         if not 0 <= state["position"] <= len(self):
             raise ValueError(f"position {state['position']} is not in an epoch of {len(self)} batches")
         self.set_epoch(state["epoch"])

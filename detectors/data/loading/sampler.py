@@ -21,8 +21,8 @@ def share(batch: Sequence, part: int, parts: int) -> list:
 class AspectRatioBatchSampler(Sampler[list[int]]):
     """Batches of indices in which portrait and landscape images do not mix, which saves padding.
 
-    The order is a function of (seed, epoch) alone. Every index comes once per epoch: what is left over of the
-    two groups is batched together at the end. If it does not fill its batches, it is shared out evenly over them and
+    The order is a function of (seed, epoch) only. Every index comes once per epoch: the rest of the two groups is
+    batched together at the end. If it does not fill its batches, it is shared out evenly over them and
     the one before: a step on one or two images, with hardly an object, can undo hundreds of others. Several ranks have
     the batches of one: each takes its `share` of every batch.
 

@@ -12,7 +12,7 @@ from .worker_processes import POLL, batches, start_worker
 
 
 def broken_images(images: Dataset, *, workers: int, progress: bool) -> dict[int, str]:
-    """{index: what is wrong with the image}, of all ranks, which share the work."""
+    """{index: fault of the image}, from all ranks, which share the work."""
     rank = distributed.rank()
     mine = list(range(rank, len(images), distributed.world_size()))
     loader = DataLoader(
@@ -38,7 +38,7 @@ def broken_images(images: Dataset, *, workers: int, progress: bool) -> dict[int,
 
 
 class _Problems(Dataset):
-    """(index, what is wrong with image `index` or None)."""
+    """(index, the fault of image `index` or None)."""
 
     def __init__(self, images: Dataset):
         self.images = images

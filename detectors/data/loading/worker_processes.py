@@ -119,9 +119,9 @@ def _next(iterator: Iterator[Any], reported: set[str]) -> Any:
 
 
 def _end_workers(iterator: Iterator[Any]) -> None:
-    """Ends and joins the workers. Otherwise the signal of the dead one may arrive later, and torch would raise in
-    whatever the main process does then."""
-    with contextlib.suppress(RuntimeError):  # the signal
+    """Ends and joins the workers. Otherwise SIGCHLD for the dead one may arrive later, and torch's handler would
+    raise at any place in the main process."""
+    with contextlib.suppress(RuntimeError):  # from that handler
         getattr(iterator, "_shutdown_workers", lambda: None)()
 
 

@@ -24,7 +24,7 @@ from mlc_ext.detectors.data.coco.trained import label_as_trained, require_traine
         ({1: "cat", 2: "dog", 3: "owl"}, {0: "owl", 7: "cat", 9: "dog"}, [7, 9, 0]),
         ({1: "Cat", 2: "caf\u00e9"}, {5: "cafe\u0301", 8: " cat"}, [8, 5]),
         ({1: "a", 2: "A"}, {1: "A", 2: "a"}, [2, 1]),
-        ({1: "1", 2: "2"}, {1: "2", 2: "1"}, [2, 1]),  # digits; the names are there
+        ({1: "1", 2: "2"}, {1: "2", 2: "1"}, [2, 1]),  # names that are digits, other than the ids
         ({1: "cat", 2: "dog"}, {1: "1", 2: "2"}, [1, 2]),  # without names: by id
         ({3: "3", 9: "9"}, {3: "cat", 9: "dog"}, [3, 9]),
         ({1: "cat", 2: "cat"}, {1: "cat", 2: "cat"}, [1, 2]),
@@ -88,7 +88,7 @@ def test_checkpoints_without_category_ids_are_compared_by_count(tmp_path):
 
 
 def exchange_ids(path, first=3, second=7) -> None:
-    """The same data, two categories numbered the other way round."""
+    """The same data with the ids of two categories exchanged."""
     content, other = json.loads(path.read_text()), {first: second, second: first}
     for entries, key in ((content["categories"], "id"), (content["annotations"], "category_id")):
         for each in entries:

@@ -318,7 +318,7 @@ def test_find_dataset(tmp_path):
     assert find_dataset(tmp_path, train_images=tmp_path / "val2017").train_images == tmp_path / "val2017"
     explicit = find_dataset(None, splits=("val",), val_images=paths.val_images, val_annotations=paths.val_annotations)
     assert explicit.val_images == paths.val_images and explicit.train_images is None
-    with pytest.raises(FileNotFoundError, match="nowhere to look"):
+    with pytest.raises(FileNotFoundError, match="neither a data folder"):
         find_dataset(None, val_images=tmp_path)
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         find_dataset(tmp_path, val_images=tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""What is likely a mistake in a data set is reported before a run, on the terminal."""
+"""Likely faults of a data set are reported on the terminal before a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO documents grown from valid ones: a summary or an error in a line, and boxes that are pycocotools' own."""
+"""Mutated COCO documents: a summary or an error of one line, and the same boxes as pycocotools."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def by_pycocotools(path, dataset: CocoDetection) -> list[list[list[float]]] | No
                     if w > 0 and h > 0 and corners[0] < corners[2] and corners[1] < corners[3]:
                         rows.append([label, float(bool(row.get("iscrowd"))), *corners.tolist()])
                 found.append(sorted(rows))
-    except Exception:  # whatever pycocotools and the arithmetic make of it
+    except Exception:  # pycocotools and numpy raise many types
         return None
     return found
 

@@ -69,7 +69,7 @@ def test_a_pipe_is_no_annotation_file(tmp_path):
 
 
 def test_nan_and_infinity_literals(tmp_path):
-    """Python's JSON reads and writes them; each lands where its field's faults land."""
+    """Python's JSON reads and writes them; each is handled like other faults of its field."""
     bad = float("nan")
     images = [entry(1), entry(2) | {"width": bad}, entry(3) | {"id": bad}, entry(4) | {"height": math.inf}]
     annotations = [box(1), box(1, (bad, 1, 2, 3)), box(1) | {"category_id": bad}, box(1) | {"image_id": math.inf},
@@ -114,7 +114,7 @@ def test_sides_written_as_floats(tmp_path):
 
 
 def test_repeated_image_ids(tmp_path):
-    """The same entry again is taken once; of two images with one id, neither is used."""
+    """A duplicate is read once; of two different images with one id, neither is used."""
     images = [entry(1), entry(1), entry(2), entry(3), entry(2, "3.png")]
     paths = write_coco(tmp_path, [box(1), box(2), box(3)], images=images)
     dataset = CocoDetection(*paths)
@@ -127,7 +127,7 @@ def test_repeated_image_ids(tmp_path):
 
 
 def test_repeated_file_names(tmp_path):
-    """An exporter's image per box: taken apart, every box would be trained as background in the other copies."""
+    """An exporter that lists an image per box: as separate images, each would train the other boxes as background."""
     images = [entry(1, "1.png"), entry(2, "1.png"), entry(3, "./1.png"), entry(4, "4.png")]
     annotations = [box(1), box(2, (1, 1, 9, 9)), box(3, (2, 2, 9, 9)), box(4)]
     dataset = CocoDetection(*write_coco(tmp_path, annotations, images=images))
@@ -166,7 +166,7 @@ def test_category_ids_that_are_no_integers(tmp_path, category):
 
 
 def test_huge_numbers(tmp_path):
-    """Nothing infinite comes of finite numbers: not in training's float32, not in COCO's areas."""
+    """Finite numbers give no infinite ones, neither float32 boxes nor areas."""
     annotations = [box(1, (-1e300, -1e300, 2e300, 2e300)), box(1, area=1e300), box(2), box(1, (-9e9, 0, 1e10, 5)),
                    box(1) | {"category_id": 10**30}, box(1) | {"image_id": 10**30}]  # fmt: skip
     dataset = CocoDetection(*write_coco(tmp_path, annotations))
@@ -223,7 +223,7 @@ def spoilt(tmp_path_factory):
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), faults=st.integers(1, 4), strict=st.booleans())
 def test_whatever_the_json_holds(spoilt, data, faults, strict):
-    """A set that can be used, or one of the two documented errors, in a line."""
+    """A usable data set, or one of the two documented errors with one line."""
     folder, path = write_coco(spoilt, [box(1), box(2) | {"id": 2}, box(3) | {"id": 3}])
     content = json.loads(path.read_text())
     for _ in range(faults):

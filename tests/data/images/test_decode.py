@@ -38,7 +38,7 @@ def test_truncated_jpeg(kept, progressive):
     ],
 )
 def test_files_that_are_no_images(data):
-    """PostScript too: Pillow would hand it to Ghostscript."""
+    """Also PostScript: Pillow would pass it to Ghostscript."""
     with pytest.raises(ImageDecodeError, match="cannot be decoded") as error:
         decode_image(data)
     assert "0x" not in str(error.value)  # no addresses of Python objects
@@ -54,7 +54,7 @@ def test_an_announced_size_is_compared_before_decoding(monkeypatch):
 
 def test_decompression_bomb():
     data = bytearray(encoded(Image.new("L", (1, 1))))
-    data[16:24] = (60_000).to_bytes(4, "big") * 2  # the sides in the header; its checksum is not looked at first
+    data[16:24] = (60_000).to_bytes(4, "big") * 2  # the sides in the header; its checksum is corrected below
     import zlib
 
     data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
@@ -104,13 +104,13 @@ def test_a_pipe_or_folder_in_an_images_place_is_missing(tmp_path):
 
 
 def test_links_on_disk_are_followed(tmp_path):
-    """They are the owner's; only a name in the JSON cannot lead out."""
+    """Links in the folder belong to its owner; only names in the JSON are refused."""
     (tmp_path / "store").mkdir()
     (tmp_path / "set").mkdir()
     noise().save(tmp_path / "store" / "a.png")
     (tmp_path / "set" / "1.png").symlink_to(tmp_path / "store" / "a.png")
     (tmp_path / "set" / "linked").symlink_to(tmp_path / "store")
-    (tmp_path / "set" / "3.png").symlink_to(tmp_path / "set" / "3.png")  # round and round
+    (tmp_path / "set" / "3.png").symlink_to(tmp_path / "set" / "3.png")  # a link loop
     images = [entry(1), entry(2, "linked/a.png"), entry(3)]
     paths = write_coco(tmp_path / "set", [box(1), box(2)], images=images, files=False)
     assert CocoDetection(*paths).image_ids == [1, 2]

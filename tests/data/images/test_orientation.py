@@ -38,7 +38,7 @@ def dataset_of(folder, data: bytes, width: int, height: int) -> CocoDetection:
 @pytest.mark.parametrize("value", range(1, 9))
 @pytest.mark.parametrize("sides", [(40, 30), (30, 30)])
 def test_images_are_turned_as_pil_turns_them(tmp_path, kind, value, sides):
-    """In training and evaluation as in prediction, which knows no size."""
+    """In training and evaluation as in prediction, which has no size to compare."""
     data = with_orientation(value, *sides, kind=kind)
     expected = by_pil(data)
     dataset = dataset_of(tmp_path, data, *expected.shape[:0:-1])

@@ -1,4 +1,4 @@
-"""Collation, padding, aspect-ratio batches, and a loader whose order seed and epoch alone decide."""
+"""Collation, padding, aspect-ratio batches, and a loader whose order depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Toy(Dataset):
 
 
 def seen(loader) -> list[list[tuple]]:
-    """What came: image ids, flipped boxes and draws, by batch."""
+    """Image ids, flipped boxes and random numbers, by batch."""
     return [[(t["image_id"], t["boxes"][0, 0].item(), t["draws"]) for t in targets] for _, targets in loader]
 
 

@@ -158,7 +158,7 @@ class Expiring:
 
 
 def test_a_suspended_process_has_not_waited(monkeypatch):
-    """The clock goes on while a process is suspended; only waits that expired count."""
+    """The clock continues while a process is suspended; only expired waits count."""
     clock = itertools.count(step=3600.0)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(time, "time", lambda: next(clock))
@@ -205,7 +205,7 @@ def test_a_slow_batch_is_waited_for():
 
 
 class Unsendable(Slow):
-    """Its items cannot be sent: what the sending thread raises is known to the worker alone."""
+    """Its items cannot be sent: the error is raised in a thread of the worker."""
 
     def __getitem__(self, index):
         return torch.zeros(3, 4, 4, dtype=torch.uint8), {"image_id": (_ for _ in ())}
@@ -217,7 +217,7 @@ def test_a_batch_that_cannot_be_sent_ends_the_wait():
         list(build_loader(Unsendable(), 2, shuffle=False, num_workers=1))
     reported = error.value if isinstance(error.value, StarvedLoader) else death_of_worker(error.value)
     assert "a worker could not send a batch: /dev/shm has" in str(reported)
-    assert multiprocessing.queues.Queue._on_queue_feeder_error is before  # changed in the workers alone
+    assert multiprocessing.queues.Queue._on_queue_feeder_error is before  # changed only in the workers
 
 
 def test_a_bus_error_names_shared_memory():
