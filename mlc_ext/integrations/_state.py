@@ -37,7 +37,6 @@ class State:
         if waiting and not self.epoch_is_set:
             self.epoch_is_set = True
             warnings.warn(
-                f"{self.how} The model trains as its baseline until its epoch is at least "
-                f"{self.config.start_epoch:g}",
+                f"{self.how} The model trains as its baseline until its epoch is at least {self.config.start_epoch:g}",
                 stacklevel=2,
             )

@@ -1,8 +1,9 @@
 """MMCV's operators for mmcv-lite, as far as dense detectors need them.
 
-mmcv-lite has the Python code of ``mmcv.ops`` without its compiled module ``mmcv._ext``; MMDetection does not import
-there ("No module named 'mmcv._ext'"). This module puts a replacement of ``mmcv._ext`` in its place: NMS, the sigmoid
-focal loss and RoIAlign work; every other operator raises an error when it is called. With the full mmcv it does nothing.
+mmcv-lite has the Python code of ``mmcv.ops`` without its compiled module ``mmcv._ext``, so that MMDetection does not
+import ("No module named 'mmcv._ext'"). This module puts a replacement of ``mmcv._ext`` in its place: NMS, the sigmoid
+focal loss and RoIAlign work; every other operator raises an error when it is called. With the full mmcv nothing is
+replaced.
 
 In a config, before other imports of MMDetection::
 
@@ -13,6 +14,7 @@ For a program that imports MMDetection's models before it reads its config::
     python -m mlc_ext.integrations.mmcv_lite tools/train.py CONFIG
 """
 
+import importlib.machinery
 import importlib.util
 import runpy
 import sys
@@ -81,7 +83,9 @@ class _Operators(types.ModuleType):
         _check_pool_mode(pool_mode)
         size = aligned_height, aligned_width
         output.copy_(
-            _torchvision_ops().roi_align(features, rois.to(features.dtype), spatial_scale, *size, sampling_ratio, aligned)
+            _torchvision_ops().roi_align(
+                features, rois.to(features.dtype), spatial_scale, *size, sampling_ratio, aligned
+            )
         )
 
     @staticmethod
@@ -149,7 +153,11 @@ def install() -> bool:
         raise ImportError("mlc_ext.integrations.mmcv_lite: install mmcv-lite==2.1.0 first")
     if importlib.util.find_spec(_NAME) is not None:
         return False
-    sys.modules[_NAME] = _Operators(_NAME, "Replaced by mlc_ext.integrations.mmcv_lite.")
+    module = _Operators(_NAME, "Replaced by mlc_ext.integrations.mmcv_lite.")
+    module.__spec__ = importlib.machinery.ModuleSpec(
+        _NAME, None
+    )  # without a loader: for MMEngine it is still mmcv-lite
+    sys.modules[_NAME] = module
     return True
 
 

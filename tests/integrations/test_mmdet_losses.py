@@ -52,7 +52,6 @@ def test_without_the_method_or_before_its_start_they_are_mmdetections(kind, mlc)
 def test_the_baselines_targets_by_the_methods_code(kind, changes, ignored):
     """A prediction alignment of weight 1e-9 makes the heads compute all losses themselves, from TaskTargets."""
     plain, ours = twins(kind, OFF | {"alignment": 1e-9}, **changes)
-    data = data_for(kind, ignored=ignored)
     for seed in range(3):
         data = batch(seed, num_classes=1 if kind == "RPNHead" else 3, ignored=ignored)
         assert_equal_losses(losses_of(ours, data), losses_of(plain, data))
@@ -77,19 +76,25 @@ def test_mutual_labels_of_retinanet():
     found = losses_of(head, data)
     logits, deltas, ious = flat_outputs(head, features, (3, 4, 1))
     anchors = head.prior_generator.grid_priors([x.shape[-2:] for x in features], device="cpu")
-    flags = [torch.cat(head.prior_generator.valid_flags([x.shape[-2:] for x in features], m["pad_shape"], "cpu")) for m in metas]
+    flags = [
+        torch.cat(head.prior_generator.valid_flags([x.shape[-2:] for x in features], m["pad_shape"], "cpu"))
+        for m in metas
+    ]
     inside = torch.cat(flags)
     priors = torch.cat(anchors).repeat(len(gts), 1)
     boxes = head.bbox_coder.decode(priors, deltas)
     parts = [  # one image at a time: MMDetection matches the anchors inside of it alone
-        mlc_ext.MaxIoUAssigner()([torch.cat(anchors)[flag]], [{"boxes": gt.bboxes}]) for flag, gt in zip(flags, gts)
+        mlc_ext.MaxIoUAssigner()([torch.cat(anchors)[flag]], [{"boxes": gt.bboxes}])
+        for flag, gt in zip(flags, gts, strict=True)
     ]
     offset, candidate = 0, []
-    for part, gt in zip(parts, gts):
+    for part, gt in zip(parts, gts, strict=True):
         candidate.append(torch.where(part.candidate_gt >= 0, part.candidate_gt + offset, -1))
         offset += len(gt)
     assignment = mlc_ext.Assignment(
-        torch.cat([part.labels for part in parts]), torch.cat(candidate), torch.cat([part.originally_ignored for part in parts])
+        torch.cat([part.labels for part in parts]),
+        torch.cat(candidate),
+        torch.cat([part.originally_ignored for part in parts]),
     )
     gt_boxes, gt_labels = torch.cat([gt.bboxes for gt in gts]), torch.cat([gt.labels for gt in gts])
     config = MLCConfig.paper("retinanet")

@@ -28,7 +28,8 @@ class MLCAnchorHead(MLCHead):
     candidates of mutual labeling; of another assigner the positives alone are candidates.
 
     Raises:
-        ValueError: ``mlc.candidates`` is "own_levels". TypeError: the sampler is neither PseudoSampler nor RandomSampler.
+        ValueError: ``mlc.candidates`` is "own_levels". TypeError: the sampler is neither PseudoSampler nor
+        RandomSampler.
     """
 
     conv_iou: IoULayer
@@ -40,6 +41,11 @@ class MLCAnchorHead(MLCHead):
         sampler = getattr(self, "sampler", None)  # absent without train_cfg
         if type(sampler) not in (PseudoSampler, RandomSampler, type(None)):
             raise TypeError(f"{type(self).__name__}: sampler must be a PseudoSampler or RandomSampler, got {sampler}")
+
+    def factors(self, score_factors: list[Tensor]) -> list[Tensor]:
+        """Those of ``conv_iou``; before it has been trained the factor is sigmoid(inf) = 1."""
+        trained = self.conv_iou.trained > 0
+        return [torch.where(trained, level, torch.inf) for level in score_factors]
 
     def loss_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *rest: Any) -> dict[str, Tensor]:
         """MMDetection's losses, and the method's ``loss_iou``.
@@ -58,7 +64,7 @@ class MLCAnchorHead(MLCHead):
             return self._losses(cls_scores, bbox_preds, ious, *rest)
         losses: dict[str, Tensor] = super().loss_by_feat(cls_scores, bbox_preds, *rest)  # type: ignore[misc]
         if ious is not None:  # every rank's graph has the layer
-            losses["loss_iou"] = sum(level.sum() for level in ious) * 0
+            losses["loss_iou"] = torch.stack([level.sum() for level in ious]).sum() * 0
         return losses
 
     def _losses(
@@ -163,7 +169,7 @@ class MLCAnchorHead(MLCHead):
 
         sampler = self.sampler  # type: ignore[attr-defined]
         if isinstance(sampler, PseudoSampler):
-            return task, *(_at_least_one(rows(mask)) for mask in (task.cls_labels > 0, task.loc_positive))
+            return task, _at_least_one(rows(task.cls_labels > 0)), _at_least_one(rows(task.loc_positive))
         if self.state.mutual:  # by the weights, and for each task apart
             size, max_positive = sampler.num, int(sampler.num * sampler.pos_fraction)
             positive, negative = sample_balanced(

@@ -82,9 +82,7 @@ class MLCFCOSHead(MLCHead, FCOSHead):  # type: ignore[misc]
             return [x.float() for x in bbox_preds]
         return [x.float() * stride for x, stride in zip(bbox_preds, self.strides, strict=True)]
 
-    def _box_losses(
-        self, task: TaskTargets, points: Tensor, distances: Tensor, quality: Tensor
-    ) -> dict[str, Tensor]:
+    def _box_losses(self, task: TaskTargets, points: Tensor, distances: Tensor, quality: Tensor) -> dict[str, Tensor]:
         """``loss_bbox``; where the IoU is not trained, weighted by the centerness, and ``loss_centerness``."""
         positive = task.loc_positive.nonzero().squeeze(1)
         points, distances, gt_boxes = points[positive], distances[positive], task.matched_boxes[positive]

@@ -63,10 +63,9 @@ class MLCHead:
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],
         score_factors: list[Tensor] | None = None,
-        batch_img_metas: list[dict[str, Any]] | None = None,
+        *,
         cfg: Any = None,
-        rescale: bool = False,
-        with_nms: bool = True,
+        **options: Any,
     ) -> Any:
         """MMDetection's detections, ranked by the product of score and quality.
 
@@ -74,22 +73,20 @@ class MLCHead:
             cls_scores: [B, A * C, H, W] logits of each level.
             bbox_preds: [B, A * 4, H, W] of each level.
             score_factors: [B, A, H, W] logits of each level.
-            batch_img_metas, cfg, rescale, with_nms: as in MMDetection.
+            cfg, options: as in MMDetection.
         """
-        if score_factors is not None and self.topk_by_product:
-            cfg = copy.deepcopy(self.test_cfg if cfg is None else cfg)  # type: ignore[attr-defined]
-            threshold = cfg.get("score_thr", 0)
-            cls_scores = [_product(*level, threshold) for level in zip(cls_scores, score_factors, strict=True)]
-            score_factors, cfg["score_thr"] = None, 0
-        return super().predict_by_feat(  # type: ignore[misc]
-            cls_scores,
-            bbox_preds,
-            score_factors,
-            batch_img_metas=batch_img_metas,
-            cfg=cfg,
-            rescale=rescale,
-            with_nms=with_nms,
-        )
+        if score_factors is not None:
+            score_factors = self.factors(score_factors)
+            if self.topk_by_product:
+                cfg = copy.deepcopy(self.test_cfg if cfg is None else cfg)  # type: ignore[attr-defined]
+                threshold = cfg.get("score_thr", 0)
+                cls_scores = [_product(*level, threshold) for level in zip(cls_scores, score_factors, strict=True)]
+                score_factors, cfg["score_thr"] = None, 0
+        return super().predict_by_feat(cls_scores, bbox_preds, score_factors, cfg=cfg, **options)  # type: ignore[misc]
+
+    def factors(self, score_factors: list[Tensor]) -> list[Tensor]:
+        """The logits that rank detections, from those of the quality layer."""
+        return score_factors
 
 
 def _product(cls_scores: Tensor, factors: Tensor, threshold: float) -> Tensor:

@@ -9,7 +9,7 @@ from .head import MLCHead
 
 
 @HOOKS.register_module()
-class MLCEpochHook(Hook):
+class MLCEpochHook(Hook):  # type: ignore[misc]
     """Sets the epoch of the model's MLC heads before every iteration, parts of an epoch included.
 
     With an iteration-based training loop an epoch is one pass over the training set.

@@ -1,8 +1,5 @@
 """RetinaNet's head with mutual labeling and IoU rescoring."""
 
-from typing import Any
-
-import torch
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.registry import MODELS
 from torch import Tensor
@@ -37,16 +34,3 @@ class MLCRetinaHead(MLCAnchorHead, RetinaHead):  # type: ignore[misc]
         for conv in self.reg_convs:
             reg_feat = conv(reg_feat)
         return self.retina_cls(cls_feat), self.retina_reg(reg_feat), self.conv_iou(reg_feat)
-
-    def predict_by_feat(
-        self,
-        cls_scores: list[Tensor],
-        bbox_preds: list[Tensor],
-        score_factors: list[Tensor] | None = None,
-        **options: Any,
-    ) -> Any:
-        """As :meth:`MLCHead.predict_by_feat`; ``score_factors`` are the IoU's logits."""
-        if score_factors is not None:  # before the layer has been trained the factor is sigmoid(inf) = 1
-            trained = self.conv_iou.trained > 0
-            score_factors = [torch.where(trained, level, torch.inf) for level in score_factors]
-        return super().predict_by_feat(cls_scores, bbox_preds, score_factors, **options)

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch
 from mmdet.models.dense_heads import RPNHead
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from .._iou_layer import IoULayer, rescored_logits
+from .._iou_layer import IoULayer
 from .anchor_head import MLCAnchorHead
 
 
@@ -28,7 +27,7 @@ class MLCRPNHead(MLCAnchorHead, RPNHead):  # type: ignore[misc]
     detector = "rpn"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, topk_by_product=True, **kwargs)
         sampler = getattr(self, "sampler", None)
         if getattr(sampler, "add_gt_as_proposals", False) or getattr(sampler, "neg_pos_ub", -1) >= 0:
             raise ValueError("MLCRPNHead: the sampler needs add_gt_as_proposals=False and neg_pos_ub=-1")
@@ -49,17 +48,3 @@ class MLCRPNHead(MLCAnchorHead, RPNHead):  # type: ignore[misc]
         """RPNHead's losses ``loss_rpn_cls`` and ``loss_rpn_bbox``, and ``loss_rpn_iou``."""
         losses = super().loss_by_feat(cls_scores, bbox_preds, *rest)
         return {name if "_rpn_" in name else name.replace("loss_", "loss_rpn_"): x for name, x in losses.items()}
-
-    def predict_by_feat(
-        self,
-        cls_scores: list[Tensor],
-        bbox_preds: list[Tensor],
-        score_factors: list[Tensor] | None = None,
-        **options: Any,
-    ) -> Any:
-        """RPNHead's proposals; ``score_factors`` are the IoU's logits."""
-        if score_factors is not None:
-            trained = self.conv_iou.trained > 0
-            levels = zip(cls_scores, score_factors, strict=True)
-            cls_scores = [torch.where(trained, rescored_logits(x, iou), x.float()) for x, iou in levels]
-        return super().predict_by_feat(cls_scores, bbox_preds, None, **options)
