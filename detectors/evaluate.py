@@ -21,12 +21,14 @@ import json
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
-from mlc_ext.detectors.data.workers import DataError, death_of_worker
+from mlc_ext.detectors.data.errors import DataError
+from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
 from mlc_ext.detectors.evaluation.measure import measure_loaded
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.files import check_writable, write_whole
 from mlc_ext.detectors.runs.load import load_for_evaluation
+from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argparse.Namespace:
@@ -50,6 +52,7 @@ def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argp
 @interruptible
 def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
     options = parse(arguments, prog)
+    show_warnings()
     try:
         with distributed.session(options.device):
             with distributed.together():

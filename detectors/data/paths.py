@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .near_names import did_you_mean
+from .images.files import did_you_mean
 
 _LAYOUTS = (
     {"images": "{split}", "annotations": "annotations/instances_{split}.json"},

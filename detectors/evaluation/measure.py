@@ -17,8 +17,8 @@ from mlc_ext.divergence import Divergence
 
 from .. import distributed, interrupts
 from ..config.settings import Config
-from ..data.coco import CocoDetection
-from ..data.loader import build_loader
+from ..data.coco.dataset import CocoDetection
+from ..data.loading.loader import build_loader
 from ..models.dense_detector import DenseDetector
 from ..runs.files import write_whole
 from ..runs.load import Loaded, load_for_evaluation
