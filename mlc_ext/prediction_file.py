@@ -83,6 +83,15 @@ class PredictionWriter:
             }
         )
 
+    def merge(self, other: PredictionWriter) -> PredictionWriter:
+        """Adds the images of another writer, as of another rank.
+
+        Returns:
+            self.
+        """
+        self._rows = [*self._rows, *other._rows]
+        return self
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, in NumPy's .npz format.
 
@@ -95,4 +104,4 @@ class PredictionWriter:
             raise ValueError("PredictionWriter: no image was added")
         columns = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
         with open(path, "wb") as file:  # np.savez would add .npz to the name
-            np.savez_compressed(file, **columns)
+            np.savez_compressed(file, allow_pickle=False, **columns)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mlc_ext import Divergence, box_iou, iou_nms, rescored_nms, spearman
+from mlc_ext import Divergence, box_iou, iou_nms, rescored_nms
+from mlc_ext.divergence import spearman
 
 from .. import interrupts
 from ..data.coco.ground_truth import GroundTruth
@@ -62,10 +64,22 @@ class FileDivergence:
     divergence: Divergence
     classes: list[Group]
     sizes: list[Group]
-    ap: dict[str, dict[str, float]] = field(default_factory=dict)
+    ap: dict[str, dict[str, float]]
     """AP, AP50 and AP75 by ranking, see :data:`RANKINGS`; "oracle_nms" before NMS alone."""
-    reliability: Reliability | None = None
-    images_with_predictions: int = 0
+    reliability: Reliability
+    num_images: int
+    """Images that have predictions."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, for JSON."""
+        return {
+            **self.divergence.compute(),
+            "classes": [asdict(group) for group in self.classes],
+            "sizes": [asdict(group) for group in self.sizes],
+            "ap": self.ap,
+            "reliability": {name: values.tolist() for name, values in vars(self.reliability).items()},
+            "images_with_predictions": self.num_images,
+        }
 
 
 def measure_predictions(

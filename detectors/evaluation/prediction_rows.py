@@ -50,12 +50,15 @@ class PredictionRows:
         labels = _mapped(self.category_ids, truth.classes.category_to_label)
         for index, image_id in enumerate(truth.image_ids):
             rows = order[np.searchsorted(ids, image_id, "left") : np.searchsorted(ids, image_id, "right")]
-            yield index, {
-                "boxes": torch.from_numpy(self.boxes[rows]),
-                "scores": torch.from_numpy(self.scores[rows]),
-                "raw_scores": torch.from_numpy(self.raw_scores[rows]),
-                "labels": torch.from_numpy(labels[rows]),
-            }
+            yield (
+                index,
+                {
+                    "boxes": torch.from_numpy(self.boxes[rows]),
+                    "scores": torch.from_numpy(self.scores[rows]),
+                    "raw_scores": torch.from_numpy(self.raw_scores[rows]),
+                    "labels": torch.from_numpy(labels[rows]),
+                },
+            )
 
     def check(self, truth: GroundTruth, path: Path, annotations: Path) -> None:
         """ValueError, naming both files, for images or categories that the annotation file does not have."""
