@@ -81,7 +81,7 @@ oldest-compile: build  ## compile every source, CPU and CUDA, against the header
 compat:  ## with the torch of TORCH=2.11.0 (its own environment, 6 GB): build every way, run the operators' tests
 	bash tools/check_compat.sh $(TORCH) $(PYTHON) $(COMPAT_ARGS)
 
-test-integrations:  ## the method inside torchvision's detectors (its own environment, 6 GB); INTEGRATIONS_ARGS="-m slow": its training
+test-integrations:  ## the method inside torchvision's and MMDetection's detectors (its own environment, 6 GB); INTEGRATIONS_ARGS="-m slow": its training
 	bash tools/test_integrations.sh $(PYTHON) -- $(INTEGRATIONS_ARGS)
 
 # With $(PYTHON), whose torch is the CUDA one: not through .venv, which would get another.

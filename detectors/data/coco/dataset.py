@@ -21,6 +21,7 @@ from ..loading.verify import broken_images
 from .boxes import BoxTable, likely_form
 from .categories import Classes
 from .findings import Findings
+from .ground_truth import coco_dictionary
 from .read import LOST_WITH_IMAGE, read_coco, usable_rows
 
 _LOG = logging.getLogger(__name__)
@@ -295,12 +296,4 @@ class CocoDetection(Dataset):
     def ground_truth(self) -> dict[str, Any]:
         """The annotations in use as a COCO dictionary, with the file's own (unclipped) boxes and areas, for
         evaluation."""
-        return {
-            "info": {},
-            "images": [
-                {"id": image_id, "height": int(h), "width": int(w)}
-                for image_id, (h, w) in zip(self.image_ids, self._sizes, strict=True)
-            ],
-            "annotations": self._table.annotations(self.image_ids, self.classes.label_to_category),
-            "categories": [{"id": category, "name": name} for category, name in self.classes.categories.items()],
-        }
+        return coco_dictionary(self.image_ids, self._sizes, self._table, self.classes)
