@@ -16,7 +16,7 @@ from ...assignment import Assignment
 from ...mutual_labeling import TaskTargets, task_targets
 from ...ops import match_boxes
 from ...sampling import sample_at_most, sample_balanced
-from .._gradient import gradient_through_boxes
+from .._gradient import decoding
 from .._iou_layer import IoULayer
 from .head import FIRST_LABEL, MLCHead, flat, gts_of
 
@@ -44,8 +44,7 @@ class MLCAnchorHead(MLCHead):
 
     def factors(self, score_factors: list[Tensor]) -> list[Tensor]:
         """Those of ``conv_iou``; before it has been trained the factor is sigmoid(inf) = 1."""
-        trained = self.conv_iou.trained > 0
-        return [torch.where(trained, level, torch.inf) for level in score_factors]
+        return [self.conv_iou.ranking_logits(level) for level in score_factors]
 
     def loss_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *rest: Any) -> dict[str, Tensor]:
         """MMDetection's losses, and the method's ``loss_iou``.
@@ -91,7 +90,7 @@ class MLCAnchorHead(MLCHead):
         logits = flat(cls_scores, head.cls_out_channels)
         deltas = flat(bbox_preds, 4).float()  # half precision would round the boxes
         all_priors = priors.repeat(num_images, 1)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and gradient_through_boxes(config)):
+        with decoding(config):
             boxes = get_box_tensor(head.bbox_coder.decode(all_priors, deltas))
         task = task_targets(
             self._assignment([gt for gt, _ in found], priors, inside, gt_boxes),
@@ -122,7 +121,7 @@ class MLCAnchorHead(MLCHead):
         if ious is not None:
             iou_logits = flat(ious, 1).squeeze(1).float()
             if self.state.rescoring:
-                self.conv_iou.trained.fill_(1.0)
+                self.conv_iou.mark_trained()
         return losses | self.added_losses(task, iou_logits)
 
     def _matched(self, priors: Tensor, inside: Tensor, gts: Any, ignored: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...assigners import FCOSAssigner
 from ...mutual_labeling import TaskTargets, task_targets
-from .._gradient import gradient_through_boxes
+from .._gradient import decoding
 from .head import FIRST_LABEL, MLCHead, flat, gts_of
 
 
@@ -51,7 +51,7 @@ class MLCFCOSHead(MLCHead, FCOSHead):  # type: ignore[misc]
         logits = flat(cls_scores, self.cls_out_channels)
         distances = flat(self._in_pixels(bbox_preds), 4)
         quality = flat(centernesses, 1).squeeze(1)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and gradient_through_boxes(config)):
+        with decoding(config):
             boxes = self.bbox_coder.decode(points, distances)
         assigner = FCOSAssigner(
             self.strides,
