@@ -35,7 +35,8 @@ def apply_mlc(model: nn.Module, config: MLCConfig | None = None, **options: Any)
       checkpoint of the plain model loads and resets the layer, which then does not rank until it has been trained.
 
     ``torch.compile`` with inductor: compile ``model.backbone`` and ``model.head``. A whole model fails in torchvision
-    0.26's own resizing, converted or not. ``torch.jit.script`` works for inference; a scripted model raises an error in training.
+    0.26's own resizing, converted or not. ``torch.jit.script`` works for inference; a scripted model raises an error in
+    training.
 
     Args:
         model: FCOS, RetinaNet, RegionProposalNetwork or a model with one as ``rpn``.
