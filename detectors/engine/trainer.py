@@ -65,8 +65,6 @@ class Trainer:
             if self.main and config.run.tensorboard:
                 watch = Watch(self.folder.path / "tensorboard", self.train_set.category_names)
             self.log = RunLog(self.metrics, self.stepper, watch, self.total_iterations, progress=self.progress)
-            if self.main:
-                with_absolute_paths(config).save(self.folder.path / "config.json")
         self.stepper.connect()
 
     @property
@@ -191,7 +189,7 @@ class Trainer:
         return path
 
     def _begin(self) -> None:
-        self.folder.begin()
+        self.folder.begin(self.config)
         self.metrics.start()
         self.log.start(self.iteration)
         LOG.info("%s", self.train_set.summary())

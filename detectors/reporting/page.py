@@ -59,10 +59,10 @@ def build_page(
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
 <title>{title}</title>
-<style>{(_HERE / "page.css").read_text()}</style></head>
+<style>{(_HERE / "page.css").read_text(encoding="utf-8")}</style></head>
 <body><header><h1>{title}</h1><nav>{links}</nav></header>
 <main>{body}</main>
-<script>{(_HERE / "viewer.js").read_text()}</script></body></html>
+<script>{(_HERE / "viewer.js").read_text(encoding="utf-8")}</script></body></html>
 """
     return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
 

@@ -7,6 +7,8 @@ import logging.handlers
 import sys
 from pathlib import Path
 
+from .files import ENCODING
+
 LOG = logging.getLogger("mlc_ext.detectors")
 
 
@@ -38,7 +40,7 @@ def open_log(path: Path, level: int = logging.INFO) -> None:
         if isinstance(handler, _RunFile):
             LOG.removeHandler(handler)
             handler.close()
-    file = _RunFile(path, delay=level > logging.INFO)
+    file = _RunFile(path, delay=level > logging.INFO, **ENCODING)
     file.setLevel(level)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for handler in list(LOG.handlers):
