@@ -28,7 +28,7 @@ def _sides(points: Tensor, gts: Tensor) -> Tensor:
 def _by_largest(index: Tensor, valid: Tensor, overlaps: Tensor) -> Tensor:
     """[A] the gt of the largest IoU among the valid [n, G] pairs, -1 for none."""
     best = torch.full_like(overlaps, -math.inf)
-    gt = torch.arange(overlaps.shape[1]).expand_as(index)
+    gt = torch.arange(overlaps.shape[1], device=overlaps.device).expand_as(index)
     best[index[valid], gt[valid]] = overlaps[index[valid], gt[valid]]
     value, chosen = best.max(1)
     return torch.where(value > -math.inf, chosen, -1)
@@ -77,7 +77,7 @@ def sim_ota(levels: Levels, strides: Tensor, gts: Tensor, labels: Tensor, logits
         matching[cost[:, k].topk(size, largest=False)[1], k] = 1
     several = matching.sum(1) > 1
     matching[several] = F.one_hot(cost[several].argmin(1), len(gts)).to(torch.uint8)
-    found = torch.full((len(points),), -1)
+    found = torch.full((len(points),), -1, device=points.device)
     found[valid] = torch.where(matching.sum(1) > 0, matching.argmax(1), -1)
     return found
 
@@ -95,8 +95,8 @@ def paa(levels: Levels, gts: Tensor, labels: Tensor, logits: Tensor, boxes: Tens
     entropy = F.binary_cross_entropy_with_logits(logits[index], y, reduction="none")
     focal = (entropy * (0.25 * y + 0.75 * (1 - y)) * (p * (1 - y) + (1 - p) * y) ** 2).sum(1)
     losses = focal + 1.3 * (1 - torch_iou(boxes[index], gts[gt], generalized=True))
-    level = torch.cat([torch.full((len(part),), i) for i, part in enumerate(levels)])[index]
-    found = torch.full((len(anchors),), -1)
+    level = torch.cat([torch.full((len(part),), i, device=part.device) for i, part in enumerate(levels)])[index]
+    found = torch.full((len(anchors),), -1, device=anchors.device)
     for k in range(len(gts)):
         parts = []
         for i in range(len(levels)):
@@ -105,8 +105,8 @@ def paa(levels: Levels, gts: Tensor, labels: Tensor, logits: Tensor, boxes: Tens
         own = torch.cat(parts)
         own = own[losses[own].argsort()]
         if len(own) >= 2:
-            low, likelihood = _mixture(losses[own].double().numpy())
-            own = own[torch.from_numpy(low)]
+            low, likelihood = _mixture(losses[own].double().cpu().numpy())
+            own = own[torch.from_numpy(low).to(own.device)]
             if len(own) > 0:
                 found[index[own[: int(likelihood[low].argmax()) + 1]]] = k
     return found

@@ -7,8 +7,8 @@
 
 All rows of a detector go on from one first part, the paper's own scheme: the detector is trained in its original
 setting first, then the method is switched on. With --protocol cached the backbone is fixed from there on, and its
-maps are computed once. What is done is kept in --out: the same command goes on where it stopped, --minutes ends it
-in time with a checkpoint, --show prints what there is without training.
+maps are computed once. What is done is kept in --out: the same command goes on where it stopped. --minutes N
+stops after N minutes and saves a checkpoint; --show prints the finished rows without training.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def plan(options: argparse.Namespace, jobs: int) -> list[Part]:
-    """All parts, seed by seed: what is there early is a whole table."""
+    """All parts, seed by seed, so that complete tables exist early."""
     rows = list(dict.fromkeys(row for name in options.tables for row in TABLES[name].rows))
     data = prepare(options.data, held_back=options.held_back, classes=options.classes)
     common = Plan(

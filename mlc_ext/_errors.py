@@ -55,6 +55,12 @@ def check_range(op: str, name: str, x: Tensor, low: int, high: int, note: str = 
         raise ValueError(f"{op}: {name} must be in {low}..{high}{note}, got {int(wrong[0])}")
 
 
+def at_least(op: str, name: str, value: int, low: int) -> None:
+    """ValueError if a setting is below its least value."""
+    if value < low:
+        raise ValueError(f"{op}: {name} must be at least {low}, got {value}")
+
+
 def limit(op: str, name: str, value: int | None) -> int:
     """The limit as the operators take it: `value`, or -1 for None. ValueError if it is negative."""
     if value is None:

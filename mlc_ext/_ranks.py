@@ -1,4 +1,4 @@
-"""The processes of torch.distributed; one process without it."""
+"""The processes of torch.distributed; a single process if it is not initialized."""
 
 from __future__ import annotations
 

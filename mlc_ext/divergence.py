@@ -102,8 +102,9 @@ class Divergence:
                 scores to which the detector applies its threshold, if these are others. Or sparse: ``labels`` [P]
                 int64, and ``scores`` and ``raw_scores`` [P] for that label alone. Use it where a detector gives a box
                 one class: zeros for the other classes would count as predictions.
-            targets: ``boxes`` [K, 4] in the coordinates of the predictions; ``labels`` [K] int64, of sparse predictions
-                any, otherwise in first_label .. first_label + C - 1; optional ``iscrowd`` [K]. On any device.
+            targets: ``boxes`` [K, 4] in the coordinates of the predictions; ``labels`` [K] int64 in
+                first_label .. first_label + C - 1, any value for sparse predictions; optional ``iscrowd`` [K]. On any
+                device.
 
         Raises:
             TypeError: labels are not int64. ValueError: shapes disagree, a label is out of range, or a prediction is

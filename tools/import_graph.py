@@ -3,7 +3,7 @@
     python tools/import_graph.py detectors mlc_ext
 
 A room is a folder or a module directly in the package. Without circles between rooms, every import goes down: each room
-stands above all that it imports. Imports for types alone (`if TYPE_CHECKING:`) are not counted.
+stands above all that it imports. Imports for types alone (`if TYPE_CHECKING:`) count too.
 """
 
 from __future__ import annotations
@@ -17,27 +17,36 @@ from pathlib import Path
 Graph = Mapping[str, set[str]]
 
 
-def imports(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
-    """Relative imports of a module: (the module, the name taken from it), from the package's folder."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        if isinstance(node, ast.ImportFrom) and node.level:
-            parts = module.split(".") if module else []
-            base = parts[: len(parts) - node.level + is_package]
-            base += node.module.split(".") if node.module else []
+INSTALLED = {"detectors": "mlc_ext.detectors"}
+"""Folders whose package has another name."""
+
+
+def imports(tree: ast.AST, package: str, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
+    """Imports of a module from its own package: (the module, the name taken from it), from the package's folder."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = node.module.split(".") if node.module else []
+            if node.level:
+                parts = module.split(".")
+                base = parts[: len(parts) - node.level + is_package] + base
+            elif ".".join(base) == package or ".".join(base).startswith(f"{package}."):
+                base = base[package.count(".") + 1 :]
+            else:
+                continue
             yield from ((".".join(base), alias.name) for alias in node.names)
-        yield from imports(node, module, is_package)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name.removeprefix(f"{package}."), "") for alias in node.names
+                        if alias.name.startswith(f"{package}."))  # fmt: skip
 
 
 def module_graph(folder: Path) -> tuple[Graph, dict[str, int]]:
     """-> ({module: modules that it imports}, {module: lines}); the package's own __init__ is left out."""
     files = {".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): path
              for path in folder.rglob("*.py") if path != folder / "__init__.py"}  # fmt: skip
-    graph = {}
+    graph, package = {}, INSTALLED.get(folder.name, folder.name)
     for module, path in files.items():
-        found = imports(ast.parse(path.read_text()), module, path.name == "__init__.py")
-        candidates = ((f"{base}.{name}".lstrip("."), base) for base, name in found)
+        found = imports(ast.parse(path.read_text()), package, module, path.name == "__init__.py")
+        candidates = ((f"{base}.{name}".strip("."), base) for base, name in found)
         graph[module] = {whole if whole in files else base for whole, base in candidates} & files.keys() - {module}
     return graph, {module: len(path.read_text().splitlines()) for module, path in files.items()}
 

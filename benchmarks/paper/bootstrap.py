@@ -81,12 +81,12 @@ class Matches:
 
     classes: list[ClassMatches]
     recalled: dict[int, np.ndarray]
-    """{detections an image: [T, I] objects found among the best so many}, all classes together."""
+    """{n: [T, I] objects found among the n best detections of an image}, all classes together."""
     objects: np.ndarray
     """[I]."""
 
     def ap(self, counts: np.ndarray | None = None) -> np.ndarray:
-        """[B, T] mean over classes of AP at IoU .5:.95; ``counts`` [B, I]: how often each image is there (once)."""
+        """[B, T] mean over classes of AP at IoU .5:.95. ``counts`` [B, I]: how often each image was drawn (1)."""
         counts = np.ones((1, len(self.objects))) if counts is None else counts
         found = np.stack([c.average_precision(counts) for c in self.classes])
         defined = np.isfinite(found)
@@ -113,7 +113,7 @@ def match(
 
     Args:
         max_detections: of an image and class.
-        recall_at: numbers of best detections an image whose recall is wanted (class-agnostic truth of one category).
+        recall_at: numbers of detections per image at which recall is computed (class-agnostic truth of one category).
     """
     coco, found = COCO(), COCO()
     rows = [

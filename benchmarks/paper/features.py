@@ -33,7 +33,7 @@ _mirror = RandomHorizontalFlip(1.0)
 
 
 class FeatureCache:
-    """The maps in a memory-mapped file of half precision, 35 kB an image and way at 160 px (C3-C5 of
+    """The maps in a memory-mapped file of half precision, 35 kB per image and orientation at 160 px (C3-C5 of
     efficientnet_lite0): what a step reads is in the system's file cache, which bounds the memory by itself.
 
     Entry 2 k is image k of the data set, 2 k + 1 its mirror image.
@@ -65,8 +65,8 @@ class FeatureCache:
 
 
 class CachedImages(Dataset):
-    """In the place of an image its entry in the cache, a constant "image" of its size; mirrored by the same draw as
-    the data set's own flip."""
+    """Instead of an image, a constant image of its size whose value is the index in the cache. The draw that decides
+    whether it is mirrored is that of the data set's own flip."""
 
     def __init__(self, cache: FeatureCache, flip: float) -> None:
         self.cache, self.flip = cache, flip

@@ -65,11 +65,11 @@ class Part:
 
     @property
     def commit(self) -> str | None:
-        """That it was trained at; None where its record does not say."""
+        """The commit that trained it; None where its record has none."""
         return json.loads((self.out / DONE).read_text()).get("commit")
 
     def record(self) -> dict:
-        """What decides what the part gives, beside the code."""
+        """The settings that affect the result."""
         return {"config": self.config.to_dict(), "cached": self.cached, "labels": self.labels}
 
     @property
@@ -81,7 +81,9 @@ class Part:
         record = json.loads(path.read_text())
         found = differences(from_dict(record["config"]), self.config)
         changed = [n for n in found if not n.startswith("run.") or n == "run.seed"]
-        changed += [n for n in ("cached", "labels") if record.get(n, getattr(self, n)) != getattr(self, n)]
+        changed += [
+            n for n, before in (("cached", False), ("labels", None)) if record.get(n, before) != getattr(self, n)
+        ]
         if changed:
             raise ValueError(f"{self.out} was made with other settings ({', '.join(changed)}): choose another --out")
         return True

@@ -74,7 +74,7 @@ class Found:
         return self._drawn[row, metric]
 
     def of_table(self, table: Table) -> Found:
-        """The rows of a table, each with the seeds that all of them have: what is compared is equally long."""
+        """The rows of a table, each with the seeds that all of them have."""
         rows = [row for row in table.rows if row in self.parts]
         seeds = set.intersection(*({part.config.run.seed for part in self.parts[row]} for row in rows)) if rows else ()
         parts, metrics, matches, drawn = {}, {}, {}, {}

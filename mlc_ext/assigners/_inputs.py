@@ -54,8 +54,8 @@ class Assigner(Protocol):
             The :class:`mlc_ext.Assignment` of B * A priors; gt indices are those of the concatenated ``boxes``.
 
         Raises:
-            ValueError: predictions are missing or of another shape, the numbers of levels and strides disagree, or
-            (CPU only) a label is out of range.
+            TypeError: ``priors`` is one tensor. ValueError: predictions are missing or of another shape, the numbers of
+            levels and strides disagree, or (CPU only) a label is out of range.
         """
         ...
 
@@ -121,6 +121,7 @@ def read_inputs(
     first_label: int,
 ) -> Inputs:
     """ValueError where predictions are missing or not of the batch's priors, or (CPU only) a label is out of range."""
+    check_levels(op, priors)
     if predictions is None:
         raise ValueError(f"{op}: predictions are needed")
     logits, boxes = predictions.cls_logits.detach(), predictions.boxes.detach()
@@ -138,7 +139,13 @@ def read_inputs(
     return Inputs(levels, torch.cat(levels), logits, boxes.to(dtype), gts, labels - first_label)
 
 
-def per_prior(op: str, levels: Sequence[Tensor], values: Sequence[float]) -> Tensor:
+def check_levels(op: str, priors: Sequence[Tensor]) -> None:
+    """TypeError for one tensor, whose rows would be taken for levels."""
+    if isinstance(priors, Tensor):
+        raise TypeError(f"{op}: priors must be a list with one tensor per level, got a Tensor")
+
+
+def of_levels(op: str, levels: Sequence[Tensor], values: Sequence[float]) -> Tensor:
     """[A]: the value of each prior's level, filled on the device: the host would wait for the copy of a list."""
     if len(levels) != len(values):
         raise ValueError(f"{op}: {len(levels)} levels of priors for {len(values)} strides")

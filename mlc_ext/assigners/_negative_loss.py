@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from ._selection import row_chunks
 
 EPSILON = 1e-12
-"""The least 1 - q whose logarithm is taken."""
+"""The least divisor, and the least 1 - q whose logarithm is taken, as in MMDetection."""
 
 
 class NegativeLoss(torch.autograd.Function):

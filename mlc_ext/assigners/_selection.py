@@ -36,8 +36,8 @@ def is_inside(points: Tensor, boxes: Tensor, margin: float = 0.0) -> Tensor:
 def largest(values: Tensor, k: int) -> Tensor:
     """[g, k] int64: where the k largest values of each row [g, A] are, in descending order.
 
-    The k largest lie in the k blocks of largest maxima, so that only these are searched. Among equals the choice is
-    torch.topk's.
+    The k largest lie in the k blocks of largest maxima, so that only these are searched. The choice among equals
+    is not specified.
     """
     num_blocks = values.shape[1] // _BLOCK
     if num_blocks <= 2 * k:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .._dtypes import at_least_float32
-from .._errors import choice
+from .._errors import at_least, choice
 from ..assignment import Assignment
 from ..ops import paired_box_iou
-from ._inputs import GT_CHUNK, GtBatch, Predictions
+from ._inputs import GT_CHUNK, GtBatch, Predictions, check_levels
 from ._selection import CENTER_MARGIN, assemble, best_gt, centers, is_inside, largest
 
 
@@ -22,7 +22,8 @@ class ATSSAssigner:
 
     A gt's candidates are the ``topk`` anchors of each level whose centers are nearest to its own. Positive are those
     whose IoU with the gt reaches the threshold and whose center lies in the gt. An anchor that is positive for several
-    gts belongs to that of the largest IoU, the first of equals. Among equal distances the choice is torch.topk's.
+    gts is assigned to the gt of the largest IoU, of equals to the first. The choice among equal distances is not
+    specified.
 
     Candidates of mutual labeling are the positives; with ``candidates="all"`` also the other candidates of a gt, each
     of the gt of its largest IoU. These are negatives of ATSS, and originally ignored for mutual labeling. ``metric`` is
@@ -40,14 +41,14 @@ class ATSSAssigner:
 
     def __post_init__(self) -> None:
         choice("ATSSAssigner", "candidates", self.candidates, ("positives", "all"))
-        if self.topk < 1:
-            raise ValueError(f"ATSSAssigner: topk must be at least 1, got {self.topk}")
+        at_least("ATSSAssigner", "topk", self.topk, 1)
 
     @torch.no_grad()
     def __call__(
         self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
     ) -> Assignment:
         """As :class:`Assigner`, for anchors. Memory is O(A + K)."""
+        check_levels("ATSSAssigner", priors)
         levels = [at_least_float32(level.detach()) for level in priors]
         anchors = torch.cat(levels)
         points, num_priors = centers(anchors), len(anchors)
@@ -62,7 +63,8 @@ class ATSSAssigner:
         boxes = gts.boxes.expand(*prior.shape, 4)
         iou = paired_box_iou(anchors[prior.flatten()], boxes.reshape(-1, 4)).view(prior.shape)
         inside = is_inside(points[prior], boxes, CENTER_MARGIN)
-        positive = (iou >= iou.mean(0) + iou.std(0)) & inside
+        deviation = iou.std(0) if len(iou) > 1 else 0  # of one candidate there is none
+        positive = (iou >= iou.mean(0) + deviation) & inside
         pair = ((prior + gts.image * num_priors).flatten(), gt.flatten(), iou.flatten())
         positive_gt, metric = best_gt(*pair, positive.flatten(), total)
         other_gt = None

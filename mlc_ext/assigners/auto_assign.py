@@ -12,16 +12,14 @@ from torch.utils.checkpoint import checkpoint
 
 from ..losses import normalizer
 from ..ops import box_iou, paired_box_iou
-from ._inputs import GT_CHUNK, Predictions, on_host, per_prior, read_inputs
-from ._negative_loss import NegativeLoss
-from ._selection import centers, in_any, is_inside
-
-EPSILON = 1e-12
-"""The least divisor, as in MMDetection."""
+from ._inputs import GT_CHUNK, Predictions, of_levels, on_host, read_inputs
+from ._negative_loss import EPSILON, NegativeLoss
+from ._pairs import pairs_inside
+from ._selection import centers, in_any
 
 
 class AutoAssignCriterion(nn.Module):
-    """AutoAssign (Zhu et al., 2020): every point in a gt is a positive and a negative, each to a weight of its own.
+    """AutoAssign (Zhu et al., 2020): every point in a gt is a positive and a negative, with separate weights.
 
     The weight as a positive is a learned prior of its class, a Gaussian around the gt's center in units of strides,
     times exp(3 P), P the point's joint confidence: score x objectness x exp(-box_weight (1 - GIoU)). The weight as a
@@ -79,15 +77,18 @@ class AutoAssignCriterion(nn.Module):
         inputs = read_inputs(op, priors, targets, predictions, self.first_label)
         if predictions is None or predictions.objectness_logits is None:
             raise ValueError(f"{op}: objectness_logits are needed")
+        if predictions.objectness_logits.shape != inputs.logits.shape[:2]:
+            shapes = f"{list(inputs.logits.shape[:2])}, got {list(predictions.objectness_logits.shape)}"
+            raise ValueError(f"{op}: objectness_logits must have shape {shapes}")
         if inputs.logits.shape[2] != len(self.mean):
             raise ValueError(f"{op}: cls_logits must have {len(self.mean)} classes, got {inputs.logits.shape[2]}")
         gts, columns = inputs.gts, inputs.columns
-        points, stride = centers(inputs.priors), per_prior(op, inputs.levels, self.strides)
+        points, stride = centers(inputs.priors), of_levels(op, inputs.levels, self.strides)
         logits, objectness, boxes = (
             x.to(points.dtype) for x in (predictions.cls_logits, predictions.objectness_logits, predictions.boxes)
         )
         # every parameter gets a gradient on every rank, whether or not there are gts
-        positive = negative = boxes.sum() * 0
+        positive = negative = boxes[:, :0].sum()
         center = mass = self.mean.sum() * 0 + self.sigma.sum() * 0
         offset = 0
         for image, count in enumerate(gts.counts):
@@ -122,7 +123,7 @@ class AutoAssignCriterion(nn.Module):
 
     def _positive_chunk(self, image: _Image, gt_boxes: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         points, stride, logits, objectness, boxes = image
-        pairs = _pairs(points, gt_boxes)
+        pairs = pairs_inside(points, gt_boxes)
         column, gt_box = columns[pairs.gt], gt_boxes[pairs.gt]
         giou = paired_box_iou(boxes[pairs.point], gt_box, kind="giou")
         joint = logits[pairs.point, column].sigmoid() * objectness[pairs.point].sigmoid()
@@ -148,7 +149,7 @@ class AutoAssignCriterion(nn.Module):
         weights = boxes.new_ones(num_priors * num_classes + 1)  # the last entry takes what is not used
         in_gt = torch.zeros(num_priors + 1, dtype=torch.bool, device=boxes.device)
         for part, column in zip(torch.split(gt_boxes, GT_CHUNK), torch.split(columns, GT_CHUNK), strict=True):
-            pairs = _pairs(points, part)
+            pairs = pairs_inside(points, part)
             sharpness = 1 / (1 - best[pairs.point]).clamp(min=EPSILON)
             low, high = pairs.extremes_per_gt(sharpness)
             weight = 1 - (sharpness - low + EPSILON) / (high - low + EPSILON)
@@ -176,38 +177,3 @@ class _Image(NamedTuple):
     """[A]"""
     boxes: Tensor
     """[A, 4]"""
-
-
-class _Pairs(NamedTuple):
-    """Pairs of points and gts: on a CPU those where the point lies in the gt; elsewhere all [G, A] of them with a
-    mask, since the host does not know how many lie inside."""
-
-    point: Tensor
-    gt: Tensor
-    inside: Tensor
-    num_gts: int
-
-    def sum_per_gt(self, values: Tensor) -> Tensor:
-        """[G]"""
-        if on_host(values):
-            return values.new_zeros(self.num_gts).index_add(0, self.gt, values)
-        return values.view(self.num_gts, -1).sum(1)
-
-    def extremes_per_gt(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The least and the largest value inside the gt of each pair."""
-        none = values.new_full((self.num_gts,), torch.inf)
-        low = none.scatter_reduce(0, self.gt, torch.where(self.inside, values, torch.inf), "amin")
-        high = (-none).scatter_reduce(0, self.gt, torch.where(self.inside, values, -torch.inf), "amax")
-        return low[self.gt], high[self.gt]
-
-
-def _pairs(points: Tensor, gt_boxes: Tensor) -> _Pairs:
-    inside = is_inside(points, gt_boxes[:, None])  # [G, A]
-    num_gts, num_priors = inside.shape
-    if on_host(points):
-        gt, point = inside.nonzero().unbind(1)
-        return _Pairs(point, gt, torch.ones_like(gt, dtype=torch.bool), num_gts)
-    gt, point = (torch.arange(n, device=points.device) for n in (num_gts, num_priors))
-    return _Pairs(
-        point.expand(num_gts, -1).flatten(), gt[:, None].expand(-1, num_priors).flatten(), inside.flatten(), num_gts
-    )

@@ -10,8 +10,8 @@ from torch import Tensor
 from .._errors import choice
 from ..assignment import CANDIDATES, Assignment
 from ..ops.mutual_labels import IGNORED
-from ._inputs import GT_CHUNK, Predictions
-from ._selection import in_any
+from ._inputs import GT_CHUNK, Predictions, check_levels, of_levels
+from ._selection import centers, in_any
 
 INFINITY = 1e8
 """The upper end of the last level's range, as in MMDetection."""
@@ -65,18 +65,10 @@ class FCOSAssigner:
         predictions: Predictions | None = None,
     ) -> Assignment:
         """As :class:`Assigner`, for points."""
+        check_levels("FCOSAssigner", points)
         all_points = torch.cat(list(points))
-        facts = [
-            (low, high, stride, number)
-            for number, ((low, high), stride) in enumerate(zip(self.regress_ranges, self.strides, strict=True))
-        ]
-        # filled on the device: the host would wait for the copy of a list
-        level = torch.cat(
-            [
-                torch.stack([p.new_full((len(p),), fact) for fact in of_level], dim=1)
-                for of_level, p in zip(facts, points, strict=True)
-            ]
-        )
+        facts = [*zip(*self.regress_ranges, strict=True), self.strides, range(len(self.strides))]
+        level = torch.stack([of_levels("FCOSAssigner", points, values) for values in facts], dim=1)
         parts, offset = [], 0
         for target in targets:
             boxes = target["boxes"]
@@ -140,7 +132,7 @@ class FCOSAssigner:
         longest = ltrb.amax(-1)
         fits = inside & (longest >= level[:, :1]) & (longest <= level[:, 1:2])
         if self.center_sampling_radius is not None:
-            center = (boxes[:, :2] + boxes[:, 2:]) / 2
+            center = centers(boxes)
             reach = (level[:, 2:3] * self.center_sampling_radius)[:, None]
             low = torch.maximum(center - reach, boxes[:, :2])
             high = torch.minimum(center + reach, boxes[:, 2:])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._dtypes import at_least_float32
-from .._errors import choice
+from .._errors import at_least, choice
 from ..assignment import Assignment
 from ..ops import box_iou, paired_box_iou
 from ..ops.mutual_labels import IGNORED
@@ -25,7 +25,7 @@ MIN_SIDE = 1e-6
 class MALAssigner:
     """MAL's anchor selection (Ke et al., 2020): of each gt's bag of anchors, those of largest joint confidence.
 
-    A gt's bag are the ``bag_size`` anchors of largest IoU with it, above 0; among equals the choice is torch.topk's.
+    A gt's bag are the ``bag_size`` anchors of largest IoU with it, above 0; the choice among equals is not specified.
     The joint confidence of an anchor is its score for the gt's class times exp(-L), where L is ``box_weight`` times the
     smooth L1 loss of its box deltas. Of a bag of n anchors, floor(n * (1 - progress)) + 1 are selected, at most n: all
     at the start of training, one at its end. (The paper goes from all anchors to one; this number is our reading of
@@ -57,6 +57,7 @@ class MALAssigner:
 
     def __post_init__(self) -> None:
         choice("MALAssigner", "candidates", self.candidates, ("positives", "all"))
+        at_least("MALAssigner", "bag_size", self.bag_size, 1)
 
     @torch.no_grad()
     def __call__(

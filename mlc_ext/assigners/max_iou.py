@@ -46,13 +46,15 @@ class MaxIoUAssigner:
 
     def __call__(
         self,
-        anchors: Tensor | Sequence[Tensor],
+        priors: Tensor | Sequence[Tensor],
         targets: Sequence[Mapping[str, Tensor]],
         predictions: Predictions | None = None,
     ) -> Assignment:
-        """As :class:`Assigner`, for anchors of each level or [A, 4] of all. Errors as :func:`mlc_ext.match_boxes`."""
-        if not isinstance(anchors, Tensor):
-            anchors = torch.cat(list(anchors))
+        """As :class:`Assigner`, for anchors of each level, or of all in one tensor: the levels are not distinguished.
+
+        Errors as :func:`mlc_ext.match_boxes`.
+        """
+        anchors = priors if isinstance(priors, Tensor) else torch.cat(list(priors))
         objects = [target["boxes"] for target in targets]
         crowds = [target.get("crowd", target["boxes"][:0]) for target in targets]
         sizes = [len(boxes) + len(crowd) for boxes, crowd in zip(objects, crowds, strict=True)]

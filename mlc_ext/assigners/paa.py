@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._dtypes import at_least_float32
-from .._errors import choice
+from .._errors import at_least, choice
 from ..assignment import Assignment
 from ..ops import paired_box_iou
-from ._inputs import Predictions, per_prior, read_inputs
+from ._inputs import Predictions, of_levels, read_inputs
 from ._mixture import fit_mixture
 from ._selection import row_chunks, selected
 from .max_iou import MaxIoUAssigner
@@ -26,7 +26,8 @@ class PAAAssigner:
     An anchor first belongs to the gt of its largest IoU, if that is at least ``iou``; every gt forces its best anchors.
     Its loss is the focal loss of all its classes plus ``box_weight`` times the GIoU loss of its decoded box. Of every
     gt and level the ``topk`` anchors of lowest loss enter the gt's mixture. Positive are the anchors of the component
-    of low loss, up to the one of the largest likelihood. A gt with fewer than two such anchors gets no positive.
+    of low loss, with a loss of at most that of the likeliest of them. A gt with fewer than two such anchors gets no
+    positive.
 
     Candidates of mutual labeling are the positives; with ``candidates="all"`` also the other anchors that entered the
     mixture. These are negatives of PAA, and originally ignored for mutual labeling. Anchors on crowd are ignored as by
@@ -51,6 +52,7 @@ class PAAAssigner:
 
     def __post_init__(self) -> None:
         choice("PAAAssigner", "candidates", self.candidates, ("positives", "all"))
+        at_least("PAAAssigner", "topk", self.topk, 1)
 
     @torch.no_grad()
     def __call__(
@@ -62,11 +64,11 @@ class PAAAssigner:
         anchors, gts = inputs.priors, inputs.gts
         matched = MaxIoUAssigner(high=self.iou, low=self.iou)(anchors, targets)
         nothing = torch.zeros_like(matched.labels, dtype=torch.float32)
-        if len(gts.boxes) == 0:
+        if len(gts.boxes) == 0 or len(anchors) == 0:
             matched.metric = nothing
             return matched
 
-        level = per_prior(op, inputs.levels, range(len(priors))).long().repeat(len(targets))
+        level = of_levels(op, inputs.levels, range(len(priors))).long().repeat(len(targets))
         gt = matched.candidate_gt
         positive = matched.labels == 1
         rows = selected(positive)
@@ -105,18 +107,20 @@ class PAAAssigner:
         """[n] the loss of anchors with their gts [n]: of logits [N, C] and boxes [N, 4], all or ``rows`` [n]."""
         if rows is None:
             rows = torch.arange(len(logits), device=logits.device)
-        background = torch.cat([self._background(at_least_float32(logits[part])) for (part,) in row_chunks(rows)])
+        parts = (at_least_float32(logits[part]) for (part,) in row_chunks(rows))
+        background = torch.cat([self._of_background(part).sum(1) for part in parts])
         boxes, x = boxes[rows], at_least_float32(logits[rows, columns[gt]])
-        own = x.sigmoid()
-        background -= own.pow(self.focal_gamma) * F.softplus(x) * (1 - self.focal_alpha)
-        foreground = (1 - own).pow(self.focal_gamma) * F.softplus(-x) * self.focal_alpha
+        others = (background - self._of_background(x)).clamp(min=0)  # of sums: they may differ by their rounding
+        foreground = (1 - x.sigmoid()).pow(self.focal_gamma) * F.softplus(-x) * self.focal_alpha
         giou = paired_box_iou(boxes, gt_boxes[gt], kind="giou")
-        return background + foreground + self.box_weight * (1 - giou)
+        return others + foreground + self.box_weight * (1 - giou)
 
-    def _background(self, logits: Tensor) -> Tensor:
-        """[N] the focal loss of logits [N, C] if all classes are background."""
-        rest = logits.neg().sigmoid_().clamp_(min=torch.finfo(logits.dtype).tiny)  # -log: softplus(logits), faster
-        return logits.sigmoid().pow_(self.focal_gamma).mul_(rest.log_()).sum(1).mul_(self.focal_alpha - 1)
+    def _of_background(self, logits: Tensor) -> Tensor:
+        """The focal loss of each logit if its class is background."""
+        # softplus(x) = -log(sigmoid(-x)), and x itself where sigmoid(-x) is too small; faster than F.softplus
+        rest = logits.neg().sigmoid_().clamp_(min=torch.finfo(logits.dtype).tiny).log_().neg_()
+        entropy = torch.maximum(rest, logits, out=rest)
+        return logits.sigmoid().pow_(self.focal_gamma).mul_(entropy).mul_(1 - self.focal_alpha)
 
     def accept(self, losses: Tensor, entered: Tensor) -> Tensor:
         """[G, n] bool: which of each gt's anchors are positive, by the mixture of their losses [G, n]."""
@@ -131,7 +135,7 @@ class PAAAssigner:
 
 
 def _lowest_of_groups(values: Tensor, group: Tensor, num_groups: int, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest values of each group, first come of equals.
+    """The k smallest values of each group, the lower index first.
 
     Args:
         values: [N] at least 0, compared in float32. group: [N] int64; ``num_groups`` for an entry without a group.

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._dtypes import at_least_float32
+from .._errors import at_least
 from ..assignment import Assignment
 from ..ops import box_iou, paired_box_iou
-from ._inputs import GT_CHUNK, Predictions, per_prior, read_inputs
-from ._selection import assemble, centers, largest, selected
+from ._inputs import GT_CHUNK, Predictions, of_levels, read_inputs
+from ._selection import assemble, centers, is_inside, largest, selected
 
 OUTSIDE_COST = 100_000.0
 """Added to the cost of a prior outside of the gt or of its center square, as in MMDetection."""
@@ -30,8 +31,8 @@ class SimOTAAssigner:
     center along both axes. The cost of a prior and a gt is the binary cross-entropy of all classes, plus ``iou_weight``
     times -log(IoU of the decoded box), plus 100000 unless the prior lies both in that gt and near its center. k is the
     sum of the gt's ``topk`` largest IoUs with allowed priors, rounded down, at least 1. A prior that several gts take
-    belongs to the gt of its lowest cost in the image, the first of equals. Among equal costs of a gt the choice is
-    torch.topk's; costs above 100000 are rounded to multiples of 1 / 128 (float32), as MMDetection's are.
+    belongs to the gt of its lowest cost in the image, the first of equals. The choice among equal costs of a gt
+    is not specified; costs above 100000 are rounded to multiples of 1 / 128 (float32), as MMDetection's are.
 
     ``metric`` is the IoU of a positive's decoded box with its gt: YOLOX's soft classification target. Candidates of
     mutual labeling are the positives.
@@ -51,6 +52,9 @@ class SimOTAAssigner:
     cls_weight: float = 1.0
     iou_weight: float = 3.0
 
+    def __post_init__(self) -> None:
+        at_least("SimOTAAssigner", "topk", self.topk, 1)
+
     @torch.no_grad()
     def __call__(
         self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
@@ -59,7 +63,7 @@ class SimOTAAssigner:
         op = "SimOTAAssigner"
         inputs = read_inputs(op, priors, targets, predictions, self.first_label)
         points, boxes, gts, columns = centers(inputs.priors), inputs.boxes, inputs.gts, inputs.columns
-        reach = per_prior(op, inputs.levels, self.strides) * self.center_radius
+        reach = of_levels(op, inputs.levels, self.strides) * self.center_radius
 
         chosen, offset = [], 0
         for image, count in enumerate(gts.counts):
@@ -124,9 +128,8 @@ class SimOTAAssigner:
 
 def _inside_and_near(points: Tensor, reach: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """[g, A] bool each: the point lies in the gt; in the square around its center. Strictly."""
+    inside = is_inside(points, boxes[:, None])
     x, y = points[:, 0], points[:, 1]
-    x1, y1, x2, y2 = (side[:, None] for side in boxes.unbind(1))
-    inside = (x > x1) & (x < x2) & (y > y1) & (y < y2)
-    cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
+    cx, cy = centers(boxes)[..., None].unbind(1)
     near = (x > cx - reach) & (x < cx + reach) & (y > cy - reach) & (y < cy + reach)
     return inside, near

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._dtypes import at_least_float32
+from .._errors import at_least
 from ..assignment import Assignment
 from ..ops import box_iou, paired_box_iou
 from ._inputs import Predictions, read_inputs
@@ -35,6 +36,11 @@ class TaskAlignedAssigner:
     topk: int = 13
     alpha: float = 1.0
     beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        at_least("TaskAlignedAssigner", "topk", self.topk, 1)
+        if not self.beta > 0:
+            raise ValueError(f"TaskAlignedAssigner: beta must be positive, got {self.beta}")
 
     @torch.no_grad()
     def __call__(

@@ -161,3 +161,19 @@ def test_objectness_is_needed():
     _, points, targets, predictions = random_batch(0)
     with pytest.raises(ValueError, match="objectness_logits are needed"):
         make_criterion()(points, targets, Predictions(predictions.cls_logits, predictions.boxes))
+
+
+def test_objectness_of_another_shape():
+    _, points, targets, predictions = random_batch(2)
+    objectness = predictions.objectness_logits[..., None]
+    predictions = Predictions(predictions.cls_logits, predictions.boxes, objectness)
+    with pytest.raises(ValueError, match="objectness_logits must have shape"):
+        make_criterion()(points, targets, predictions)
+
+
+def test_an_infinite_box_far_from_the_gts_is_no_nan():
+    _, points, targets, predictions = random_batch(2, counts=((3, 0), (0, 0)))
+    boxes = predictions.boxes.clone()
+    boxes[1, 0] = torch.tensor([0.0, 0.0, float("inf"), 1.0])
+    made = Predictions(predictions.cls_logits, boxes, predictions.objectness_logits)
+    assert all(loss.isfinite() for loss in make_criterion()(points, targets, made).values())

@@ -101,7 +101,7 @@ def test_crowd_is_ignored_where_there_is_no_candidate(assigner):
     assert torch.equal(found.labels == 1, without.labels == 1)
     assert torch.equal(found.candidate_gt, without.candidate_gt)
     outside = (found.labels == 0) & (found.candidate_gt < 0)
-    if isinstance(assigner, FCOSAssigner):  # a point in a gt's box is not ignored, though it be no candidate
+    if isinstance(assigner, FCOSAssigner):  # a point in a gt's box is not ignored, even if it is not a candidate
         assert outside.sum() < (without.labels == 0).sum()
     elif isinstance(assigner, PAAAssigner):  # nor is an anchor that a gt was matched with
         matched = MaxIoUAssigner(high=assigner.iou, low=assigner.iou)(anchors, targets)
@@ -177,3 +177,44 @@ def test_wrong_inputs(assigner):
     targets[0]["labels"][0] = 5
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.4, got 5"):
         assigner(priors, targets, predictions)
+
+
+@every_assigner
+def test_no_priors(assigner):
+    anchors, points, targets, predictions = random_batch(3)
+    empty = Predictions(predictions.cls_logits[:, :0], predictions.boxes[:, :0])
+    found = run(assigner, ([a[:0] for a in anchors], [p[:0] for p in points], targets, empty))
+    assert found.labels.shape == (0,) and found.candidate_gt.shape == (0,)
+
+
+def test_one_tensor_is_no_list_of_levels():
+    _, points, targets, predictions = random_batch(3)
+    for assigner in (FCOSAssigner(), ATSSAssigner(), SimOTAAssigner(first_label=0), TaskAlignedAssigner(first_label=0)):
+        with pytest.raises(
+            TypeError, match=f"{type(assigner).__name__}: priors must be a list with one tensor per lev"
+        ):
+            assigner(torch.cat(points), targets, predictions)
+    with pytest.raises(ValueError, match="FCOSAssigner: 1 levels of priors for 5 strides"):
+        FCOSAssigner()(points[:1], targets)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ATSSAssigner(topk=0), "ATSSAssigner: topk must be at least 1, got 0"),
+        (lambda: PAAAssigner(first_label=0, topk=0), "PAAAssigner: topk must be at least 1, got 0"),
+        (lambda: MALAssigner(first_label=0, bag_size=0), "MALAssigner: bag_size must be at least 1, got 0"),
+        (lambda: SimOTAAssigner(first_label=0, topk=-1), "SimOTAAssigner: topk must be at least 1, got -1"),
+        (lambda: TaskAlignedAssigner(first_label=0, beta=0), "TaskAlignedAssigner: beta must be positive, got 0"),
+    ],
+)
+def test_settings_out_of_range(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_single_candidate_of_atss_is_positive():
+    """Its threshold is its own IoU: there is no deviation."""
+    anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 50.0, 50.0]])]
+    found = ATSSAssigner(topk=1)(anchors, [{"boxes": torch.tensor([[0.0, 0.0, 10.0, 12.0]])}])
+    assert found.labels.tolist() == [1, 0]

@@ -9,7 +9,8 @@ import torch
 from assigner_cases import images_of, iou_of, random_batch, recorded, recorded_maps
 
 from mlc_ext import MaxIoUAssigner, PAAAssigner, Predictions, paired_box_iou
-from mlc_ext.assigners._mixture import MAX_ITERATIONS, fit_mixture
+from mlc_ext.assigners import _mixture
+from mlc_ext.assigners._mixture import fit_mixture
 
 SKLEARN = json.loads((Path(__file__).parent / "mixtures.json").read_text())
 """Fits of scikit-learn 1.9.1's GaussianMixture(2, covariance_type="diag") from weights 0.5, the least and the largest
@@ -45,10 +46,28 @@ def test_a_group_is_fitted_alike_alone_and_in_a_batch():
 
 
 def test_steps_end_with_a_limit(monkeypatch):
-    monkeypatch.setattr("mlc_ext.assigners._mixture.TOLERANCE", -1.0)
+    monkeypatch.setattr(_mixture, "TOLERANCE", -1.0)
+    steps, joint = [], _mixture._log_joint
+    monkeypatch.setattr(_mixture, "_log_joint", lambda *inputs: steps.append(1) or joint(*inputs))
     values = torch.rand(3, 20, generator=torch.Generator().manual_seed(0)) * 3
     found = fit_mixture(values, torch.ones_like(values, dtype=torch.bool))
-    assert MAX_ITERATIONS == 100 and found.means.isfinite().all()
+    assert len(steps) == 100 + 1 and found.means.isfinite().all()  # and once for the result
+
+
+@pytest.mark.parametrize("scale", [3.0, 30.0, 90.0, 300.0])
+def test_losses_of_saturated_logits(scale):
+    """The focal loss and the GIoU loss in float64; a loss is never negative, so that the metric is in (0, 1]."""
+    g = torch.Generator().manual_seed(1)
+    logits = torch.randn(200, 5, generator=g) * scale
+    gts = torch.tensor([[0.0, 0.0, 10.0, 10.0], [5.0, 5.0, 30.0, 20.0]])
+    gt = torch.randint(0, 2, (200,), generator=g)
+    columns = torch.tensor([1, 4])
+    found = PAAAssigner(first_label=0).losses(logits, gts[gt], gts, columns, gt)
+    own = torch.nn.functional.one_hot(columns[gt], 5).bool()
+    z = torch.where(own, -logits, logits).double()
+    expected = z.sigmoid() ** 2 * torch.nn.functional.softplus(z) * torch.where(own, 0.25, 0.75)
+    torch.testing.assert_close(found.double(), expected.sum(1), rtol=1e-5, atol=1e-5)
+    assert (found >= 0).all()
 
 
 def mixture_slowly(x):

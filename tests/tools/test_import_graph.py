@@ -9,8 +9,11 @@ FILES = {
     "middle/__init__.py": "",
     "middle/a.py": "from .. import low\nfrom . import b\n",
     "middle/b.py": "from ..low import thing\nimport json\n",
-    "low.py": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from .top import later\nthing = 1\n",
+    "low.py": "from q.top import other\nimport json\n\n\nthing = 1\n",
 }
+
+
+TYPES_ALONE = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from .top import later\n"
 
 
 @pytest.fixture
@@ -37,6 +40,9 @@ def test_counts(write, capsys):
         ({"middle__b": "from .a import f\n"}, {"middle.a", "middle.b"}),
         ({"low": "from .middle import b\n"}, {"low", "middle.b"}),
         ({"low": "def f():\n    from . import top\n"}, {"low", "top"}),
+        ({"low": "from p.top import later\n"}, {"low", "top"}),
+        ({"low": "import p.middle.b\n"}, {"low", "middle.b"}),
+        ({"low": TYPES_ALONE}, {"low", "top"}),
     ],
 )
 def test_circles(write, capsys, changed, circle):

@@ -51,7 +51,10 @@ def apply_mlc(model: nn.Module, config: MLCConfig | None = None, **options: Any)
                 raise TypeError(f"apply_mlc: config or options, not both; got both, with {', '.join(options)}")
             if any(_states(target)):
                 raise ValueError("apply_mlc: the model is converted already")
-            convert(target, State(MLCConfig.paper(name, **options) if config is None else config))
+            state = State(MLCConfig.paper(name, **options) if config is None else config)
+            if state.config.candidates == "own_levels":
+                raise ValueError("apply_mlc: candidates 'own_levels' is not available for torchvision's detectors")
+            convert(target, state)
             return model
     raise TypeError(
         "apply_mlc: model must be torchvision's FCOS or RetinaNet, or have a RegionProposalNetwork as its rpn, and not "

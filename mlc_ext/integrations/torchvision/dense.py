@@ -1,11 +1,28 @@
 """What the heads of FCOS and RetinaNet share: torchvision's seam ``head.compute_loss``."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ...assignment import Assignment
 from ...mutual_labeling import TaskTargets, mlc_losses, task_targets
 from .common import FIRST_LABEL, Converted, gradient_through_boxes, gts_of
+
+
+class Outputs(NamedTuple):
+    """What a head predicts for the N = B * A priors of a batch."""
+
+    logits: Tensor
+    """[N, C]"""
+    deltas: Tensor
+    """[N, 4], at least float32."""
+    priors: Tensor
+    """[N, 4], at least float32."""
+    quality: Tensor | None
+    """[N], of :meth:`DenseHead._quality`."""
+    num_images: int
+    """B"""
 
 
 class DenseHead(Converted):
@@ -33,14 +50,18 @@ class DenseHead(Converted):
         state = self._mlc
         state.warn_without_epoch()
         gt_boxes, gt_labels = gts_of(targets)
-        logits = head_outputs["cls_logits"].flatten(0, 1)
-        deltas = head_outputs["bbox_regression"].flatten(0, 1).float()  # half precision would round the boxes
-        priors = torch.cat(anchors).float()
+        outputs = Outputs(
+            logits=head_outputs["cls_logits"].flatten(0, 1),
+            deltas=head_outputs["bbox_regression"].flatten(0, 1).float(),  # half precision would round the boxes
+            priors=torch.cat(anchors).float(),
+            quality=self._quality(head_outputs),
+            num_images=len(targets),
+        )
         with torch.set_grad_enabled(torch.is_grad_enabled() and gradient_through_boxes(state.config)):
-            boxes = self._decode(deltas, priors)
+            boxes = self._decode(outputs.deltas, outputs.priors)
         task = task_targets(
             self._assignment(matched_idxs, anchors, targets),
-            logits,
+            outputs.logits,
             boxes,
             gt_boxes,
             gt_labels,
@@ -48,9 +69,8 @@ class DenseHead(Converted):
             mutual=state.mutual,
             first_label=FIRST_LABEL,
         )
-        losses = self._losses(task, head_outputs, logits, deltas, priors, len(targets))
-        iou_logits = self._iou_logits(head_outputs)
-        return losses | mlc_losses(task, iou_logits, state.config, rescoring=state.rescoring)
+        losses = self._losses(task, outputs)
+        return losses | mlc_losses(task, outputs.quality, state.config, rescoring=state.rescoring)
 
     def _decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         raise NotImplementedError
@@ -58,18 +78,10 @@ class DenseHead(Converted):
     def _assignment(self, matched: list[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> Assignment:
         raise NotImplementedError
 
-    def _losses(
-        self,
-        task: TaskTargets,
-        head_outputs: dict[str, Tensor],
-        logits: Tensor,
-        deltas: Tensor,
-        priors: Tensor,
-        num_images: int,
-    ) -> dict[str, Tensor]:
+    def _losses(self, task: TaskTargets, outputs: Outputs) -> dict[str, Tensor]:
         """The detector's own losses of the targets, normalized as torchvision does."""
         raise NotImplementedError
 
-    def _iou_logits(self, head_outputs: dict[str, Tensor]) -> Tensor | None:
-        """[B * A] logits of the predicted IoU, None without ``config.iur``."""
+    def _quality(self, head_outputs: dict[str, Tensor]) -> Tensor | None:
+        """[N] float32 logits of the layer that predicts the IoU; None without one."""
         raise NotImplementedError

@@ -16,7 +16,7 @@ from ...losses import centerness_loss, centerness_target
 from ...mutual_labeling import TaskTargets
 from ...ops import sigmoid_focal_loss
 from .common import State, assignment_of, become
-from .dense import DenseHead
+from .dense import DenseHead, Outputs
 
 # No point fits a level of this range: every point inside a gt is a candidate of the smallest gt and none is positive.
 _NO_LEVEL = (1e9, 1e9)
@@ -46,36 +46,26 @@ class FCOSHeadMixin(DenseHead):
         config = self._mlc.config
         return config.candidates_of("all" if config.metric == "alignment" else "positives")
 
-    def _losses(
-        self,
-        task: TaskTargets,
-        head_outputs: dict[str, Tensor],
-        logits: Tensor,
-        deltas: Tensor,
-        priors: Tensor,
-        num_images: int,
-    ) -> dict[str, Tensor]:
+    def _losses(self, task: TaskTargets, outputs: Outputs) -> dict[str, Tensor]:
         num_loc = task.num_loc_positive.clamp(min=1)
         positive = task.loc_positive.nonzero().squeeze(1)
-        gt_boxes, boxes = task.matched_boxes[positive], self._decode(deltas[positive], priors[positive])
+        priors, gt_boxes = outputs.priors[positive], task.matched_boxes[positive]
+        boxes = self._decode(outputs.deltas[positive], priors)
         box_losses = generalized_box_iou_loss(boxes, gt_boxes, reduction="none") * task.loc_weights[positive]
         losses = {
-            "classification": sigmoid_focal_loss(logits, task.cls_labels, task.cls_weights)
+            "classification": sigmoid_focal_loss(outputs.logits, task.cls_labels, task.cls_weights)
             / task.num_cls_positive.clamp(min=1),
             "bbox_regression": box_losses.sum() / num_loc,
         }
-        if not self._mlc.rescoring:
-            centerness = centerness_target(self.box_coder.encode(priors[positive], gt_boxes))
-            predicted = head_outputs["bbox_ctrness"].flatten()[positive]
-            losses["bbox_ctrness"] = centerness_loss(predicted, centerness) / num_loc
+        if not self._mlc.rescoring and outputs.quality is not None:
+            centerness = centerness_target(self.box_coder.encode(priors, gt_boxes))
+            losses["bbox_ctrness"] = centerness_loss(outputs.quality[positive], centerness) / num_loc
         return losses
 
-    def _iou_logits(self, head_outputs: dict[str, Tensor]) -> Tensor | None:
-        return head_outputs["bbox_ctrness"].flatten().float() if self._mlc.config.iur else None
+    def _quality(self, head_outputs: dict[str, Tensor]) -> Tensor | None:
+        return head_outputs["bbox_ctrness"].flatten().float()
 
 
 def convert(model: FCOS, state: State) -> None:
-    if state.config.candidates == "own_levels":
-        raise ValueError("apply_mlc: candidates 'own_levels' is not available for torchvision's FCOS")
     become(model.head, FCOSHeadMixin, ["compute_loss"])
     model.head._mlc = state

@@ -12,7 +12,7 @@ from ...assignment import Assignment
 from ...mutual_labeling import TaskTargets
 from ...ops import sigmoid_focal_loss
 from .common import Converted, IoULayer, State, assignment_of, become, per_prior
-from .dense import DenseHead
+from .dense import DenseHead, Outputs
 
 _BOX_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
 
@@ -49,21 +49,13 @@ class HeadMixin(DenseHead):
         with_ignored = self._mlc.mutual and self._mlc.config.candidates_of("all") == "all"
         return assignment_of(matched, anchors, targets, with_ignored=with_ignored)
 
-    def _losses(
-        self,
-        task: TaskTargets,
-        head_outputs: dict[str, Tensor],
-        logits: Tensor,
-        deltas: Tensor,
-        priors: Tensor,
-        num_images: int,
-    ) -> dict[str, Tensor]:
-        cls_weights = task.cls_weights / _divisors(task.cls_labels > 0, num_images)
-        loc_weights = task.loc_weights / _divisors(task.loc_positive, num_images)
+    def _losses(self, task: TaskTargets, outputs: Outputs) -> dict[str, Tensor]:
+        cls_weights = task.cls_weights / _divisors(task.cls_labels > 0, outputs.num_images)
+        loc_weights = task.loc_weights / _divisors(task.loc_positive, outputs.num_images)
         positive = task.loc_positive.nonzero().squeeze(1)
-        box_losses = self._box_losses(deltas[positive], priors[positive], task.matched_boxes[positive])
+        box_losses = self._box_losses(outputs.deltas[positive], outputs.priors[positive], task.matched_boxes[positive])
         return {
-            "classification": sigmoid_focal_loss(logits, task.cls_labels, cls_weights),
+            "classification": sigmoid_focal_loss(outputs.logits, task.cls_labels, cls_weights),
             "bbox_regression": (box_losses * loc_weights[positive]).sum(),
         }
 
@@ -78,7 +70,7 @@ class HeadMixin(DenseHead):
             return F.l1_loss(deltas, encoded, reduction="none").sum(1)
         return F.smooth_l1_loss(deltas, encoded, reduction="none").sum(1)
 
-    def _iou_logits(self, head_outputs: dict[str, Tensor]) -> Tensor | None:
+    def _quality(self, head_outputs: dict[str, Tensor]) -> Tensor | None:
         return None
 
 
@@ -92,7 +84,7 @@ class RescoringHeadMixin(HeadMixin):
         deltas, iou_logits = self.regression_head(x)
         return {"cls_logits": self.classification_head(x), "bbox_regression": deltas, "iou_logits": iou_logits}
 
-    def _iou_logits(self, head_outputs: dict[str, Tensor]) -> Tensor | None:
+    def _quality(self, head_outputs: dict[str, Tensor]) -> Tensor | None:
         if self._mlc.rescoring:
             self.regression_head.iou_logits.trained.fill_(1.0)
         return head_outputs["iou_logits"].flatten().float()
@@ -175,8 +167,6 @@ def _divisors(positive: Tensor, num_images: int) -> Tensor:
 
 def convert(model: RetinaNet, state: State) -> None:
     regression_head = model.head.regression_head
-    if state.config.candidates == "own_levels":
-        raise ValueError("apply_mlc: candidates 'own_levels' is not available for RetinaNet")
     if state.config.iur:
         become(regression_head, RegressionHeadMixin, ["forward", "compute_loss"])
         become(model, RetinaNetMixin, ["postprocess_detections"])

@@ -201,8 +201,6 @@ def rescored_logits(objectness: Tensor, iou_logits: Tensor, trained: Tensor) -> 
 
 
 def convert(rpn: RegionProposalNetwork, state: State) -> None:
-    if state.config.candidates == "own_levels":
-        raise ValueError("apply_mlc: candidates 'own_levels' is not available for RPN")
     if not isinstance(rpn.fg_bg_sampler, BalancedPositiveNegativeSampler):
         raise TypeError(
             f"apply_mlc: rpn.fg_bg_sampler must be a BalancedPositiveNegativeSampler, got {type(rpn.fg_bg_sampler)}"
