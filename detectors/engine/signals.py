@@ -47,7 +47,8 @@ class Interruption:
             signal.signal(number, handler)
 
     def waiting_for(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches; a signal that comes while one is waited for ends ``deferring``: the step before is whole."""
+        """The batches. A signal that comes while one is waited for ends ``deferring``, as no step is in progress; with
+        the next batch it begins again."""
         iterator = iter(batches)
         while True:
             self._waiting = True
@@ -60,6 +61,7 @@ class Interruption:
                 raise
             finally:
                 self._waiting = False
+            self.deferring = True  # a signal's exception may have been lost
             yield batch
 
     def _handle(self, number: int, frame: object) -> None:

@@ -67,6 +67,36 @@ def test_a_signal_within_a_step_is_deferred_to_its_end():
     assert steps == [0, 1, 2]
 
 
+class Loses:
+    """Ctrl-C while this is destroyed: Python ignores the exception."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("second", [False, True])
+def test_a_signal_is_lost_while_a_batch_is_waited_for(second):
+    """The step after it is whole when the run ends, or a second signal ends it at once: no checkpoint may be saved."""
+
+    def batches():
+        yield 0
+        Loses()
+        yield 1
+        yield 2
+
+    begun, ended = [], []
+    with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
+        interruption.deferring = True
+        for batch in interruption.waiting_for(batches()):
+            begun.append(batch)
+            if batch == 1 and second:
+                os.kill(os.getpid(), signal.SIGINT)
+            ended.append(batch)
+            interruption.check()
+    assert begun == [0, 1] and ended == ([0] if second else [0, 1]) and interruption.deferring == second
+
+
 class Replaced:
     """A trainer's loader whose iterator is another one."""
 
@@ -152,13 +182,6 @@ def test_an_evaluation_that_fails_loses_no_step(trainer, tmp_path, monkeypatch):
     with pytest.raises(StarvedLoader):
         trainer.run()
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["iteration"] == 2
-
-
-class Loses:
-    """Ctrl-C while this is destroyed: Python ignores the exception."""
-
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
