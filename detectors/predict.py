@@ -223,7 +223,9 @@ def predict(
     except KeyboardInterrupt:
         outcome.interrupted = True
     finally:
-        write_whole(out / RESULTS, json.dumps(outcome.rows, indent=1) + "\n")
+        with interrupts.deferred() as signals:
+            write_whole(out / RESULTS, json.dumps(outcome.rows, indent=1) + "\n")
+        outcome.interrupted |= bool(signals)
     return outcome
 
 

@@ -12,7 +12,7 @@ from full_disks import full_disk
 from PIL import Image
 from untrained import write_checkpoint
 
-from mlc_ext.detectors import predict
+from mlc_ext.detectors import interrupts, predict
 from mlc_ext.detectors.predict import Predictor, main
 
 
@@ -113,6 +113,34 @@ def test_ctrl_c_leaves_the_results_so_far(program, monkeypatch):
     code, out, error = program("photos", "--out", "found")
     assert code == 130 and error == "predict.py: interrupted\n" and "on 2 of 3 images" in out
     assert names_in_json() == ["a.png", "m.png"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_while_the_results_are_written(program, monkeypatch, before, signals):
+    """Also after a first one that ended the predictions. A second one in the writing ends it."""
+    decode, write = predict.decode_image, predict.write_whole
+
+    def interrupted(data):
+        if before and os.path.exists("found/photos/m.png.png"):
+            os.kill(os.getpid(), signal.SIGINT)
+        return decode(data)
+
+    def slow(path, text):
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGINT)
+        write(path, text)
+
+    monkeypatch.setattr(predict, "decode_image", interrupted)
+    monkeypatch.setattr(predict, "write_whole", slow)
+    code, out, error = program("photos", "--out", "found")
+    assert code == 130
+    if signals == 2:
+        assert out == "" and not os.path.exists("found/predictions.json")
+        return
+    done = ["a.png", "m.png"] if before else ["a.png", "m.png", "z.png"]
+    assert error == "predict.py: interrupted\n" and f"on {len(done)} of 3 images" in out and names_in_json() == done
+    interrupts.check()
 
 
 def test_a_drawing_that_cannot_be_written_fails_alone(program):
