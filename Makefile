@@ -47,20 +47,21 @@ test: build  ## the fast tests (TEST_ARGS=...)
 test-slow: build  ## the slow tests
 	$(PYTEST) -n $(JOBS) -m slow $(TEST_ARGS)
 
-lint: build  ## ruff, clang-format, mypy --strict on mlc_ext, no circular imports
+lint: build  ## ruff, clang-format, mypy --strict on mlc_ext, no circular imports, tables of settings up to date
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES)
 	$(PY) -m mypy
 	$(PY) tools/import_graph.py detectors mlc_ext
+	$(PY) tools/settings_docs.py --check
 
-format: build  ## format Python and C++ as lint wants it
+format: build  ## format Python and C++, write the tables of settings, as lint requires
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(CXX_FILES)
+	$(PY) tools/settings_docs.py
 
 docs: build  ## the documentation, in build/docs; a warning is an error
-	$(PY) tools/settings_docs.py
 	$(PY) -m sphinx -E -W --keep-going -q -b html docs build/docs
 
 bench: build  ## operators against their peers (BENCH_ARGS=...)
@@ -80,7 +81,7 @@ oldest-compile: build  ## compile every source, CPU and CUDA, against the header
 compat:  ## with the torch of TORCH=2.11.0 (its own environment, 6 GB): build every way, run the operators' tests
 	bash tools/check_compat.sh $(TORCH) $(PYTHON) $(COMPAT_ARGS)
 
-test-integrations:  ## the method inside torchvision's detectors (its own environment, 6 GB); INTEGRATIONS_ARGS="-m slow": its training
+test-integrations:  ## the method inside torchvision's and MMDetection's detectors (its own environment, 6 GB); INTEGRATIONS_ARGS="-m slow": its training
 	bash tools/test_integrations.sh $(PYTHON) -- $(INTEGRATIONS_ARGS)
 
 # With $(PYTHON), whose torch is the CUDA one: not through .venv, which would get another.

@@ -11,6 +11,7 @@ PROGRAMS = {
     "evaluate": "COCO metrics and score-IoU correlations of a checkpoint",
     "predict": "run a checkpoint on images: drawings and COCO results",
     "report": "compare runs in one HTML page",
+    "divergence": "rank correlation of score and IoU of any detector's results file",
 }
 """Modules of this package with a ``main(arguments)`` -> exit code; what each does."""
 
@@ -22,7 +23,7 @@ def main() -> None:
     """Runs the program that the first argument names; exit code 2 for an unknown one or missing packages."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        lines = (f"  {program:10} {purpose}" for program, purpose in PROGRAMS.items())
+        lines = (f"  {program:11} {purpose}" for program, purpose in PROGRAMS.items())
         print("usage: mlc-ext PROGRAM ...\n", *lines, "\nmlc-ext PROGRAM --help lists its options", sep="\n")
         return
     if name not in PROGRAMS:

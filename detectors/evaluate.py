@@ -21,12 +21,14 @@ import json
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
-from mlc_ext.detectors.data.workers import DataError, death_of_worker
-from mlc_ext.detectors.evaluation.measure import measure_loaded
+from mlc_ext.detectors.data.errors import DataError
+from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
+from mlc_ext.detectors.evaluation.measure import measure_loaded, prediction_writer
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.interrupts import interruptible
-from mlc_ext.detectors.runs.files import check_writable, write_whole
+from mlc_ext.detectors.runs.files import check_writable, write_whole, writing
 from mlc_ext.detectors.runs.load import load_for_evaluation
+from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argparse.Namespace:
@@ -36,6 +38,12 @@ def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argp
     parser.add_argument("--batch-size", type=int, help="images at a time; default: the run's")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write the detections in COCO's results format")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="write the predictions before NMS, for mlc-ext divergence (.npz)",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -50,6 +58,7 @@ def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argp
 @interruptible
 def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
     options = parse(arguments, prog)
+    show_warnings()
     try:
         with distributed.session(options.device):
             with distributed.together():
@@ -57,11 +66,18 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
             loaded = load_for_evaluation(options.checkpoint, options.data, options.device, settings=options.set)
             if distributed.is_main():
                 print(f"validation set: {Path(loaded.dataset.annotation_file).absolute()}", flush=True)
-            measured = measure_loaded(loaded, options.batch_size)
+            writer = None if options.predictions is None else prediction_writer(loaded)
+            measured = measure_loaded(loaded, options.batch_size, writer)
+            writers = [] if writer is None else distributed.gather(writer)
             if distributed.is_main():
                 print(report(measured.metrics()), flush=True)
                 if options.results is not None:
                     write_whole(options.results, json.dumps(measured.evaluator.results()))
+                if writer is not None:
+                    for other in writers[1:]:
+                        writer.merge(other)
+                    with writing(options.predictions):
+                        writer.save(options.predictions)
     except (ValueError, OSError, ImportError, DataError) as error:
         if distributed.is_main() or not isinstance(error, distributed.SetupError):
             print_error(prog, error)
@@ -78,8 +94,9 @@ def _check(options: argparse.Namespace) -> None:
     """What must not be found out after the work."""
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
-    if options.results is not None and distributed.is_main():
-        check_writable(options.results)
+    for path in (options.results, options.predictions):
+        if path is not None and distributed.is_main():
+            check_writable(path)
 
 
 if __name__ == "__main__":

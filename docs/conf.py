@@ -23,7 +23,7 @@ extensions = [
     "repository_links",
 ]
 
-autodoc_mock_imports = ["torchvision"]  # not a dependency
+autodoc_mock_imports = ["torchvision", "mmcv", "mmdet", "mmengine"]  # not dependencies
 
 html_theme = "furo"
 html_title = f"mlc-ext {release}"

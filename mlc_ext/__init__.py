@@ -64,6 +64,7 @@ from .ops import (
     segmented_spearman,
     sigmoid_focal_loss,
 )
+from .prediction_file import PredictionWriter
 from .sampling import sample_at_most, sample_balanced
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "MutualLabels",
     "NmsResult",
     "PAAAssigner",
+    "PredictionWriter",
     "Predictions",
     "SimOTAAssigner",
     "TaskAlignedAssigner",

@@ -7,6 +7,7 @@ paper does not define the protocol; :class:`Divergence` reports two.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,7 @@ class Divergence:
         self._rhos: list[Tensor] = []  # [K_i] float64 of an image's gts, NaN for skipped
         self._scores: list[Tensor] = []  # [M_i] float64, pooled pairs
         self._ious: list[Tensor] = []
+        self._gts: list[Tensor] = []  # [M_i] int64, each pooled pair's gt, an index into the image's rhos
 
     @torch.no_grad()
     def update(self, predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
@@ -138,6 +140,7 @@ class Divergence:
         self._rhos.append(rho.cpu())
         self._scores.append(pair_scores[pooled].double().cpu())
         self._ious.append(ious[pooled].double().cpu())
+        self._gts.append(gts[pooled].cpu())
 
     def _pairs_of_class(
         self, boxes: Tensor, scores: Tensor, raw_scores: Tensor, gt_boxes: Tensor, of_class: Tensor
@@ -180,29 +183,33 @@ class Divergence:
         """
         if self._settings() != other._settings():
             raise ValueError(f"Divergence.merge: settings differ: {self._settings()} and {other._settings()}")
-        rhos, scores, ious = list(other._rhos), list(other._scores), list(other._ious)  # other may be self
-        self._rhos += rhos
-        self._scores += scores
-        self._ious += ious
+        for name in ("_rhos", "_scores", "_ious", "_gts"):
+            setattr(self, name, [*getattr(self, name), *getattr(other, name)])  # other may be self
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """The settings and the collected values as CPU tensors, for :meth:`from_state_dict`."""
+        """The settings and the collected values as CPU tensors, for :meth:`from_state_dict`.
+
+        ``rhos`` [K] float64 of all gts that are not crowd, in the order in which they were added, NaN where undefined;
+        ``scores`` and ``ious`` [M] float64 of the pooled pairs, and ``gts`` [M] int64, the pair's gt among the K.
+        """
         empty = torch.zeros(0, dtype=torch.float64)
+        before = accumulate((len(rhos) for rhos in self._rhos), initial=0)
+        gts = [own + offset for own, offset in zip(self._gts, before, strict=False)]
         return {
             "settings": self._settings(),
             "rhos": torch.cat([empty, *self._rhos]),
             "scores": torch.cat([empty, *self._scores]),
             "ious": torch.cat([empty, *self._ious]),
+            "gts": torch.cat([empty.long(), *gts]),
         }
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Divergence:
         """The accumulator of a :meth:`state_dict`."""
         divergence = cls(**state["settings"])
-        divergence._rhos, divergence._scores, divergence._ious = (
-            [state[name].clone()] for name in ("rhos", "scores", "ious")
-        )
+        for name in ("rhos", "scores", "ious", "gts"):
+            setattr(divergence, f"_{name}", [state[name].clone()])
         return divergence
 
     def _settings(self) -> dict[str, float | int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
 
 
 def write_coco(root: Path, annotations, *, images=None, categories=None, files=True) -> tuple[Path, Path]:

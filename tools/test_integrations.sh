@@ -16,7 +16,10 @@ environment=${MLC_INTEGRATIONS_ENV:-$PWD/.cache/integrations}
 if [[ -z ${MLC_INTEGRATIONS_ENV:-} && ! -e $environment/.complete ]]; then
   "$python" -m venv "$environment"
   "$environment/bin/python" -m pip --disable-pip-version-check install -qq torch==2.11.0 torchvision==0.26.0 \
-    'setuptools>=77' ninja numpy pillow pycocotools pytest hypothesis
+    'setuptools>=77,<81' wheel ninja numpy pillow pycocotools pytest hypothesis
+  # mmcv-lite's setup.py needs pkg_resources, which setuptools 81 and later do not have
+  "$environment/bin/python" -m pip --disable-pip-version-check install -qq --no-build-isolation \
+    mmcv-lite==2.1.0 mmengine==0.10.7 mmdet==3.3.0
   touch "$environment/.complete"
 fi
 export PATH="$environment/bin:$PATH"

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import CACHE, build_datasets
-from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.transforms import RandomHorizontalFlip
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.models.batching import batch_images

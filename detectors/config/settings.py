@@ -95,6 +95,11 @@ class ModelConfig:
             nms_threshold=SHARE,
         )
 
+    @property
+    def class_agnostic(self) -> bool:
+        """Whether the detector finds objects without their class (RPN): data with any classes can be used."""
+        return self.detector == "rpn"
+
 
 @dataclass(frozen=True)
 class DataConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import torch
 
 from .. import distributed
 from ..config.settings import Config
-from .coco import CocoDetection
-from .findings import require_usable, tell_warnings
+from .coco.dataset import CocoDetection
 from .generated.dataset import generate
-from .loader import DetectionLoader, build_loader
+from .loading.loader import DetectionLoader, build_loader
 from .paths import DatasetPaths, find_dataset
 from .transforms import Compose, detection_transforms
+
+_LOG = logging.getLogger(__name__)
 
 CACHE = Path("runs/data")
 """Where the generated data set is kept, below the working directory."""
@@ -42,12 +44,12 @@ def dataset_paths(config: Config, cache: Path, splits: Sequence[str] = ("train",
 
 
 def evaluation_transforms(config: Config) -> Compose:
-    """What an image goes through before it is evaluated or predicted on."""
+    """The preprocessing of images in evaluation and prediction."""
     return detection_transforms(config.data.evaluated_side, config.data.long_side)
 
 
 def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tuple[CocoDetection, CocoDetection]:
-    """-> (training set, validation set), not yet verified, with the same classes.
+    """-> (training set, validation set), not yet verified, with the same classes unless the detector is class-agnostic.
 
     ValueError if there is no object to train on, or if the classes have other names.
     """
@@ -62,13 +64,23 @@ def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tu
     )
     require_objects(train)
     val = build_validation_set(config, cache, progress=progress)
-    val.label_as(train.categories, str(train.annotation_file))
-    tell_warnings(train, val)
+    if not config.model.class_agnostic:
+        val.label_as(train.classes.categories, str(train.annotation_file))
+    log_warnings(train, val)
     return train, val
 
 
+def log_warnings(*datasets: CocoDetection) -> None:
+    """Logs the warnings that were not logged before."""
+    for dataset in datasets:
+        for line in dataset.warnings():
+            if line not in dataset.findings.reported:
+                dataset.findings.reported.add(line)
+                _LOG.warning("%s", line)
+
+
 def require_objects(train: CocoDetection) -> None:
-    """ValueError if there is nothing to learn."""
+    """ValueError if the training set has no object."""
     if train.num_objects == 0:
         raise ValueError(f"nothing to learn, no object in {train.summary()}")
 
@@ -109,20 +121,20 @@ def build_training_loader(config: Config, train: CocoDetection, device: torch.de
 
 
 def verify(config: Config, *datasets: CocoDetection, progress: bool = False) -> None:
-    """With ``data.verify``, decodes all images once and leaves the broken ones out. Prints the sets' warnings.
+    """With ``data.verify``, decodes all images once and leaves the broken ones out. Logs the sets' warnings.
 
-    All ranks must call it, and not where one of them may have failed before: they wait for each other's findings.
+    All ranks must call it, because they exchange their findings: a failed rank would make the others wait.
     """
     if config.data.verify:
         for dataset in datasets:
             dataset.verify(workers=config.data.workers, progress=progress)
-    tell_warnings(*datasets)
+    log_warnings(*datasets)
 
 
 def build_validation_set(config: Config, cache: Path, *, progress: bool = False) -> CocoDetection:
-    """The set that is evaluated on; with ``data.val_is_train`` the training images.
+    """The validation set; with ``data.val_is_train`` the training images.
 
-    ValueError if it has annotations of which none can be used.
+    ValueError if it has annotations, but none can be used.
     """
     split = "train" if config.data.val_is_train else "val"
     paths = dataset_paths(config, cache, (split,))
@@ -135,6 +147,12 @@ def build_validation_set(config: Config, cache: Path, *, progress: bool = False)
     )
     require_usable(dataset)
     return dataset
+
+
+def require_usable(dataset: CocoDetection) -> None:
+    """ValueError if the file has annotations, but none can be used."""
+    if dataset.findings.num_annotations and not dataset.num_boxes:
+        raise ValueError(f"no annotation can be used: {dataset.warnings()[0]}")
 
 
 def _common(config: Config, progress: bool) -> dict[str, object]:

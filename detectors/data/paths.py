@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .near_names import did_you_mean
+from .images.files import did_you_mean
 
 _LAYOUTS = (
     {"images": "{split}", "annotations": "annotations/instances_{split}.json"},
@@ -17,7 +17,7 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class DatasetPaths:
-    """Where the images and annotations of a data set lie; None for a split that was not asked for."""
+    """Where the images and annotations of a data set lie; None for a split that was not requested."""
 
     train_images: Path | None = None
     train_annotations: Path | None = None
@@ -37,12 +37,12 @@ def find_dataset(
     """Finds the files of a COCO-format data set.
 
     Knows two layouts under `data_dir`: `annotations/instances_{train,val}.json` with `train/` and `val/`, and
-    COCO 2017's own `annotations/instances_{train,val}2017.json` with `train2017/` and `val2017/`. Explicit
-    paths win, each for itself; `data_dir` may be None where they cover the `splits` asked for. The two halves
-    of a split never come from two layouts.
+    COCO 2017's own `annotations/instances_{train,val}2017.json` with `train2017/` and `val2017/`. Each explicit
+    path takes precedence; `data_dir` may be None if they cover the requested `splits`. Images and annotations of a
+    split are never taken from different layouts.
 
     Raises:
-        FileNotFoundError: lists every place that was looked at.
+        FileNotFoundError: lists all places that were searched.
     """
     explicit = {
         "train": {"images": train_images, "annotations": train_annotations},
@@ -62,7 +62,7 @@ def find_dataset(
             f"  {split}: {pair['images']} ({_state(pair['images'].is_dir())}) "
             f"with {pair['annotations']} ({_state(pair['annotations'].is_file())})"
             for pair in candidates
-        ] or [f"  {split}: nowhere to look, neither a data folder nor both of its paths were given"]
+        ] or [f"  {split}: neither a data folder nor both paths of the split were given"]
     if problems:
         named = (data_dir, train_images, train_annotations, val_images, val_annotations)
         near = next((text for path in named if path is not None and (text := did_you_mean(path))), "")

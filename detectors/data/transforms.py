@@ -1,7 +1,7 @@
 """Transforms of pairs: an image (uint8 tensor [3, H, W]) and its target (the dict of `CocoDetection`).
 
-Randomness comes from torch's default generator only, so whoever seeds that (a DataLoader worker, or
-`build_loader`, which seeds it for every sample) decides every draw. Nothing is changed in place.
+Random numbers are from torch's default generator only; `build_loader` seeds it for every sample. Nothing is changed in
+place.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import distributed
 from ..config.settings import Config
-from ..data.sampler import share
+from ..data.loading.sampler import share
 from ..models.dense_detector import DenseDetector
 from . import precision, seeding
 from .ema import WeightAverage

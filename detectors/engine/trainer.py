@@ -18,7 +18,7 @@ from ..data.build import (
     require_objects,
     verify,
 )
-from ..data.categories import require_trained
+from ..data.coco.trained import require_trained
 from ..models.build import build_model
 from ..runs.checkpoint import NAME, as_misfit
 from ..runs.folder import RunFolder

@@ -9,8 +9,8 @@ from torch.utils.data import Subset
 
 from .. import distributed
 from ..config.settings import Config
-from ..data.coco import CocoDetection
-from ..data.loader import build_loader
+from ..data.coco.dataset import CocoDetection
+from ..data.loading.loader import build_loader
 from ..evaluation.label_statistics import label_statistics
 from ..evaluation.measure import evaluate, rank_batch
 from ..models.dense_detector import DenseDetector

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from mlc_ext.divergence import Divergence
+from mlc_ext import Divergence, PredictionWriter
 
 from .. import distributed, interrupts
 from ..config.settings import Config
-from ..data.coco import CocoDetection
-from ..data.loader import build_loader
+from ..data.coco.dataset import CocoDetection
+from ..data.loading.loader import build_loader
 from ..models.dense_detector import DenseDetector
 from ..runs.files import write_whole
 from ..runs.load import Loaded, load_for_evaluation
@@ -27,9 +27,13 @@ from .coco_metrics import CocoEvaluator, ProposalEvaluator
 
 def to_original(detections: dict[str, Tensor], size: tuple[int, int], original: tuple[int, int]) -> dict[str, Tensor]:
     """Detections on a resized image (H, W) as boxes in pixels of the original (H, W), on the CPU."""
-    scale = [original[1] / size[1], original[0] / size[0]] * 2
-    boxes = detections["boxes"].cpu() * torch.tensor(scale)
+    boxes = boxes_in_original(detections["boxes"].cpu(), size, original)
     return {"boxes": boxes, "labels": detections["labels"].cpu(), "scores": detections["scores"].cpu()}
+
+
+def boxes_in_original(boxes: Tensor, size: tuple[int, int], original: tuple[int, int]) -> Tensor:
+    """[N, 4] boxes on a resized image (H, W) in pixels of the original (H, W)."""
+    return boxes * boxes.new_tensor([original[1] / size[1], original[0] / size[0]] * 2)
 
 
 @dataclass
@@ -91,10 +95,12 @@ def measure(
     correlation: bool = True,
     backend: str = "pycocotools",
     progress: bool = True,
+    writer: PredictionWriter | None = None,
 ) -> Measured:
     """Runs the detector on ``dataset``, every rank on its share; all ranks get the outputs of all.
 
-    ``batch_size`` is a rank's, ``backend`` is ``data.evaluator``.
+    ``batch_size`` is a rank's, ``backend`` is ``data.evaluator``. ``writer`` takes the rank's predictions before NMS,
+    with ``correlation`` alone.
     """
     was_training = model.training
     model.eval()
@@ -112,7 +118,7 @@ def measure(
             for found, image, target in zip(detections, images, targets, strict=True)
         ]
         evaluator.update([target["image_id"] for target in targets], originals)
-        for prediction, target in zip(predictions, targets, strict=False):  # none without correlation
+        for image, prediction, target in zip(images, predictions, targets, strict=False):  # none without correlation
             if target["image_id"] in measured:
                 continue  # it stands in for a broken image
             measured.add(target["image_id"])
@@ -120,6 +126,10 @@ def measure(
             if model.class_agnostic:
                 gts["labels"] = torch.ones_like(gts["labels"])
             divergence.update(prediction, gts)
+            if writer is not None:
+                sizes = tuple(image.shape[-2:]), target["orig_size"]
+                scaled = [{**part, "boxes": boxes_in_original(part["boxes"], *sizes)} for part in (prediction, gts)]
+                writer.update(target["image_id"], *scaled)
     model.train(was_training)
     evaluator.synchronize()
     whole = Divergence()
@@ -143,7 +153,7 @@ def _my_batches(dataset: CocoDetection, batch_size: int, workers: int) -> Iterab
     return build_loader(Subset(dataset, mine), batch_size, shuffle=False, num_workers=workers)
 
 
-def measure_loaded(loaded: Loaded, batch_size: int | None = None) -> Measured:
+def measure_loaded(loaded: Loaded, batch_size: int | None = None, writer: PredictionWriter | None = None) -> Measured:
     """:func:`measure` of a loaded detector on its data set; ``batch_size`` None is the run's."""
     return measure(
         loaded.model,
@@ -152,7 +162,13 @@ def measure_loaded(loaded: Loaded, batch_size: int | None = None) -> Measured:
         device=loaded.device,
         workers=loaded.config.data.workers,
         backend=loaded.config.data.evaluator,
+        writer=writer,
     )
+
+
+def prediction_writer(loaded: Loaded) -> PredictionWriter:
+    """For :func:`measure_loaded`, with the category ids of the data set."""
+    return PredictionWriter({1: 1} if loaded.model.class_agnostic else loaded.dataset.label_to_category)
 
 
 def evaluate_checkpoint(

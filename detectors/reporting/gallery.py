@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mlc_ext.ops import box_iou
 
-from ..data.coco import CocoDetection
-from ..data.decode import ImageDecodeError
+from ..data.coco.dataset import CocoDetection
+from ..data.errors import ImageDecodeError
 from ..evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
 from ..visualization.drawing import POSITIVE, draw_boxes
 from .embedded_images import jpeg_uri

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..data.coco import CocoDetection
+from ..data.coco.dataset import CocoDetection
 from ..models.dense_detector import DenseDetector
 from ..visualization.views import View, look
 from .embedded_images import Pictures, jpeg_uri

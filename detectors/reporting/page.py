@@ -1,11 +1,10 @@
-"""The report as one HTML page that needs nothing else: no network, no fonts, no files beside it."""
+"""The report as one HTML page."""
 
 from __future__ import annotations
 
-import html
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,12 @@ from ..evaluation.metrics_table import REPORTED, shown
 from ..runs.history import Run, comparable, setting_differences
 from .charts import Chart
 from .embedded_images import Pictures
+from .html_page import document, figure, figures, table, text
 from .label_viewer import MAX_CANDIDATES, MAX_OBJECTS
 from .run_evaluation import Findings
 from .scatter import MAX_POINTS
 
 _HERE = Path(__file__).parent
-
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""The browser itself refuses every request."""
-
-
-def text(value: object) -> str:
-    """A value for HTML's text and quoted attributes; what does not print becomes ?."""
-    return html.escape("".join(c if c.isprintable() else "?" for c in str(value)), quote=True)
 
 
 def embedded(value: object) -> str:
@@ -45,36 +37,12 @@ def build_page(
         ("results", "Results", _runs(runs, findings) + _results(runs) + _settings(runs)),
         ("training", "Training", _training(charts["losses"], charts["metrics"])),
         ("scatter", "Score and IoU", _scatter(charts["scatter"], known)),
-        ("curves", "Precision and recall", _charts(charts["curves"]) or _absent("curves")),
+        ("curves", "Precision and recall", figures(charts["curves"]) or _absent("curves")),
         ("detections", "Detections", "".join(_gallery(run, found) for run, found in known) or _absent("detections")),
         ("labels", "Mutual labels", _labels(known, pictures) if known else _absent("labels")),
     ]
-    links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
-    body = "".join(f'<section id="{key}"><h2>{title}</h2>{content}</section>' for key, title, content in sections)
-    title = text(", ".join(run.name for run in runs))
-    page = f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{(_HERE / "page.css").read_text(encoding="utf-8")}</style></head>
-<body><header><h1>{title}</h1><nav>{links}</nav></header>
-<main>{body}</main>
-<script>{(_HERE / "viewer.js").read_text(encoding="utf-8")}</script></body></html>
-"""
-    return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML; the first of a row names it. Wide tables scroll within their own box."""
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    lines = "".join(
-        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
-        for first, *rest in rows
-    )
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+    title = ", ".join(run.name for run in runs)
+    return document(title, sections, (_HERE / "viewer.js").read_text(encoding="utf-8"))
 
 
 def _runs(runs: Sequence[Run], findings: Sequence[Findings | None]) -> str:
@@ -117,8 +85,8 @@ def _results(runs: Sequence[Run]) -> str:
         f'<p class="note"><strong>{", ".join(others)}: evaluated on another validation set than {text(runs[0].name)}. '
         "These metrics cannot be compared.</strong></p>"
     )
-    table = _table(["", *(text(heading) for _, heading in columns)], rows)
-    return (warning if others else "") + table + f'<p class="note">{reported}</p>'
+    content = table(["", *(text(heading) for _, heading in columns)], rows)
+    return (warning if others else "") + content + f'<p class="note">{reported}</p>'
 
 
 def _settings(runs: Sequence[Run]) -> str:
@@ -131,32 +99,20 @@ def _settings(runs: Sequence[Run]) -> str:
     for name, values in sorted(differing.items()):
         cells = ["-" if run.config is None else text(value) for run, value in zip(runs, values, strict=True)]
         rows.append([text(name).replace(".", ".<wbr>"), *cells])
-    return "<h3>Settings that differ</h3>" + _table(["", *(text(run.name) for run in runs)], rows)
-
-
-def _charts(charts: Sequence[Chart]) -> str:
-    if not charts:
-        return ""
-    return f'<div class="charts">{"".join(_figure(chart.uri, chart.text) for chart in charts)}</div>'
-
-
-def _figure(uri: str, alt: str, caption: str = "") -> str:
-    """A picture; the caption is HTML."""
-    caption = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f'<figure><img src="{uri}" alt="{text(alt)}">{caption}</figure>'
+    return "<h3>Settings that differ</h3>" + table(["", *(text(run.name) for run in runs)], rows)
 
 
 def _training(losses: Sequence[Chart], metrics: Sequence[Chart]) -> str:
     if not losses and not metrics:
         return _absent("history")
     reported = '<p class="note">Curves of more than 200 log entries are drawn as the means of 200 stretches.</p>'
-    return f"{_charts(losses)}{reported}<h3>Evaluations</h3>{_charts(metrics) or _absent('evaluations')}"
+    return f"{figures(losses)}{reported}<h3>Evaluations</h3>{figures(metrics) or _absent('evaluations')}"
 
 
 def _scatter(charts: Sequence[Chart], known: Sequence[tuple[Run, Findings]]) -> str:
     if not charts:
         return _absent("pairs")
-    figures = []
+    parts = []
     for k, (run, found) in enumerate(known):
         measured = found.divergence.compute()
         caption = (
@@ -164,21 +120,21 @@ def _scatter(charts: Sequence[Chart], known: Sequence[tuple[Run, Findings]]) -> 
             f"objects ({measured['per_gt_skipped']} more where it is undefined), rho (b) "
             f"{shown('rho', measured['pooled'])} over {measured['pooled_count']} pairs"
         )
-        figures.append(f"<h3>{text(run.name)}</h3><p>{caption}</p>{_charts(charts[2 * k : 2 * k + 2])}")
+        parts.append(f"<h3>{text(run.name)}</h3><p>{caption}</p>{figures(charts[2 * k : 2 * k + 2])}")
     settings = known[0][1].divergence
     reported = (
         f"Predictions before NMS. (a): rho of each object's {settings.top_k} predictions of highest score, averaged "
         f"over objects. (b): one rho over all pairs with score &gt; {settings.score_threshold:g} and IoU &ge; "
         f"{settings.iou_threshold:g}; up to {MAX_POINTS} of them, evenly spaced, are drawn."
     )
-    return f'<p class="note">{reported}</p>{"".join(figures)}'
+    return f'<p class="note">{reported}</p>{"".join(parts)}'
 
 
 def _gallery(run: Run, found: Findings) -> str:
     parts = [f"<h3>{text(run.name)}</h3>"]
     for group, crops in found.groups:
         shown_crops = "".join(
-            _figure(uri, caption, f"{text(caption)}<br><small>{text(file)}</small>") for uri, caption, file in crops
+            figure(uri, caption, f"{text(caption)}<br><small>{text(file)}</small>") for uri, caption, file in crops
         )
         parts.append(
             f"<h4>{text(group.title)}</h4><p class='note'>{text(group.meaning)}; one an image at most.</p>"
@@ -194,7 +150,7 @@ def _labels(known: Sequence[tuple[Run, Findings]], pictures: Pictures) -> str:
     for run, found in known:
         part = {key: value for key, value in found.labels.items() if key != "static"}
         data["runs"].append({"name": run.name, **part})
-        static += [_figure(uri, title, f"{text(run.name)}: {text(title)}") for title, uri in found.labels["static"]]
+        static += [figure(uri, title, f"{text(run.name)}: {text(title)}") for title, uri in found.labels["static"]]
         tables.append(f"<h4>{text(run.name)}</h4>" + _objects(found.labels["images"]))
     reported = (
         "What the checkpoint would train with, from its predictions in evaluation mode. Every candidate prior of the "
@@ -226,7 +182,7 @@ def _objects(images: Sequence[dict[str, Any]]) -> str:
                          tau[1]])  # fmt: skip
     head = ["object", "image", "candidates", "positive for classification, baseline &rarr; mutual", "Otsu of the IoUs",
             "for localization", "Otsu of the scores"]  # fmt: skip
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _absent(what: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import weakref
 from pathlib import Path
 
@@ -81,10 +80,9 @@ class RunFolder:
         write_whole(self.path / "config.json", with_absolute_paths(config).to_json())
 
     def warn(self, message: str) -> None:
-        """Logs and prints a warning on rank 0."""
+        """Logs a warning on rank 0."""
         if self.main:
             LOG.warning("%s", message)
-            print(message, file=sys.stderr)
 
     def find(self, source: Path | str) -> tuple[Path, dict] | None:
         """The checkpoint to resume from and its state, on every rank; rank 0 reads the file.

@@ -13,8 +13,8 @@ from .. import distributed
 from ..config.overrides import assign, from_dict, override
 from ..config.settings import Config
 from ..data.build import CACHE, build_validation_set, verify
-from ..data.categories import label_as_trained
-from ..data.coco import CocoDetection
+from ..data.coco.dataset import CocoDetection
+from ..data.coco.trained import label_as_trained
 from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
 from ..models.memory_layout import set_memory_layout

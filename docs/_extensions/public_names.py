@@ -16,7 +16,7 @@ GROUPS = {
     "method": ("mlc_ext.mutual_labeling", "mlc_ext.config"),
     "assigners": ("mlc_ext.assignment", "mlc_ext.assigners", "mlc_ext.sampling"),
     "losses": ("mlc_ext.losses",),
-    "divergence": ("mlc_ext.divergence",),
+    "divergence": ("mlc_ext.divergence", "mlc_ext.prediction_file"),
     "operators": ("mlc_ext.ops",),
     "package": ("mlc_ext",),
 }

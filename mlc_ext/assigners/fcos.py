@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -101,22 +101,15 @@ class FCOSAssigner:
     ) -> tuple[Tensor, Tensor]:
         """[P] int64 each, -1 for none: the smallest gt that a point is positive for, and the smallest that contains it,
         of those with ``levels_of`` [G, L] bool on the point's level where that is given."""
-        n = points.shape[0]
-        # running minima of the area over chunks of gts
-        best_area = points.new_full((2, n), float("inf"))
-        best_gt = points.new_full((2, n), -1, dtype=torch.int64)
-        for start in range(0, gt_boxes.shape[0], GT_CHUNK):
-            boxes = gt_boxes[start : start + GT_CHUNK]
-            area = (boxes[:, 2:] - boxes[:, :2] + self.extent).prod(1)
+
+        def rules(start: int, boxes: Tensor) -> tuple[Tensor, Tensor]:
             inside, fits = self._inside_and_fits(points, level, boxes)
             if levels_of is not None:
                 inside = inside & levels_of[start : start + GT_CHUNK].T[level[:, 3].long()]
-            for rule, allowed in enumerate((fits, inside)):
-                smallest, gt = torch.where(allowed, area, float("inf")).min(dim=1)
-                better = smallest < best_area[rule]
-                best_area[rule] = torch.where(better, smallest, best_area[rule])
-                best_gt[rule] = torch.where(better, gt + start, best_gt[rule])
-        return best_gt[0], best_gt[1]
+            return fits, inside
+
+        positive_gt, inside_gt = _smallest_gts(points, gt_boxes, rules, 2, self.extent)
+        return positive_gt, inside_gt
 
     def _levels_with_positives(self, positive_gt: Tensor, level: Tensor, num_gts: int) -> Tensor:
         """[G, L] bool."""
@@ -151,3 +144,35 @@ def _distances(points: Tensor, boxes: Tensor) -> Tensor:
     """[P, G, 4] l, t, r, b."""
     p = points[:, None]
     return torch.cat((p - boxes[:, :2], boxes[:, 2:] - p), dim=-1)
+
+
+def smallest_containing(points: Tensor, gt_boxes: Tensor) -> Tensor:
+    """[P] int64: the smallest gt of [G, 4] that contains each point [P, 2], strictly; -1 for none."""
+    return _smallest_gts(points, gt_boxes, lambda _, boxes: (_distances(points, boxes).amin(-1) > 0,), 1)[0]
+
+
+def _smallest_gts(
+    points: Tensor,
+    gt_boxes: Tensor,
+    rules: Callable[[int, Tensor], Sequence[Tensor]],
+    num_rules: int,
+    extent: float = 0,
+) -> Tensor:
+    """[R, P] int64: the gt of smallest area that each of R rules allows a point, of equals the first; -1 for none.
+
+    Args:
+        rules: called with the number of a chunk's first gt and its boxes [g, 4] -> R masks [P, g].
+        extent: added to a box's width and height for its area.
+    """
+    # running minima of the area over chunks of gts
+    best_area = points.new_full((num_rules, len(points)), float("inf"))
+    best_gt = points.new_full((num_rules, len(points)), -1, dtype=torch.int64)
+    for start in range(0, gt_boxes.shape[0], GT_CHUNK):
+        boxes = gt_boxes[start : start + GT_CHUNK]
+        area = (boxes[:, 2:] - boxes[:, :2] + extent).prod(1)
+        for rule, allowed in enumerate(rules(start, boxes)):
+            smallest, gt = torch.where(allowed, area, float("inf")).min(dim=1)
+            better = smallest < best_area[rule]
+            best_area[rule] = torch.where(better, smallest, best_area[rule])
+            best_gt[rule] = torch.where(better, gt + start, best_gt[rule])
+    return best_gt

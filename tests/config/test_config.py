@@ -23,6 +23,7 @@ def test_presets_build(name):
     with torch.device("meta"):
         model = build_model(override(config, "model.weights", None), num_classes=5)
     detector = config.model.detector
+    assert model.class_agnostic == config.model.class_agnostic
     out_channels = {"rpn": 3, "retinanet": 45}.get(detector, 5)
     assert model.mlc is config.mlc and model.head.cls_logits.out_channels == out_channels
     assert model.head.cls_tower[0].in_channels == config.model.fpn_channels

@@ -9,8 +9,7 @@ import pytest
 from small_runs import config_of
 
 from mlc_ext.detectors import interrupts
-from mlc_ext.detectors.data.decode import ImageDecodeError
-from mlc_ext.detectors.data.workers import StarvedLoader
+from mlc_ext.detectors.data.errors import ImageDecodeError, StarvedLoader
 from mlc_ext.detectors.engine import signals
 from mlc_ext.detectors.engine.signals import Interruption
 from mlc_ext.detectors.engine.trainer import Trainer

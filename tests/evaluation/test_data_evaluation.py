@@ -17,7 +17,7 @@ from coco_files import make_dataset, random_rows
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mlc_ext.detectors.data.coco import CocoDetection
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")

@@ -142,6 +142,19 @@ def test_compile(name):
     assert_equal_detections(detect(model), detect(compiled))
 
 
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])  # Faster R-CNN's RoI heads compile again for other proposals
+def test_epochs_do_not_recompile(name):
+    """Only the switch does."""
+    torch._dynamo.reset()
+    compiled = torch.compile(apply_mlc(DETECTORS[name]()), backend="eager")
+    frames = []
+    for epoch in (0, 1, 2.5, 12, 13, 14):
+        set_epoch(compiled, epoch)
+        losses_of(compiled)
+        frames.append(torch._dynamo.utils.counters["frames"]["ok"])
+    assert frames[0] == frames[1] == frames[2] and frames[3] == frames[4] == frames[5]
+
+
 @pytest.mark.filterwarnings("ignore:.*always returns a .Losses, Detections. tuple:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("options", [{}, {"iur": False}], ids=["iur", "ml"])

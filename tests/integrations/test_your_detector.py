@@ -29,7 +29,7 @@ def decode(deltas, anchors):
 @pytest.fixture(scope="module")
 def page():
     """The names that the page's code blocks define."""
-    names = {"torch": torch, "mlc_ext": mlc_ext, "encode": encode, "decode": decode, "IMAGE_SIZE": IMAGE_SIZE}
+    names = {"torch": torch, "mlc_ext": mlc_ext, "encode": encode, "decode": decode}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
         exec(compile(block, PAGE.name, "exec"), names)
     return names
@@ -97,7 +97,7 @@ class Queries:
             -mlc_ext.box_iou(b, t["boxes"]) - s[:, t["labels"]].sigmoid()
             for b, s, t in zip(boxes.detach(), logits.detach(), self.targets, strict=True)
         ]
-        return recipe(logits, boxes, self.iou, cost, self.targets, config, mutual)
+        return recipe(logits, boxes, self.iou, cost, self.targets, config, mutual, IMAGE_SIZE)
 
 
 @pytest.mark.parametrize("kind", [Anchors, Points, Queries])
@@ -137,6 +137,23 @@ def test_recipe_without_boxes(page, kind):
         sum(losses.values()).backward()
         assert losses["box"] == 0 and losses["iou_rescoring"] == 0 and losses["classification"] > 0
         assert all(p.grad.isfinite().all() for p in (*toy.outputs, toy.iou))
+
+
+@pytest.mark.parametrize("kind", [Anchors, Points, Queries])
+def test_recipe_without_an_iou_layer(page, kind):
+    torch.manual_seed(0)
+    toy = kind()
+    toy.iou = None
+    losses = toy.losses(page[kind.name], mlc_ext.MLCConfig.paper(kind.detector, iur=False), True)
+    assert set(losses) == {"classification", "box"} and all(loss > 0 for loss in losses.values())
+
+
+def test_recipe_with_fewer_queries_than_k(page):
+    torch.manual_seed(0)
+    toy = Queries()
+    toy.outputs = [nn.Parameter(x[:, :4].detach()) for x in toy.outputs]
+    toy.iou = nn.Parameter(toy.iou[:, :4].detach())
+    assert toy.losses(page[Queries.name], mlc_ext.MLCConfig.paper("fcos"), True)["box"] > 0
 
 
 def test_recipes_are_short():

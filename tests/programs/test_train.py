@@ -222,7 +222,7 @@ def test_an_error_of_a_loaders_worker_is_reported_in_a_line(folder, compared, pr
     def spoilt(*_):
         raise OSError("image 7 is spoilt")
 
-    monkeypatch.setattr("mlc_ext.detectors.data.coco.CocoDetection.__getitem__", spoilt)
+    monkeypatch.setattr("mlc_ext.detectors.data.coco.dataset.CocoDetection.__getitem__", spoilt)
     code, _, error = program("--epochs", "1", "--out", "worker", **{"data.workers": 1})
     assert code == 2 and error == "train.py: image 7 is spoilt\n"
     assert "Traceback" in (folder / "worker" / "log.txt").read_text()

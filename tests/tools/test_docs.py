@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,31 @@ def test_settings_are_up_to_date():
     """`python tools/settings_docs.py` writes them anew."""
     for path, text in settings_docs.written_files().items():
         assert path.read_text() == text, f"{path.name} is out of date: python tools/settings_docs.py"
+
+
+def test_the_check_of_settings_writes_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "docs").mkdir()
+    files = [tmp_path / "docs" / "settings.md", tmp_path / "README.md"]
+    for path in files:
+        path.write_text((ROOT / path.relative_to(tmp_path)).read_text())
+    monkeypatch.setattr(settings_docs, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["settings_docs.py", "--check"])
+    assert settings_docs.main() == 0 and capsys.readouterr().out == ""
+    files[0].write_text("old")
+    assert settings_docs.main() == 1 and files[0].read_text() == "old"
+    assert capsys.readouterr().out == "docs/settings.md: is out of date\n"
+    monkeypatch.setattr("sys.argv", ["settings_docs.py"])
+    assert settings_docs.main() == 0 and files[0].read_text() == (ROOT / "docs" / "settings.md").read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_lint_checks_the_settings_and_no_build_writes_them():
+    def commands(target):
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
+        return [line for line in done.stdout.splitlines() if "settings_docs.py" in line]
+
+    assert len(commands("lint")) == 1 and commands("lint")[0].endswith("tools/settings_docs.py --check")
+    assert commands("docs") == []
 
 
 def test_every_setting_is_documented():

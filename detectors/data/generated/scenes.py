@@ -47,22 +47,26 @@ class Scene:
 _Placed = tuple[int, np.ndarray, np.ndarray]  # class, bounds and badge bounds (drawing pixels)
 
 
-class _Canvas:
-    """The growing picture and, for every pixel, which animal owns it and which animal's badge shows there
-    (-1: none)."""
+class Canvas:
+    """The picture of a scene while it is drawn.
+
+    Attributes:
+        owner: int32 [height, width], the animal that each pixel shows, -1: none.
+        badge: the same of the animals' badges.
+        whole: int64 [n, 2] pixels of each animal and of its badge, hidden ones and those outside the image included.
+    """
 
     def __init__(self, background: Image.Image):
         self.image = background
-        self._owner = np.full((background.height, background.width), -1, dtype=np.int32)
-        self._badge = self._owner.copy()
-        # Pixels of each animal and of its badge, [n, 2]: all of them, and those that show.
-        self._whole = np.zeros((0, 2), dtype=np.int64)
-        self._seen = np.zeros((0, 2), dtype=np.int64)
+        self.owner = np.full((background.height, background.width), -1, dtype=np.int32)
+        self.badge = self.owner.copy()
+        self.whole = np.zeros((0, 2), dtype=np.int64)
+        self._seen = np.zeros((0, 2), dtype=np.int64)  # those of `whole` that are visible
 
     def _window(self, mask: np.ndarray, corner: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray] | None:
         """The part of the canvas under `mask` placed at `corner` (x, y), and the part of `mask` over the
         canvas."""
-        height, width = self._owner.shape
+        height, width = self.owner.shape
         x1, y1 = max(0, corner[0]), max(0, corner[1])
         x2, y2 = min(width, corner[0] + mask.shape[1]), min(height, corner[1] + mask.shape[0])
         if x1 >= x2 or y1 >= y2:
@@ -74,7 +78,7 @@ class _Canvas:
         """What still shows of every animal once `mask` is laid over `window`: [n, 2]."""
         hidden = [
             np.bincount(owner[window][mask] + 1, minlength=len(self._seen) + 1)[1:]
-            for owner in (self._owner, self._badge)
+            for owner in (self.owner, self.badge)
         ]
         return self._seen - np.stack(hidden, axis=1)
 
@@ -91,13 +95,13 @@ class _Canvas:
         window, inside = found
         badge_inside = self._window(badge, corner)[1]
         seen = np.vstack([self._seen_below(window, inside), [np.count_nonzero(inside), np.count_nonzero(badge_inside)]])
-        whole = np.vstack([self._whole, [np.count_nonzero(mask), np.count_nonzero(badge)]])
+        whole = np.vstack([self.whole, [np.count_nonzero(mask), np.count_nonzero(badge)]])
         if not self._enough(seen, whole):
             return None
-        self._owner[window][inside] = len(self._whole)
-        self._badge[window][inside] = -1
-        self._badge[window][badge_inside] = len(self._whole)
-        self._seen, self._whole = seen, whole
+        self.owner[window][inside] = len(self.whole)
+        self.badge[window][inside] = -1
+        self.badge[window][badge_inside] = len(self.whole)
+        self._seen, self.whole = seen, whole
         self.image.paste(sprite.color, corner, sprite.mask)
         shift = np.array([window[1].start, window[0].start] * 2)
         return _bounds(inside) + shift, _bounds(badge_inside) + shift
@@ -108,17 +112,17 @@ class _Canvas:
             return False
         window, inside = found
         seen = self._seen_below(window, inside)
-        if not self._enough(seen, self._whole):
+        if not self._enough(seen, self.whole):
             return False
-        self._owner[window][inside] = -1
-        self._badge[window][inside] = -1
+        self.owner[window][inside] = -1
+        self.badge[window][inside] = -1
         self._seen = seen
         self.image.paste(color, corner, mask)
         return True
 
     def visible(self) -> np.ndarray:
         """Visible share of every animal's whole area, in the order of placing."""
-        return self._seen[:, 0] / self._whole[:, 0]
+        return self._seen[:, 0] / self.whole[:, 0]
 
 
 def _bounds(mask: np.ndarray) -> np.ndarray:
@@ -145,9 +149,9 @@ def _pixels(bounds: np.ndarray) -> tuple[float, float, float, float]:
     return tuple(float(v) / SUPERSAMPLE for v in bounds)  # type: ignore[return-value]
 
 
-def _try_animal(
+def try_animal(
     rng: np.random.Generator,
-    canvas: _Canvas,
+    canvas: Canvas,
     length: float,
     class_index: int,
     centers: tuple[tuple[float, float], tuple[float, float]],
@@ -167,7 +171,7 @@ def draw_scene(rng: np.random.Generator, size: int, num_classes: int) -> Scene:
     """Draws one `size` x `size` scene with 0 to 4 objects (about one image in sixteen has none, in one of
     twenty a crowd stands for one object)."""
     full = size * SUPERSAMPLE
-    canvas = _Canvas(_background(rng, size).resize((full, full), Image.Resampling.BILINEAR))
+    canvas = Canvas(_background(rng, size).resize((full, full), Image.Resampling.BILINEAR))
     shortest, longest = MIN_LENGTH * SUPERSAMPLE, max(MIN_LENGTH, MAX_LENGTH_FRACTION * size) * SUPERSAMPLE
 
     def length() -> float:
@@ -196,12 +200,12 @@ def draw_scene(rng: np.random.Generator, size: int, num_classes: int) -> Scene:
         x, y, spread = *rng.uniform(0.3, 0.7, 2) * full, 0.16 * full
         around = ((x - spread, x + spread), (y - spread, y + spread))
         for _ in range(rng.integers(5, 9)):
-            found += _try_animal(rng, canvas, rng.uniform(0.7, 1.0) * shortest, class_index, around)
+            found += try_animal(rng, canvas, rng.uniform(0.7, 1.0) * shortest, class_index, around)
         # One animal alone is an object, not a crowd.
         crowd_size = len(found) if len(found) > 1 else 0
     for _ in range(count):
         class_index = int(rng.integers(num_classes))
-        found += _try_animal(rng, canvas, length(), class_index, ((0.04 * full, 0.96 * full),) * 2)
+        found += try_animal(rng, canvas, length(), class_index, ((0.04 * full, 0.96 * full),) * 2)
     for _ in range(rng.integers(0, 3)):
         add_clutter(0.08)
 

@@ -7,8 +7,8 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from ...config import MLCConfig
+from .._state import State
 from . import fcos, retinanet, rpn
-from .common import State
 
 _DETECTORS = (
     (FCOS, "fcos", fcos.convert),
@@ -17,18 +17,22 @@ _DETECTORS = (
 )
 
 
+_HOW = "apply_mlc: set_epoch(model, epoch) has not been called."
+
+
 def apply_mlc(model: nn.Module, config: MLCConfig | None = None, **options: Any) -> nn.Module:
     """Adds mutual labeling and IoU rescoring to a detector of torchvision, in place.
 
     Classes are exchanged for subclasses of themselves: ``isinstance`` holds, and the matcher, sampler, box coder, box
     loss and normalizers of the model stay in use. Call it before the optimizer is built and before the model is wrapped
-    (DistributedDataParallel, torch.compile). Call :func:`set_epoch` in every epoch: until ``config.start_epoch`` the
-    losses are torchvision's. Labels are torchvision's: the label is the class column.
+    (DistributedDataParallel, torch.compile). Call :func:`set_epoch` in every epoch. Until mutual labeling starts
+    (``config.start_epoch``) and the IoU is trained (``config.rescoring_start``), the losses are torchvision's, plus
+    prediction alignment if ``config.alignment`` is above 0. Labels are torchvision's: the label is the class column.
 
-    - FCOS: nothing is added to the state_dict. ``bbox_ctrness`` predicts the centerness until ``config.start_epoch``,
-      then the IoU.
+    - FCOS: nothing is added to the state_dict. ``bbox_ctrness`` predicts the centerness; with ``iur`` the IoU from
+      ``config.rescoring_start`` on.
     - RetinaNet, and the RPN of Faster, Mask and Keypoint R-CNN: with ``iur`` one layer, ``iou_logits``, is added. A
-      checkpoint of the plain model loads and leaves a new layer, which does not rank until it has been trained.
+      checkpoint of the plain model loads and resets the layer, which then does not rank until it has been trained.
 
     ``torch.jit.script`` works for inference; a scripted model raises an error in training.
 
@@ -51,7 +55,7 @@ def apply_mlc(model: nn.Module, config: MLCConfig | None = None, **options: Any)
                 raise TypeError(f"apply_mlc: config or options, not both; got both, with {', '.join(options)}")
             if any(_states(target)):
                 raise ValueError("apply_mlc: the model is converted already")
-            state = State(MLCConfig.paper(name, **options) if config is None else config)
+            state = State(MLCConfig.paper(name, **options) if config is None else config, _HOW)
             if state.config.candidates == "own_levels":
                 raise ValueError("apply_mlc: candidates 'own_levels' is not available for torchvision's detectors")
             convert(target, state)

@@ -1,55 +1,18 @@
 """What the conversions of torchvision's detectors share."""
 
-import dataclasses
 import inspect
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ...assignment import Assignment
-from ...config import MLCConfig
 from ...ops import match_boxes
+from .._state import State
 
 FIRST_LABEL = 0
 """torchvision's class column is the label itself; column 0 is the background's and not used."""
-
-
-@dataclasses.dataclass
-class State:
-    """Settings and progress, one object for all parts of a converted model. Not a part of the state_dict."""
-
-    config: MLCConfig
-    mutual: bool = False
-    """Whether mutual labeling is in force."""
-    rescoring: bool = False
-    """Whether the IoU layer is trained."""
-    epoch_is_set: bool = False
-
-    def __post_init__(self) -> None:
-        self._start(0.0)
-
-    def set_epoch(self, epoch: float) -> None:
-        self.epoch_is_set = True
-        self._start(epoch)
-
-    def _start(self, epoch: float) -> None:
-        # two flags instead of the epoch: torch.compile would compile again for every value of it
-        self.mutual = self.config.ml and epoch >= self.config.start_epoch
-        self.rescoring = self.config.iur and epoch >= self.config.rescoring_start
-
-    def warn_without_epoch(self) -> None:
-        """A warning, once, if the model trains and the script has not called set_epoch."""
-        waiting = (self.config.ml and not self.mutual) or (self.config.iur and not self.rescoring)
-        if waiting and not self.epoch_is_set:
-            self.epoch_is_set = True
-            warnings.warn(
-                "apply_mlc: set_epoch(model, epoch) has not been called. The model trains as its baseline until it is "
-                f"called with an epoch of at least {self.config.start_epoch:g}",
-                stacklevel=2,
-            )
 
 
 class Converted(nn.Module):
@@ -114,42 +77,6 @@ def _new(base: type, *mixins: type[Converted]) -> Any:
     return cls.__new__(cls)
 
 
-class IoULayer(nn.Conv2d):
-    """The convolution that predicts the IoU. It has a flag in its state: whether it has been trained.
-
-    A checkpoint of the plain detector does not have its keys. It loads, with ``strict=True`` too, and sets the layer to
-    a new initial state, in which detections are ranked without it.
-    """
-
-    trained: Tensor
-
-    def __init__(self, beside: nn.Conv2d) -> None:
-        """One output per anchor, as ``beside``, the box layer on the same tower, has four."""
-        super().__init__(
-            beside.in_channels,
-            beside.out_channels // 4,
-            beside.kernel_size,  # type: ignore[arg-type]
-            padding=beside.padding,  # type: ignore[arg-type]
-            device=beside.weight.device,
-            dtype=beside.weight.dtype,
-        )
-        # floating point, so that averages of models and their buffers are possible
-        self.register_buffer("trained", torch.zeros((), device=beside.weight.device))
-
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=0.01)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        if any(f"{prefix}{name}" in state_dict for name in self.state_dict()):
-            super()._load_from_state_dict(state_dict, prefix, *rest)
-        else:
-            with torch.no_grad():
-                self.reset_parameters()
-                self.trained.zero_()
-
-
 def per_prior(x: Tensor, size: int) -> Tensor:
     """[B, A * size, H, W] of a level -> [B, H * W * A, size], torchvision's order."""
     b, _, h, w = x.shape
@@ -189,6 +116,17 @@ def gts_of(targets: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
     return boxes.float(), torch.cat([target["labels"].to(torch.int64) for target in targets])
 
 
-def gradient_through_boxes(config: MLCConfig) -> bool:
-    """Whether a loss of the method has a gradient through the IoU of the decoded boxes."""
-    return config.alignment > 0 or (config.iur and not config.detach_iou_target)
+def matched_of(
+    matcher: Any, similarity: Callable[[Tensor, Tensor], Any], anchors: list[Tensor], targets: list[dict[str, Tensor]]
+) -> list[Tensor]:
+    """[A] of each image: what ``matcher`` returns for ``similarity(gt_boxes, anchors)``.
+
+    All background in an image without boxes, for which torchvision's Matcher raises an error.
+    """
+    matched = []
+    for priors, target in zip(anchors, targets, strict=True):
+        if len(target["boxes"]) == 0:
+            matched.append(torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device))
+        else:
+            matched.append(matcher(similarity(target["boxes"], priors)))
+    return matched

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ...assignment import Assignment
 from ...mutual_labeling import TaskTargets, mlc_losses, task_targets
-from .common import FIRST_LABEL, Converted, gradient_through_boxes, gts_of
+from .._gradient import decoding
+from .common import FIRST_LABEL, Converted, gts_of
 
 
 class Outputs(NamedTuple):
@@ -26,7 +27,7 @@ class Outputs(NamedTuple):
 
 
 class DenseHead(Converted):
-    """A head whose losses are those of the targets in force: torchvision's own, or mutual labeling's."""
+    """A head whose losses are those of the current targets: torchvision's own, or mutual labeling's."""
 
     @torch.jit.unused
     def compute_loss(
@@ -57,7 +58,7 @@ class DenseHead(Converted):
             quality=self._quality(head_outputs),
             num_images=len(targets),
         )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and gradient_through_boxes(state.config)):
+        with decoding(state.config):
             boxes = self._decode(outputs.deltas, outputs.priors)
         task = task_targets(
             self._assignment(matched_idxs, anchors, targets),

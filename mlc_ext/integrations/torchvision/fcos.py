@@ -10,16 +10,14 @@ from torch import Tensor
 from torchvision.models.detection import FCOS
 from torchvision.ops import generalized_box_iou_loss
 
-from ...assigners import FCOSAssigner
+from ...assigners.fcos import smallest_containing
 from ...assignment import Assignment
 from ...losses import centerness_loss, centerness_target
 from ...mutual_labeling import TaskTargets
 from ...ops import sigmoid_focal_loss
-from .common import State, assignment_of, become
+from .._state import State
+from .common import assignment_of, become
 from .dense import DenseHead, Outputs
-
-# No point fits a level of this range: every point inside a gt is a candidate of the smallest gt and none is positive.
-_NO_LEVEL = (1e9, 1e9)
 
 
 class FCOSHeadMixin(DenseHead):
@@ -37,7 +35,13 @@ class FCOSHeadMixin(DenseHead):
         if not self._mlc.mutual or self._candidates() == "positives":
             return assignment
         centers = (anchors[0][:, :2] + anchors[0][:, 2:]).float() / 2
-        inside = FCOSAssigner((1,), (_NO_LEVEL,), candidates="all")([centers], targets).candidate_gt
+        gts, offset = [target["boxes"].to(centers.dtype) for target in targets], 0
+        found = []
+        for boxes in gts:
+            gt = smallest_containing(centers, boxes)
+            found.append(torch.where(gt >= 0, gt + offset, -1))
+            offset += len(boxes)
+        inside = torch.cat(found)
         positive = assignment.labels > 0
         candidate_gt = torch.where(positive, assignment.candidate_gt, inside)
         return Assignment(assignment.labels, candidate_gt, originally_ignored=(candidate_gt >= 0) & ~positive)

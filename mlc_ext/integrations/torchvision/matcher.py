@@ -9,12 +9,12 @@ from torchvision.models.detection import _utils as det_utils
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from ...ops import match_boxes
-from .common import Converted, become
+from .common import Converted, become, matched_of
 
 
 class BoxPair(NamedTuple):
-    """The boxes whose IoU matrix :class:`Matcher` does not need: ``BoxPair(gt_boxes, anchors)``, where torchvision's
-    code calls ``box_iou(gt_boxes, anchors)``."""
+    """The arguments of :class:`Matcher`, which computes no IoU matrix: ``BoxPair(gt_boxes, anchors)``, where
+    torchvision's code calls ``box_iou(gt_boxes, anchors)``."""
 
     gt_boxes: Tensor
     """[M, 4] xyxy."""
@@ -52,13 +52,15 @@ class Matcher(det_utils.Matcher):  # type: ignore[misc]  # of a package without 
         """
         if not isinstance(boxes, BoxPair):
             raise TypeError(f"Matcher: a BoxPair of gt boxes and priors is needed, got {type(boxes).__name__}")
-        gt_boxes, priors = boxes
+        # under autocast the anchors may be in half precision, the gts not
+        dtype = torch.promote_types(torch.promote_types(boxes.gt_boxes.dtype, boxes.priors.dtype), torch.float32)
+        gt_boxes, priors = boxes.gt_boxes.to(dtype), boxes.priors.to(dtype)
         if len(gt_boxes) == 0 or len(priors) == 0:
             missing = "ground-truth" if len(gt_boxes) == 0 else "proposal"
             raise ValueError(f"No {missing} boxes available for one of the images during training")
         labels, gt, _ = match_boxes(
             priors,
-            gt_boxes.to(priors.dtype),
+            gt_boxes,
             torch.arange(2, device=priors.device) * len(gt_boxes),
             high=self.high_threshold,
             low=self.low_threshold,
@@ -80,12 +82,7 @@ class MatchingRetinaNetMixin(Converted):
         self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor]
     ) -> dict[str, Tensor]:
         """torchvision's, without the matrix of IoUs."""
-        matched = []
-        for priors, target in zip(anchors, targets, strict=True):
-            if len(target["boxes"]) == 0:
-                matched.append(torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device))
-            else:
-                matched.append(self.proposal_matcher(BoxPair(target["boxes"], priors)))
+        matched = matched_of(self.proposal_matcher, BoxPair, anchors, targets)
         losses: dict[str, Tensor] = self.head.compute_loss(targets, head_outputs, anchors, matched)
         return losses
 
@@ -109,7 +106,8 @@ def use_matcher(model: nn.Module) -> nn.Module:
         raise TypeError(f"use_matcher: model must be a RetinaNet or have an RPN, got {type(model).__name__}")
     old = target.proposal_matcher
     if type(old) is not det_utils.Matcher:
-        raise TypeError(f"use_matcher: the matcher must be torchvision's Matcher, got {type(old).__name__}")
+        kind = f"{type(old).__module__}.{type(old).__name__}"
+        raise TypeError(f"use_matcher: the matcher must be torchvision's Matcher, got {kind}")
     if isinstance(target, RetinaNet):
         become(target, MatchingRetinaNetMixin, ["compute_loss"])
     else:

@@ -11,6 +11,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     (vision#8713), and no loop runs over the categories. Equal scores keep the lower index first, on CPU and CUDA.
     IoUs are computed in float32 for half inputs. TorchScript can compile it.
 
+    The result is torchvision's, with one exception: a box of score -inf is never kept.
+
     Every detector of torchvision uses it after ``torchvision.ops.boxes.batched_nms = batched_nms``.
 
     Args:

@@ -11,6 +11,8 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import clip_boxes_to_image
 
+from .common import per_prior
+
 
 @torch.no_grad()
 def raw_predictions(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
@@ -61,9 +63,8 @@ def _of_dense(model: Any, batch: Any, features: dict[str, Tensor]) -> tuple[Tens
     boxes = model.box_coder.decode_single(deltas.flatten(0, 1), anchors.flatten(0, 1)).view_as(deltas)
     if "iou_logits" not in outputs:
         return boxes, raw_scores, raw_scores
-    trained = model.head.regression_head.iou_logits.trained > 0
-    scores = raw_scores * torch.where(trained, outputs["iou_logits"].float().sigmoid(), 1.0)
-    return boxes, scores, raw_scores
+    factors = model.head.regression_head.iou_logits.ranking_logits(outputs["iou_logits"])
+    return boxes, raw_scores * factors.sigmoid(), raw_scores
 
 
 def _of_rpn(rpn: Any, batch: Any, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,5 +77,5 @@ def _of_rpn(rpn: Any, batch: Any, features: dict[str, Tensor]) -> tuple[Tensor, 
     raw_scores = flat_objectness.float().sigmoid().view(shape)
     if not ious:
         return boxes, raw_scores, raw_scores
-    iou = torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in ious[0]], dim=1).float().sigmoid().view(shape)
-    return boxes, raw_scores * torch.where(rpn.head.iou_logits.trained > 0, iou, 1.0), raw_scores
+    factors = rpn.head.iou_logits.ranking_logits(torch.cat([per_prior(level, 1) for level in ious[0]], dim=1))
+    return boxes, raw_scores * factors.sigmoid(), raw_scores

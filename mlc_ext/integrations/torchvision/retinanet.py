@@ -11,7 +11,9 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 from ...assignment import Assignment
 from ...mutual_labeling import TaskTargets
 from ...ops import sigmoid_focal_loss
-from .common import Converted, IoULayer, State, assignment_of, become, per_prior
+from .._iou_layer import IoULayer
+from .._state import State
+from .common import Converted, assignment_of, become, per_prior
 from .dense import DenseHead, Outputs
 
 _BOX_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
@@ -86,7 +88,7 @@ class RescoringHeadMixin(HeadMixin):
 
     def _quality(self, head_outputs: dict[str, Tensor]) -> Tensor | None:
         if self._mlc.rescoring:
-            self.regression_head.iou_logits.trained.fill_(1.0)
+            self.regression_head.iou_logits.mark_trained()
         return head_outputs["iou_logits"].flatten().float()
 
 
@@ -117,15 +119,14 @@ class RetinaNetMixin(Converted):
         Returns:
             ``boxes`` [D, 4], ``scores`` [D] (the products) and ``labels`` [D] of each image, best first.
         """
-        trained = self.head.regression_head.iou_logits.trained > 0
         boxes_of_levels: list[Tensor] = []
         scores_of_levels: list[Tensor] = []
         quality_of_levels: list[Tensor] = []
         labels_of_levels: list[Tensor] = []
         for level in range(len(anchors[0])):
             scores = head_outputs["cls_logits"][level].float().sigmoid()  # [B, A, C]
-            iou = head_outputs["iou_logits"][level].float().sigmoid()  # [B, A, 1]
-            quality = torch.where(trained, iou, torch.ones_like(iou))
+            iou_logits = head_outputs["iou_logits"][level]
+            quality = self.head.regression_head.iou_logits.ranking_logits(iou_logits).sigmoid()  # [B, A, 1]
             rank = torch.where(scores > self.score_thresh, scores * quality, torch.full_like(scores, -1.0)).flatten(1)
             index = rank.topk(min(self.topk_candidates, rank.shape[1]), dim=1)[1]
             prior = torch.div(index, scores.shape[2], rounding_mode="floor")

@@ -1,6 +1,6 @@
 """The RPN of torchvision's Faster, Mask and Keypoint R-CNN. Its head gets one layer, ``iou_logits``.
 
-torchvision has no seam between the RPN's outputs and its losses, so that ``forward`` is written anew.
+torchvision's RPN cannot be hooked between its outputs and its losses; ``forward`` is reimplemented.
 """
 
 import dataclasses
@@ -16,7 +16,10 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from ...losses import binary_cross_entropy_loss
 from ...mutual_labeling import TaskTargets, mlc_losses, task_targets
 from ...sampling import sample_at_most, sample_balanced
-from .common import FIRST_LABEL, Converted, IoULayer, State, assignment_of, become, gradient_through_boxes, per_prior
+from .._gradient import decoding
+from .._iou_layer import IoULayer, rescored_logits
+from .._state import State
+from .common import FIRST_LABEL, Converted, assignment_of, become, matched_of, per_prior
 
 _BOX_LOSS_BETA = 1 / 9  # torchvision's, of the smooth L1 loss
 
@@ -93,10 +96,11 @@ class RPNMixin(Converted):
         state, config = self._mlc, self._mlc.config
         state.warn_without_epoch()
         with_ignored = state.mutual and config.candidates_of("all") == "all"
-        assignment = assignment_of(self._matched(anchors, targets), anchors, targets, with_ignored=with_ignored)
+        matched = matched_of(self.proposal_matcher, self.box_similarity, anchors, targets)
+        assignment = assignment_of(matched, anchors, targets, with_ignored=with_ignored)
         gt_boxes = torch.cat([target["boxes"] for target in targets]).float()
         deltas, priors = deltas.float(), torch.cat(anchors).float()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and gradient_through_boxes(config)):
+        with decoding(config):
             boxes = self.box_coder.decode_single(deltas, priors)
         objects = torch.full((len(gt_boxes),), FIRST_LABEL, dtype=torch.int64, device=gt_boxes.device)
         logits = objectness.flatten(0, 1)
@@ -115,16 +119,6 @@ class RPNMixin(Converted):
         flat_iou = None if iou_logits is None else iou_logits.flatten().float()
         added = mlc_losses(task, flat_iou, config, rescoring=state.rescoring)
         return losses | {f"loss_rpn_{name}": loss for name, loss in added.items()}
-
-    def _matched(self, anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> list[Tensor]:
-        """[A] of each image, the output of the model's matcher."""
-        matched = []
-        for priors, target in zip(anchors, targets, strict=True):
-            if len(target["boxes"]) == 0:  # torchvision's Matcher raises
-                matched.append(torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device))
-            else:
-                matched.append(self.proposal_matcher(self.box_similarity(target["boxes"], priors)))
-        return matched
 
     def _sampled(self, task: TaskTargets, num_images: int) -> tuple[TaskTargets, Tensor]:
         """``task`` of the priors that are drawn: by the model's sampler, or for mutual labeling by the priors' weights
@@ -168,7 +162,7 @@ class RescoringRPNMixin(RPNMixin):
         anchors = self.anchor_generator(images, levels)
         flat_objectness = torch.cat([per_prior(level, 1) for level in objectness], dim=1)
         iou_logits = torch.cat([per_prior(level, 1) for level in ious], dim=1)
-        ranked = rescored_logits(flat_objectness, iou_logits, self.head.iou_logits.trained)
+        ranked = rescored_logits(flat_objectness, self.head.iou_logits.ranking_logits(iou_logits))
         proposals = self._propose(images, objectness, ranked, deltas, anchors)
         if not self.training:
             return proposals, {}
@@ -184,20 +178,13 @@ class RescoringRPNMixin(RPNMixin):
         iou_logits: Tensor,
     ) -> dict[str, Tensor]:
         if self._mlc.rescoring:
-            self.head.iou_logits.trained.fill_(1.0)
+            self.head.iou_logits.mark_trained()
         return self._losses(targets, anchors, objectness, deltas, iou_logits)
 
 
 def _flat_deltas(deltas: list[Tensor]) -> Tensor:
     """[B * A, 4]."""
     return torch.cat([per_prior(level, 4) for level in deltas], dim=1).flatten(0, 1)
-
-
-def rescored_logits(objectness: Tensor, iou_logits: Tensor, trained: Tensor) -> Tensor:
-    """The logits of objectness x IoU, or of the objectness while the IoU layer is not ``trained``."""
-    log_product = F.logsigmoid(objectness.float()) + F.logsigmoid(iou_logits.float())
-    rescored = log_product - torch.log(-torch.expm1(log_product))
-    return torch.where(trained > 0, rescored, objectness.float())
 
 
 def convert(rpn: RegionProposalNetwork, state: State) -> None:

@@ -1,0 +1,42 @@
+"""The progress of a detector's training, which switches mutual labeling and IoU rescoring on."""
+
+import dataclasses
+import warnings
+
+from ..config import MLCConfig
+
+
+@dataclasses.dataclass
+class State:
+    """Settings and progress, one object for all parts of a converted detector. Not a part of the state_dict."""
+
+    config: MLCConfig
+    how: str
+    """How a user sets the epoch, for the warning."""
+    mutual: bool = False
+    """Whether mutual labeling is in force."""
+    rescoring: bool = False
+    """Whether the IoU layer is trained."""
+    epoch_is_set: bool = False
+
+    def __post_init__(self) -> None:
+        self._start(0.0)
+
+    def set_epoch(self, epoch: float) -> None:
+        self.epoch_is_set = True
+        self._start(epoch)
+
+    def _start(self, epoch: float) -> None:
+        # two flags instead of the epoch: torch.compile would compile again for every value of it
+        self.mutual = self.config.ml and epoch >= self.config.start_epoch
+        self.rescoring = self.config.iur and epoch >= self.config.rescoring_start
+
+    def warn_without_epoch(self) -> None:
+        """A warning, once, if the model trains and its epoch has not been set."""
+        waiting = (self.config.ml and not self.mutual) or (self.config.iur and not self.rescoring)
+        if waiting and not self.epoch_is_set:
+            self.epoch_is_set = True
+            warnings.warn(
+                f"{self.how} The model trains as its baseline until its epoch is at least {self.config.start_epoch:g}",
+                stacklevel=2,
+            )

@@ -1,0 +1,231 @@
+"""The losses of the heads in MMDetection: equal to its own without the method, and the method's with it."""
+
+import warnings
+
+import pytest
+import torch
+from mmdet.structures.bbox import HorizontalBoxes
+from small_mmdet import STRIDES, batch, build, flat_outputs, losses_of, twins
+
+import mlc_ext
+from mlc_ext import MLCConfig
+
+KINDS = ("FCOSHead", "RetinaHead", "RPNHead")
+every_kind = pytest.mark.parametrize("kind", KINDS)
+OFF = {"ml": False, "iur": False}
+GIOU = {"reg_decoded_bbox": True, "loss_bbox": {"type": "GIoULoss", "loss_weight": 2.0}}
+SMOOTH = {"loss_bbox": {"type": "SmoothL1Loss", "beta": 0.11, "loss_weight": 1.0}}
+
+
+def data_for(kind, **options):
+    return batch(num_classes=1 if kind == "RPNHead" else 3, **options)
+
+
+def assert_equal_losses(found, expected, names=None):
+    for name in names or expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+@every_kind
+@pytest.mark.parametrize("mlc", [OFF, {"start_epoch": 8}])
+def test_without_the_method_or_before_its_start_they_are_mmdetections(kind, mlc):
+    plain, ours = twins(kind, mlc)
+    ours.state.set_epoch(0)
+    found, expected = losses_of(ours, data_for(kind)), losses_of(plain, data_for(kind))
+    assert_equal_losses(found, expected)
+    assert all(found[name] == 0 for name in found.keys() - expected.keys())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("FCOSHead", {}),
+        ("FCOSHead", {"center_sampling": True, "norm_on_bbox": True, "loss_bbox": {"type": "GIoULoss"}}),
+        ("RetinaHead", {}),
+        ("RetinaHead", SMOOTH),
+        ("RetinaHead", GIOU),
+        ("RPNHead", {}),
+        ("RPNHead", GIOU),
+    ],
+)
+@pytest.mark.parametrize("ignored", [False, True])
+def test_the_baselines_targets_by_the_methods_code(kind, changes, ignored):
+    """A prediction alignment of weight 1e-9 makes the heads compute all losses themselves, from TaskTargets."""
+    plain, ours = twins(kind, OFF | {"alignment": 1e-9}, **changes)
+    for seed in range(3):
+        data = batch(seed, num_classes=1 if kind == "RPNHead" else 3, ignored=ignored)
+        assert_equal_losses(losses_of(ours, data), losses_of(plain, data))
+
+
+@every_kind
+def test_the_gradient_is_mmdetections(kind):
+    plain, ours = twins(kind, OFF | {"alignment": 1e-12})
+    for head in (plain, ours):
+        sum(losses_of(head, data_for(kind)).values()).backward()
+    expected = dict(plain.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-6)
+
+
+def test_mutual_labels_of_retinanet():
+    """Against the library's own assigner, targets and losses."""
+    head = build("RetinaHead", mlc={"start_epoch": 0})
+    head.state.set_epoch(1)
+    data = batch()
+    features, gts, metas, _ = data
+    found = losses_of(head, data)
+    logits, deltas, ious = flat_outputs(head, features, (3, 4, 1))
+    anchors = head.prior_generator.grid_priors([x.shape[-2:] for x in features], device="cpu")
+    flags = [
+        torch.cat(head.prior_generator.valid_flags([x.shape[-2:] for x in features], m["pad_shape"], "cpu"))
+        for m in metas
+    ]
+    inside = torch.cat(flags)
+    priors = torch.cat(anchors).repeat(len(gts), 1)
+    boxes = head.bbox_coder.decode(priors, deltas)
+    parts = [  # one image at a time: MMDetection matches the anchors inside of it alone
+        mlc_ext.MaxIoUAssigner()([torch.cat(anchors)[flag]], [{"boxes": gt.bboxes}])
+        for flag, gt in zip(flags, gts, strict=True)
+    ]
+    offset, candidate = 0, []
+    for part, gt in zip(parts, gts, strict=True):
+        candidate.append(torch.where(part.candidate_gt >= 0, part.candidate_gt + offset, -1))
+        offset += len(gt)
+    assignment = mlc_ext.Assignment(
+        torch.cat([part.labels for part in parts]),
+        torch.cat(candidate),
+        torch.cat([part.originally_ignored for part in parts]),
+    )
+    gt_boxes, gt_labels = torch.cat([gt.bboxes for gt in gts]), torch.cat([gt.labels for gt in gts])
+    config = MLCConfig.paper("retinanet")
+    task = mlc_ext.task_targets(
+        assignment, logits[inside], boxes[inside], gt_boxes, gt_labels, config, mutual=True, first_label=0
+    )
+    counts = [int(flag.sum()) for flag in flags]
+
+    def divisor(mask):
+        return sum(part.sum().clamp(min=1) for part in mask.split(counts))
+
+    cls = mlc_ext.sigmoid_focal_loss(logits[inside], task.cls_labels, task.cls_weights)
+    torch.testing.assert_close(found["loss_cls"], cls / divisor(task.cls_labels > 0))
+    positive = task.loc_positive
+    target = head.bbox_coder.encode(priors[inside][positive], task.matched_boxes[positive])
+    box = ((deltas[inside][positive] - target).abs().sum(1) * task.loc_weights[positive]).sum()
+    torch.testing.assert_close(found["loss_bbox"], box / divisor(positive))
+    rescoring = mlc_ext.mlc_losses(task, ious[inside].squeeze(1), config)["iou_rescoring"]
+    torch.testing.assert_close(found["loss_iou"], rescoring)
+    baseline = mlc_ext.task_targets(
+        assignment, logits[inside], boxes[inside], gt_boxes, gt_labels, config, mutual=False, first_label=0
+    )
+    assert not torch.equal(baseline.cls_labels, task.cls_labels)  # the split did something
+
+
+@pytest.mark.parametrize("candidates", [None, "own_levels", "all"])
+def test_mutual_labels_of_fcos(candidates):
+    head = build("FCOSHead", mlc={"start_epoch": 0, "candidates": candidates})
+    head.state.set_epoch(1)
+    data = batch(1)
+    features, gts, _, _ = data
+    found = losses_of(head, data)
+    logits, distances, quality = flat_outputs(head, features, (3, 4, 1))
+    levels = head.prior_generator.grid_priors([x.shape[-2:] for x in features], device="cpu")
+    boxes = head.bbox_coder.decode(torch.cat(levels).repeat(len(gts), 1), distances)
+    assigner = mlc_ext.FCOSAssigner(STRIDES, head.regress_ranges, candidates=candidates or "positives")
+    config = head.state.config
+    task = mlc_ext.task_targets(
+        assigner(levels, [{"boxes": gt.bboxes} for gt in gts]),
+        logits, boxes, torch.cat([gt.bboxes for gt in gts]), torch.cat([gt.labels for gt in gts]),
+        config, mutual=True, first_label=0,
+    )  # fmt: skip
+    focal = mlc_ext.sigmoid_focal_loss(logits, task.cls_labels, task.cls_weights)
+    torch.testing.assert_close(found["loss_cls"], focal / task.num_cls_positive)
+    iou = mlc_ext.paired_box_iou(boxes, task.matched_boxes).clamp(min=1e-6).log().neg() * task.loc_weights
+    torch.testing.assert_close(found["loss_bbox"], iou.sum() / task.num_loc_positive)
+    rescoring = mlc_ext.mlc_losses(task, quality.squeeze(1), config)["iou_rescoring"]
+    torch.testing.assert_close(found["loss_iou"], rescoring)
+    assert "loss_centerness" not in found
+
+
+def test_fcos_keeps_its_centerness_without_rescoring():
+    head = build("FCOSHead", mlc={"start_epoch": 0, "iur": False})
+    head.state.set_epoch(1)
+    found = losses_of(head, batch(1))
+    assert found.keys() == {"loss_cls", "loss_bbox", "loss_centerness"}
+    assert all(0 < loss < 50 for loss in found.values())
+
+
+def test_samples_of_rpn_follow_the_weights():
+    """With alpha 2 an ignored anchor has the square of its margin as weight; those of weight 0 are never drawn."""
+    head = build("RPNHead", mlc={"start_epoch": 0})
+    head.state.set_epoch(1)
+    tasks = []
+    sampled = head._sampled
+    head._sampled = lambda task, *rest: tasks.append((task, sampled(task, *rest))) or tasks[-1][1]
+    found = losses_of(head, batch(3, counts=(5, 4), num_classes=1))
+    assert found.keys() == {"loss_rpn_cls", "loss_rpn_bbox", "loss_rpn_iou"}
+    task, (drawn, cls_divisor, loc_divisor) = tasks[0]
+    rows = drawn.cls_weights.view(2, -1) > 0
+    assert (rows.sum(1) <= 40).all() and ((rows & (task.cls_labels > 0).view(2, -1)).sum(1) <= 20).all()
+    assert (drawn.loc_weights.view(2, -1) > 0).sum(1).max() <= 20
+    assert cls_divisor == loc_divisor == drawn.sampled_normalizer and cls_divisor >= rows.sum()
+
+
+@every_kind
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (60, 3)])
+def test_few_and_many_gts(kind, counts):
+    head = build(kind, mlc={"start_epoch": 0})
+    head.state.set_epoch(1)
+    losses = losses_of(head, batch(counts=counts, num_classes=1 if kind == "RPNHead" else 3))
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+@every_kind
+def test_box_types(kind):
+    head = build(kind, mlc={"start_epoch": 0})
+    head.state.set_epoch(1)
+    data = data_for(kind)
+    expected = losses_of(head, data)
+    for instances in data[1]:
+        instances.bboxes = HorizontalBoxes(instances.bboxes)
+    if kind != "FCOSHead":
+        head.prior_generator.use_box_type = True
+    assert_equal_losses(losses_of(head, data), expected)
+
+
+@every_kind
+def test_half_precision_under_autocast(kind):
+    head = build(kind, mlc={"start_epoch": 0})
+    head.state.set_epoch(1)
+    expected = losses_of(head, data_for(kind))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses_of(head, data_for(kind))
+    for name, loss in found.items():
+        torch.testing.assert_close(loss.float(), expected[name].float(), rtol=0.2, atol=0.05)
+
+
+@every_kind
+def test_a_warning_without_the_hook(kind):
+    head = build(kind)
+    with pytest.warns(UserWarning, match=f"MLC{kind}: custom_hooks has no MLCEpochHook. The model trains as"):
+        losses_of(head, data_for(kind))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses_of(head, data_for(kind))  # once
+
+
+def test_refused_settings():
+    softmax = {"type": "CrossEntropyLoss", "use_sigmoid": False}
+    with pytest.raises(ValueError, match="MLCRetinaHead: loss_cls must have use_sigmoid=True"):
+        build("RetinaHead", loss_cls=softmax)
+    with pytest.raises(ValueError, match="MLCRetinaHead: candidates 'own_levels' is for FCOS"):
+        build("RetinaHead", mlc={"candidates": "own_levels"})
+    with pytest.raises(TypeError, match="alfa"):
+        build("FCOSHead", mlc={"alfa": 1})
+    train = {"assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.7, "neg_iou_thr": 0.3}, "allowed_border": -1}
+    balanced = {"type": "IoUBalancedNegSampler", "num": 10, "pos_fraction": 0.5}
+    with pytest.raises(TypeError, match="MLCRPNHead: sampler must be a PseudoSampler or RandomSampler, got .*IoUBal"):
+        build("RPNHead", train_cfg=train | {"sampler": balanced})
+    with pytest.raises(ValueError, match="add_gt_as_proposals=False"):
+        build("RPNHead", train_cfg=train | {"sampler": {"type": "RandomSampler", "num": 10, "pos_fraction": 0.5}})
