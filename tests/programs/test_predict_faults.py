@@ -14,6 +14,7 @@ from untrained import write_checkpoint
 
 from mlc_ext.detectors import interrupts, predict
 from mlc_ext.detectors.predict import Predictor, main
+from mlc_ext.detectors.prediction import run as prediction
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +103,14 @@ def test_a_bug_leaves_the_results_so_far(program, monkeypatch):
 
 
 def test_ctrl_c_leaves_the_results_so_far(program, monkeypatch):
-    decode = predict.decode_image
+    decode = prediction.decode_image
 
     def interrupted(data):
         if os.path.exists("found/photos/m.png.png"):
             os.kill(os.getpid(), signal.SIGINT)
         return decode(data)
 
-    monkeypatch.setattr(predict, "decode_image", interrupted)
+    monkeypatch.setattr(prediction, "decode_image", interrupted)
     code, out, error = program("photos", "--out", "found")
     assert code == 130 and error == "predict.py: interrupted\n" and "on 2 of 3 images" in out
     assert names_in_json() == ["a.png", "m.png"]
@@ -119,7 +120,7 @@ def test_ctrl_c_leaves_the_results_so_far(program, monkeypatch):
 @pytest.mark.parametrize("signals", [1, 2])
 def test_ctrl_c_while_the_results_are_written(program, monkeypatch, before, signals):
     """Also after a first one that ended the predictions. A second one in the writing ends it."""
-    decode, write = predict.decode_image, predict.write_whole
+    decode, write = prediction.decode_image, prediction.write_whole
 
     def interrupted(data):
         if before and os.path.exists("found/photos/m.png.png"):
@@ -131,8 +132,8 @@ def test_ctrl_c_while_the_results_are_written(program, monkeypatch, before, sign
             os.kill(os.getpid(), signal.SIGINT)
         write(path, text)
 
-    monkeypatch.setattr(predict, "decode_image", interrupted)
-    monkeypatch.setattr(predict, "write_whole", slow)
+    monkeypatch.setattr(prediction, "decode_image", interrupted)
+    monkeypatch.setattr(prediction, "write_whole", slow)
     code, out, error = program("photos", "--out", "found")
     assert code == 130
     if signals == 2:
