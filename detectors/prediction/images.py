@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..data.images.files import did_you_mean
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 """What counts as an image in a folder; a file that is named itself may be called anything."""
 
@@ -19,7 +21,7 @@ def find_images(
     given one that cannot be listed goes to ``failed`` with the reason.
 
     Raises:
-        FileNotFoundError: an input is not there, or neither a file nor a folder. ValueError: an input is ``out``.
+        FileNotFoundError: an input does not exist, or is neither a file nor a folder. ValueError: an input is ``out``.
     """
     seen: set[str] = set()
     taken: set[Path] = set()
@@ -40,7 +42,7 @@ def find_images(
                     if Path(name).suffix.lower() in SUFFIXES
                 ]
         else:
-            raise FileNotFoundError(f"no image or folder {given}")
+            raise FileNotFoundError(f"no image or folder {given}{did_you_mean(given)}")
         for path, place in found:
             if (real := os.path.realpath(path)) in seen:
                 continue

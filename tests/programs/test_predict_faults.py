@@ -217,3 +217,17 @@ def test_inputs_that_are_no_files(program, given):
     os.mkfifo("pipe")
     code, _, error = program(given, "--out", "found")
     assert code == 2 and "no image or folder" in error and not os.path.exists("found")
+
+
+@pytest.mark.parametrize("given", ["photos/A.PNG", "photos/a", "photos/%61.png", "Photos/a.png", "'photos/a.png'",
+                                   "file://{}/photos/a.png"])  # fmt: skip
+def test_the_near_name_of_a_missing_input_is_suggested(program, tmp_path, given):
+    code, _, error = program(given.format(tmp_path), "--out", "found")
+    near = tmp_path / "photos/a.png" if given.startswith("file:") else "photos/a.png"
+    assert code == 2 and error.endswith(f"; did you mean '{near}'?\n") and error.count("\n") == 1
+    assert not os.path.exists("found")
+
+
+def test_nothing_is_suggested_where_nothing_is_near(program):
+    code, _, error = program("photos/quite_another.jpg", "--out", "found")
+    assert code == 2 and error == "predict.py: no image or folder photos/quite_another.jpg\n"
