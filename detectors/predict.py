@@ -21,9 +21,10 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
+import functools
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.prediction.images import find_images
 from mlc_ext.detectors.prediction.predictor import Predictor
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
     options = parse(arguments, prog)
     show_warnings()
     unlisted: dict[Path, str] = {}
-    try:
+    with program_errors(functools.partial(print_error, prog)) as ending:
         threshold = options.score_threshold
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"--score-threshold must be in 0..1, got {threshold}")
@@ -75,9 +76,8 @@ def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
             draw=not options.json,
             progress=not options.quiet,
         )
-    except (ValueError, OSError, ImportError) as error:
-        print_error(prog, error)
-        return 2
+    if ending.code:
+        return ending.code
     failed = unlisted | outcome.failed
     for path, why in failed.items():
         print_error(prog, f"{path}: {why}")
