@@ -22,7 +22,7 @@ class Run:
 
     folder: Path
     name: str
-    """The shortest end of its path that no other run has."""
+    """The shortest unique suffix of its path."""
     config: Config | None
     history: list[dict[str, Any]]
     """Log entries and evaluations, in order."""
@@ -84,7 +84,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest end of each path that no other path has."""
+    """The shortest unique suffix of each path."""
     parts = [folder.resolve().parts for folder in folders]
     names = []
     for own in parts:
