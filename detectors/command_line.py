@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from . import distributed
+from .data.errors import DataError
+from .data.loading.worker_processes import death_of_worker
+from .engine.nonfinite import NonFiniteLoss
+
+
+@dataclass
+class Ending:
+    """How the block of :func:`program_errors` ended."""
+
+    code: int = 0
+    """The program's exit code: 0; 1 if the training failed; 2 if options or data cannot be used."""
 
 
 def make_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
@@ -20,7 +34,34 @@ def make_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def print_error(prog: str, error: object) -> None:
-    """Prints an error, or its text, as one line on stderr, with the rank if it is not 0."""
+    """Prints an error, or its text, as one line on stderr, with the rank if it is not 0.
+
+    An error that all ranks have is printed by rank 0 only.
+    """
     rank = distributed.rank()
+    if rank and isinstance(error, (distributed.SetupError, distributed.LostPeer)):
+        return
     text = " ".join(str(error).split()) or type(error).__name__
     print(f"{prog}: {f'rank {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def program_errors(report: Callable[[Exception], None]) -> Iterator[Ending]:
+    """Within, errors whose message is for the user end the block and are passed to ``report``; a bug is raised.
+
+    The death of a loader's worker is reported as DataError: torch raises it anywhere in the block.
+    """
+    ending = Ending()
+    try:
+        yield ending
+    except (NonFiniteLoss, distributed.LostPeer) as error:
+        ending.code = 1
+        report(error)
+    except (ValueError, OSError, ImportError, DataError) as error:
+        ending.code = 2
+        report(error)
+    except RuntimeError as error:
+        if (died := death_of_worker(error)) is None:
+            raise
+        ending.code = 2
+        report(died)

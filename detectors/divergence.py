@@ -20,10 +20,11 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
+import functools
 import json
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
 from mlc_ext.detectors.data.coco.ground_truth import GroundTruth
 from mlc_ext.detectors.evaluation.file_divergence import RANKINGS, FileDivergence, measure_predictions
 from mlc_ext.detectors.evaluation.metrics_table import shown
@@ -56,7 +57,7 @@ def parse(arguments: list[str] | None = None, prog: str = "divergence.py") -> ar
 @interruptible
 def main(arguments: list[str] | None = None, prog: str = "divergence.py") -> int:
     options = parse(arguments, prog)
-    try:
+    with program_errors(functools.partial(print_error, prog)) as ending:
         _check(options)
         rows = read_predictions(options.results, class_agnostic=options.class_agnostic, before_nms=options.before_nms)
         truth = GroundTruth(options.annotations, class_agnostic=options.class_agnostic)
@@ -86,9 +87,8 @@ def main(arguments: list[str] | None = None, prog: str = "divergence.py") -> int
         if options.json is not None:
             figures = {"before_nms": rows.before_nms, "notes": notes, **found.to_dict()}
             write_whole(options.json, json.dumps(plain(figures), indent=2) + "\n")
-    except (ValueError, OSError, ImportError) as error:
-        print_error(prog, error)
-        return 2
+    if ending.code:
+        return ending.code
     print(_summary(found, rows.before_nms))
     for note in notes:
         print_error(prog, f"warning: {note}")

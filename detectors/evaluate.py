@@ -17,12 +17,11 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
+import functools
 import json
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error
-from mlc_ext.detectors.data.errors import DataError
-from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
 from mlc_ext.detectors.evaluation.measure import measure_loaded, prediction_writer
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.interrupts import interruptible
@@ -59,7 +58,7 @@ def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argp
 def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
     options = parse(arguments, prog)
     show_warnings()
-    try:
+    with program_errors(functools.partial(print_error, prog)) as ending:
         with distributed.session(options.device):
             with distributed.together():
                 _check(options)
@@ -78,16 +77,7 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
                         writer.merge(other)
                     with writing(options.predictions):
                         writer.save(options.predictions)
-    except (ValueError, OSError, ImportError, DataError) as error:
-        if distributed.is_main() or not isinstance(error, distributed.SetupError):
-            print_error(prog, error)
-        return 2
-    except RuntimeError as error:
-        if (died := death_of_worker(error)) is None:
-            raise
-        print_error(prog, died)
-        return 2
-    return 0
+    return ending.code
 
 
 def _check(options: argparse.Namespace) -> None:

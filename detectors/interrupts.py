@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import threading
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
 
 _received = False
+_deferred: list[int] | None = None
 
 
-def interrupt(number: int, frame: object) -> NoReturn:
+def interrupt(number: int, frame: object) -> None:
     """A signal handler: raises KeyboardInterrupt, and remembers it for :func:`check`."""
     global _received
     _received = True
+    if _deferred is not None and not _deferred:
+        _deferred.append(number)
+        return
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[list[int]]:
+    """Within, the first call of :func:`interrupt` does not raise: the signal is added to the list. A second one raises.
+
+    For the writing of results that would be lost.
+    """
+    global _deferred
+    _deferred = signals = []
+    try:
+        yield signals
+    finally:
+        _deferred = None
 
 
 def check() -> None:

@@ -21,12 +21,11 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
+import functools
 from collections.abc import Sequence
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error
-from mlc_ext.detectors.data.errors import DataError
-from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, require_matplotlib
@@ -60,7 +59,7 @@ def parse(arguments: list[str] | None = None, prog: str = "report.py") -> argpar
 def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
     options = parse(arguments, prog)
     show_warnings()
-    try:
+    with program_errors(functools.partial(print_error, prog)) as ending:
         _check(options)
         runs = read_runs(options.runs)
         page, charts = make_report(
@@ -75,9 +74,8 @@ def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
         folder = _charts_folder(options.out)
         for chart in charts:
             chart.save(folder)
-    except (ValueError, OSError, ImportError) as error:
-        print_error(prog, error)
-        return 2
+    if ending.code:
+        return ending.code
     for run in runs:
         for note in run.notes:
             print_error(prog, f"{run.name}: {note}")
@@ -146,15 +144,8 @@ def _examine(run: Run, **options) -> Findings | None:
     if not run.checkpoint.is_file():
         run.notes.append(f"no {run.checkpoint.name}: the page has its history alone")
         return None
-    try:
+    with program_errors(lambda error: run.notes.append(f"not evaluated, the page has its history alone: {error}")):
         return examine(run, **options)
-    except (ValueError, OSError, ImportError, DataError) as error:
-        why = str(error)
-    except RuntimeError as error:
-        if (died := death_of_worker(error)) is None:
-            raise
-        why = str(died)
-    run.notes.append(f"not evaluated, the page has its history alone: {why}")
     return None
 
 

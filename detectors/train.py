@@ -24,17 +24,16 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
 from mlc_ext.detectors.config.files import read_config_file
 from mlc_ext.detectors.config.overrides import assign, override, present_name, update
 from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
 from mlc_ext.detectors.config.reference import settings_text
 from mlc_ext.detectors.config.settings import Config
-from mlc_ext.detectors.data.errors import DataError
-from mlc_ext.detectors.data.loading.worker_processes import death_of_worker
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report
@@ -138,7 +137,7 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
         return 0
     hold_log()
     show_warnings()
-    try:
+    with program_errors(functools.partial(_report_error, prog)) as ending:
         config = configuration(options)
         runs = _runs(config, options)
         allowed = tuple(present_name(config, name) for name in options.allow_change)
@@ -148,17 +147,7 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
                     RunFolder(each.run.out).check_outputs()
             results = {name: _train(name, each, options, allowed) for name, each in runs.items()}
             _say(report(*results.values(), names=tuple(results)))
-    except NonFiniteLoss as error:
-        return _failed(prog, 1, error, shown=error.here)
-    except distributed.LostPeer as error:
-        return _failed(prog, 1, error, shown=distributed.is_main())
-    except (ValueError, OSError, ImportError, DataError) as error:
-        return _failed(prog, 2, error, shown=distributed.is_main() or not isinstance(error, distributed.SetupError))
-    except RuntimeError as error:
-        if (died := death_of_worker(error)) is None:
-            raise
-        return _failed(prog, 2, died, shown=True)
-    return 0
+    return ending.code
 
 
 def _runs(config: Config, options: argparse.Namespace) -> dict[str, Config]:
@@ -192,12 +181,11 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _failed(prog: str, code: int, error: Exception, *, shown: bool) -> int:
-    """Logs an error with its traceback, prints it as one line if ``shown``, and returns the exit code."""
+def _report_error(prog: str, error: Exception) -> None:
+    """Logs an error with its traceback, and prints it as one line where it arose."""
     LOG.error("%s", error, exc_info=error)
-    if shown:
+    if not isinstance(error, NonFiniteLoss) or error.here:
         print_error(prog, error)
-    return code
 
 
 def _name(config: Config) -> str:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mlc_ext import MLCConfig
 
@@ -321,5 +320,6 @@ class Config:
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+    def to_json(self) -> str:
+        """The text of a run's config.json."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in training: between two steps, the same two on all ranks."""
+"""Ctrl-C and SIGTERM in training: they take effect after the same step on all ranks."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ class Interruption:
 
     A second signal raises it at once. While a batch is waited for (:meth:`waiting_for`) nothing is deferred: the loader
     may never return. With several ranks the wait lasts at most PATIENCE.
+
+    ``wait_failed``: True after an error that was raised while a batch was waited for, so between two steps.
     """
 
     def __init__(self) -> None:
-        self.deferring = self._pending = self._waiting = self._overdue = False
+        self.deferring = self.wait_failed = self._pending = self._waiting = self._overdue = False
         self._vote = Vote()
         self._timer: threading.Timer | None = None
         self._previous: dict[int, object] = {}
@@ -45,7 +47,8 @@ class Interruption:
             signal.signal(number, handler)
 
     def waiting_for(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches; a signal that comes while one is waited for ends ``deferring``: the step before is whole."""
+        """The batches. A signal that comes while one is waited for ends ``deferring``, as no step is in progress; with
+        the next batch it begins again."""
         iterator = iter(batches)
         while True:
             self._waiting = True
@@ -53,8 +56,12 @@ class Interruption:
                 batch = next(iterator)
             except StopIteration:
                 return
+            except Exception:
+                self.wait_failed = True
+                raise
             finally:
                 self._waiting = False
+            self.deferring = True  # a signal's exception may have been lost
             yield batch
 
     def _handle(self, number: int, frame: object) -> None:

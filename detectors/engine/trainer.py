@@ -65,8 +65,6 @@ class Trainer:
             if self.main and config.run.tensorboard:
                 watch = Watch(self.folder.path / "tensorboard", self.train_set.category_names)
             self.log = RunLog(self.metrics, self.stepper, watch, self.total_iterations, progress=self.progress)
-            if self.main:
-                with_absolute_paths(config).save(self.folder.path / "config.json")
         self.stepper.connect()
 
     @property
@@ -81,7 +79,7 @@ class Trainer:
 
         Ctrl-C and SIGTERM (the time limit of a scheduler) take effect at the end of the step in progress: a checkpoint
         is saved and KeyboardInterrupt is raised. A second signal raises it at once and saves nothing, because half a
-        step may have been taken.
+        step may have been taken. A checkpoint is also saved when an error is raised while a batch is waited for.
 
         Raises:
             NonFiniteLoss: the weights were frozen at the bad step; no checkpoint was written since.
@@ -97,6 +95,7 @@ class Trainer:
         ):
             while self.iteration < stop:
                 if self._evaluation_is_due():  # also after resuming from a checkpoint saved just before it
+                    self.save()  # an evaluation that fails loses no step
                     self.evaluate()
                     self.save()
                 self.train_one_epoch(interruption, stop)
@@ -191,7 +190,7 @@ class Trainer:
         return path
 
     def _begin(self) -> None:
-        self.folder.begin()
+        self.folder.begin(self.config)
         self.metrics.start()
         self.log.start(self.iteration)
         LOG.info("%s", self.train_set.summary())
@@ -218,7 +217,8 @@ class Trainer:
 
     @contextlib.contextmanager
     def _saved_on_failure(self, interruption: Interruption) -> Iterator[None]:
-        """Saves a checkpoint when the run is interrupted between two steps or loses another rank."""
+        """Saves a checkpoint when the run is interrupted or gets no batch between two steps, or loses another rank."""
+        began = self.iteration
         try:
             yield
         except KeyboardInterrupt:
@@ -227,8 +227,11 @@ class Trainer:
             if not interruption.deferring:
                 self._save_after("interrupted")
             raise
-        except RuntimeError as error:
+        except Exception as error:
             if not distributed.is_lost_peer(error):
+                if interruption.wait_failed and self.iteration > began:
+                    self.log.bar.close()
+                    self._save_after("no batch could be loaded")
                 raise
             self.log.bar.close()
             LOG.error("lost another process: %s", error)

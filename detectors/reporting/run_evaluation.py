@@ -94,7 +94,7 @@ def examine(
 
 
 def take_metrics(run: Run, findings: Findings | None, data: str | None) -> None:
-    """Settles which metrics the tables show: those the run recorded, or those measured now where it recorded none or
+    """Chooses the metrics for the tables: those the run recorded, or those measured now where it recorded none or
     other data were asked for. What does not agree is noted."""
     run.validation = None if findings is None else findings.digest
     if findings is None:

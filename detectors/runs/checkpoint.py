@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import platform
@@ -19,7 +20,7 @@ from mlc_ext._version import __version__
 from ..config.overrides import differences, from_dict
 from ..config.paths import with_absolute_paths
 from ..config.settings import Config
-from .files import writing
+from .files import replacing, writing
 
 FORMAT = "mlc_ext detector checkpoint 2"
 NAME = "checkpoint.pt"
@@ -33,24 +34,15 @@ VERSIONS = {"torch": str(torch.__version__), "mlc_ext": __version__, "python": p
 
 
 def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None:
-    """Writes ``state`` to a temporary file and renames it to ``path``: ``path`` is never an incomplete file.
+    """Writes ``state`` by :func:`~mlc_ext.detectors.runs.files.replacing`: ``path`` is never an incomplete file.
 
     With ``keep``, the previous file becomes ``checkpoint.1.pt``, that one ``checkpoint.2.pt`` and so on, ``keep`` files
     in all. Without, the previous file is replaced. OSError names ``path``; the previous checkpoints remain.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        try:
-            with open(temporary, "wb") as file:
-                _save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if keep is not None:
-                _shift(path, keep)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    shift = None if keep is None else functools.partial(_shift, path, keep)
+    with writing(path), replacing(path, before_rename=shift) as file:
+        _save(state, file)
 
 
 def _save(state: dict, file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""Output files: checked before the work begins, written atomically, as standard JSON."""
+"""Output files: checked before the work begins, written atomically in UTF-8, as standard JSON."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ import contextlib
 import errno
 import math
 import os
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+ENCODING = {"encoding": "utf-8", "errors": "backslashreplace"}
+"""Of all text files, whatever the locale; file names that are not UTF-8 are escaped."""
+
+_MAX_LINKS = 40
+_NAME_BYTES = 200
+"""Kept of a file's name in that of its temporary file: file systems limit a name to 255 bytes."""
 
 
 def check_writable(path: Path) -> None:
@@ -21,11 +31,13 @@ def check_writable(path: Path) -> None:
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
     with writing(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if _is_device(path):
+        target = _target(path)
+        if _is_device(target):
+            os.stat(target)  # a descriptor that is not open
             return
-        temporary = _temporary(path)
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary = _temporary(target)
         try:
             temporary.write_bytes(bytes(4096))  # an empty file fits on a full disk
         finally:
@@ -33,22 +45,56 @@ def check_writable(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a temporary file and renames it to ``path``, which is never an incomplete file.
+    """Writes ``text`` by :func:`replacing`: ``path`` is never an incomplete file.
 
-    OSError names ``path``; the file that was there stays, and nothing is left beside it. A pipe or a device, such as
-    /dev/null, is written to and stays what it is.
+    OSError names ``path``; the file that was there stays, and nothing is left beside it. A link stays a link: the file
+    that it leads to is replaced. A pipe, a device such as /dev/null, and a descriptor such as /dev/stdout are written
+    to and stay what they are.
     """
     with writing(path):
-        if _is_device(path):
-            path.write_text(text)
+        target = _target(path)
+        if _is_device(target):
+            own = target.parent == Path(f"/proc/{os.getpid()}/fd")  # whose place in the file others continue from
+            with open(os.dup(int(target.name)) if own else target, "a", **ENCODING) as file:
+                file.write(text)
             return
-        temporary = _temporary(path)
+        with replacing(target) as file:
+            file.write(text.encode(**ENCODING))
+
+
+@contextlib.contextmanager
+def replacing(path: Path, before_rename: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
+    """Within, the temporary file to write; then it is flushed to the disk and renamed to ``path``.
+
+    After a kill or a power cut ``path`` is the old or the new file. After an error it is the old one, and the temporary
+    file is removed.
+
+    Args:
+        before_rename: called when the new file is on the disk.
+    """
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if before_rename is not None:
+            before_rename()
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flushes the names of a folder's files to the disk; some file systems do not offer it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            temporary.write_text(text)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -62,13 +108,33 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def _target(path: Path) -> Path:
+    """What is written for ``path``: its links are followed, but not that from a descriptor to its file."""
+    for _ in range(_MAX_LINKS):
+        path = Path(os.path.realpath(path.parent), path.name)
+        try:
+            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+        except FileNotFoundError:
+            return path
+        if not is_link or _is_descriptor(path):
+            return path
+        path = path.parent / os.readlink(path)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
 def _temporary(path: Path) -> Path:
     """Of this process: another one that writes the same file does not meet it."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    name = os.fsencode(path.name)[:_NAME_BYTES].decode(errors="ignore")
+    return path.with_name(f".{name}.{os.getpid()}")
 
 
 def _is_device(path: Path) -> bool:
-    return path.exists() and not path.is_file() and not path.is_dir()
+    return _is_descriptor(path) or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _is_descriptor(path: Path) -> bool:
+    """Whether ``path`` is an open file of a process, such as /proc/self/fd/1."""
+    return path.name.isdigit() and re.fullmatch(r"/proc/\d+(/task/\d+)?/fd|/dev/fd", str(path.parent)) is not None
 
 
 def plain(value: object) -> object:

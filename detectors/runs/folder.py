@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 
 from .. import distributed
+from ..config.paths import with_absolute_paths
 from ..config.settings import Config
 from .checkpoint import (
     NAME,
@@ -66,12 +67,17 @@ class RunFolder:
         """Gives the folder back to other runs."""
         self._lock.release()
 
-    def begin(self) -> None:
-        """Moves the checkpoints of an earlier run aside, unless this run resumes from one of them."""
-        if self.main:
-            self._lock.acquire()  # held since open(), unless the run was closed and goes on
-        if self.main and (self._resumed_from is None or self._resumed_from.parent != self.path.resolve()):
+    def begin(self, config: Config) -> None:
+        """Moves the checkpoints of an earlier run aside, unless this run resumes from one of them; writes config.json.
+
+        Until then a run that is refused leaves the files of the earlier one as they are.
+        """
+        if not self.main:
+            return
+        self._lock.acquire()  # held since open(), unless the run was closed and goes on
+        if self._resumed_from is None or self._resumed_from.parent != self.path.resolve():
             set_aside(self.path)
+        write_whole(self.path / "config.json", with_absolute_paths(config).to_json())
 
     def warn(self, message: str) -> None:
         """Logs a warning on rank 0."""

@@ -13,6 +13,7 @@ from ..config.overrides import differences, from_dict
 from ..config.paths import with_absolute_paths
 from ..config.settings import Config
 from .checkpoint import NAME
+from .files import ENCODING
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Run:
 
     folder: Path
     name: str
-    """The shortest end of its path that no other run has."""
+    """The shortest unique suffix of its path."""
     config: Config | None
     history: list[dict[str, Any]]
     """Log entries and evaluations, in order."""
@@ -83,7 +84,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest end of each path that no other path has."""
+    """The shortest unique suffix of each path."""
     parts = [folder.resolve().parts for folder in folders]
     names = []
     for own in parts:
@@ -150,7 +151,7 @@ def _read(folder: Path, name: str) -> Run:
 
 def _config(path: Path, notes: list[str]) -> Config | None:
     try:
-        return from_dict(json.loads(path.read_text()))
+        return from_dict(json.loads(path.read_text(**ENCODING)))
     except FileNotFoundError:
         notes.append("no config.json: the settings are not known")
     except ValueError as error:
@@ -162,7 +163,7 @@ def _history(files: dict[str, Path], notes: list[str]) -> tuple[list[dict], str]
     """(entries, file) of metrics.jsonl, which an interrupted run has too, or else of metrics.json."""
     if files["metrics.jsonl"].is_file():
         entries, damaged = [], 0
-        for line in files["metrics.jsonl"].read_text().splitlines():
+        for line in files["metrics.jsonl"].read_text(**ENCODING).splitlines():
             entry = _entry(line)
             damaged += entry is None
             if entry is not None:
@@ -173,7 +174,7 @@ def _history(files: dict[str, Path], notes: list[str]) -> tuple[list[dict], str]
             notes.append("no metrics.json: interrupted before its first evaluation, or still running")
         return entries, "metrics.jsonl"
     try:
-        content = json.loads(files["metrics.json"].read_text())
+        content = json.loads(files["metrics.json"].read_text(**ENCODING))
         entries = [entry for entry in content["history"] if isinstance(entry, dict) and "iteration" in entry]
         notes.append("no metrics.jsonl: the history ends with the last evaluation")
         return entries, "metrics.json"

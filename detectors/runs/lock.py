@@ -27,8 +27,8 @@ os.register_at_fork(after_in_child=_forked)
 class FolderLock:
     """A lock on a run's folder against other processes, on this machine or, on a shared file system, on another.
 
-    The system holds it (``flock``) and drops it when the process ends, however it ends: there is none of a dead
-    owner. The file ``.lock`` names the owner for those who are refused. A file system that cannot lock is used without.
+    The system holds it (``flock``) and drops it when the process ends, however it ends: a dead process holds no lock.
+    The file ``.lock`` names the owner for those who are refused. A file system that cannot lock is used without.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from .. import distributed
+from .files import ENCODING
 
 LOG = logging.getLogger("mlc_ext.detectors")
 
@@ -75,7 +76,7 @@ def open_log(path: Path, level: int = logging.INFO) -> None:
         if isinstance(handler, _RunFile):
             LOG.removeHandler(handler)
             handler.close()
-    file = _RunFile(path, delay=level > logging.INFO)
+    file = _RunFile(path, delay=level > logging.INFO, **ENCODING)
     file.setLevel(level)
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for handler in list(LOG.handlers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .files import plain, write_whole, writing
+from .files import ENCODING, plain, write_whole, writing
 
 
 class MetricsLog:
@@ -31,7 +31,7 @@ class MetricsLog:
     def add(self, entry: dict) -> None:
         self.entries.append(entry)
         if self.path is not None:
-            with writing(self.path), open(self.path, "a") as file:
+            with writing(self.path), open(self.path, "a", **ENCODING) as file:
                 file.write(_line(entry))
 
 

@@ -162,7 +162,7 @@ def test_a_key_like_no_other_is_refused_without_a_guess():
 def test_round_trip(name, tmp_path):
     config = override(preset(name), "schedule.milestones", "3,4.5")
     assert from_dict(config.to_dict()) == config
-    config.save(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(config.to_json())
     assert from_dict(json.loads((tmp_path / "config.json").read_text())) == config
 
 

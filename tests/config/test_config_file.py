@@ -44,7 +44,7 @@ def test_order(file):
 def test_a_runs_own_config_makes_the_same_run(file, tmp_path):
     config = configured("--preset", "fcos_tricks_r50", "--set", "data.short_side=640,800", "--set",
                         "schedule.milestones=3,4.5", "--set", "model.weights=w.pth")  # fmt: skip
-    config.save(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(config.to_json())
     assert configured("--config", tmp_path / "config.json") == config
     assert from_dict(json.loads((tmp_path / "config.json").read_text())) == config
 

@@ -1,4 +1,4 @@
-"""Signals in training: while a batch is waited for, and where the exception of Ctrl-C is lost."""
+"""What ends a training between two steps: signals, also where their exception is lost, and loaders that fail."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ import pytest
 from small_runs import config_of
 
 from mlc_ext.detectors import interrupts
+from mlc_ext.detectors.data.errors import ImageDecodeError, StarvedLoader
 from mlc_ext.detectors.engine import signals
 from mlc_ext.detectors.engine.signals import Interruption
 from mlc_ext.detectors.engine.trainer import Trainer
@@ -65,36 +66,121 @@ def test_a_signal_within_a_step_is_deferred_to_its_end():
     assert steps == [0, 1, 2]
 
 
-def test_a_run_that_waits_for_ever_ends_with_its_checkpoint(tmp_path, monkeypatch, threads):
+class Loses:
+    """Ctrl-C while this is destroyed: Python ignores the exception."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("second", [False, True])
+def test_a_signal_is_lost_while_a_batch_is_waited_for(second):
+    """The step after it is whole when the run ends, or a second signal ends it at once: no checkpoint may be saved."""
+
+    def batches():
+        yield 0
+        Loses()
+        yield 1
+        yield 2
+
+    begun, ended = [], []
+    with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
+        interruption.deferring = True
+        for batch in interruption.waiting_for(batches()):
+            begun.append(batch)
+            if batch == 1 and second:
+                os.kill(os.getpid(), signal.SIGINT)
+            ended.append(batch)
+            interruption.check()
+    assert begun == [0, 1] and ended == ([0] if second else [0, 1]) and interruption.deferring == second
+
+
+class Replaced:
+    """A trainer's loader whose iterator is another one."""
+
+    def __init__(self, loader, iterate):
+        self.loader, self.iterate, self.batches = loader, iterate, list(loader)
+
+    def __iter__(self):
+        return self.iterate(self.batches)
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)
+
+    def __len__(self):
+        return len(self.loader)
+
+
+@pytest.fixture
+def trainer(tmp_path, monkeypatch, threads):
+    """Of two epochs of two steps, with an evaluation between them; in tmp_path/run."""
     monkeypatch.chdir(tmp_path)
-    trainer = Trainer(config_of("fcos_minus_r50", tmp_path / "run", 2, run__correlation=False), progress=False)
+    config = config_of("fcos_minus_r50", tmp_path / "run", 2, run__correlation=False, run__eval_every=1)
+    return Trainer(config, progress=False)
 
-    class Stuck:
-        def __iter__(self):
-            yield batches[0]
-            signal_in(0.2, signal.SIGTERM)
-            time.sleep(60)
 
-        def __getattr__(self, name):
-            return getattr(loader, name)
+def test_a_run_that_waits_for_ever_ends_with_its_checkpoint(trainer, tmp_path):
+    def stuck_after_one(batches):
+        yield batches[0]
+        signal_in(0.2, signal.SIGTERM)
+        time.sleep(60)
 
-        def __len__(self):
-            return len(loader)
-
-    loader = trainer.loader
-    batches = list(loader)
-    trainer.loader = Stuck()
+    trainer.loader = Replaced(trainer.loader, stuck_after_one)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     state = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert state["iteration"] == 1 and state["loader"]["position"] == 1
 
 
-class Loses:
-    """Ctrl-C while this is destroyed: Python ignores the exception."""
+@pytest.mark.parametrize(
+    "error", [StarvedLoader("no batch"), OSError(5, "Input/output error"), ImageDecodeError("no image")], ids=repr
+)
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_loader_that_fails_between_two_steps_leaves_a_checkpoint(trainer, tmp_path, capsys, error, steps):
+    def fails(batches):
+        yield from batches[:steps]
+        raise error
 
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
+    trainer.loader = Replaced(trainer.loader, fails)
+    with pytest.raises(type(error)) as raised:
+        trainer.run()
+    assert raised.value is error
+    path = tmp_path / "run" / "checkpoint.pt"
+    if not steps:
+        assert not path.exists() and capsys.readouterr().err == ""
+        return
+    state = load_checkpoint(path)
+    assert state["iteration"] == 1 and state["loader"]["position"] == 1
+    assert f"no batch could be loaded: {path} holds iteration 1 of 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DataLoader worker (pid 9) is killed by signal: Killed."), OSError(5, "no memory")], ids=repr
+)
+def test_an_error_within_a_step_saves_nothing(trainer, tmp_path, monkeypatch, error):
+    """torch raises the death of a worker anywhere: the weights may be half changed."""
+    step = trainer.stepper.step
+
+    def fails(iteration, *batch):
+        if iteration == 1:
+            raise error
+        return step(iteration, *batch)
+
+    monkeypatch.setattr(trainer.stepper, "step", fails)
+    with pytest.raises(type(error)):
+        trainer.run()
+    assert trainer.iteration == 1 and not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_an_evaluation_that_fails_loses_no_step(trainer, tmp_path, monkeypatch):
+    def fails():
+        raise StarvedLoader("no batch came")
+
+    monkeypatch.setattr(trainer, "evaluate", fails)
+    with pytest.raises(StarvedLoader):
+        trainer.run()
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["iteration"] == 2
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -1,5 +1,7 @@
-"""Ctrl-C at random moments of predict.py, from its first imports to its end: exit code 130, never a traceback."""
+"""Ctrl-C at random moments of predict.py, from its first imports to its end: exit code 130, never a traceback. In
+programs of others the package changes nothing."""
 
+import os
 import random
 import signal
 import subprocess
@@ -10,6 +12,9 @@ import pytest
 from PIL import Image
 from small_runs import DETECTORS
 from untrained import write_checkpoint
+
+from mlc_ext._program_start import is_program
+from mlc_ext.detectors.cli import PROGRAMS
 
 
 def begin(folder, checkpoint):
@@ -44,6 +49,42 @@ def inputs(tmp_path_factory):
 def test_while_it_imports(inputs):
     code, error, _ = interrupted(*inputs[:2], inputs[2] / 4)
     assert (code, error) == (130, "")
+
+
+FOREIGN = """
+import os, signal
+before = signal.getsignal(signal.SIGTERM)
+import mlc_ext
+assert signal.getsignal(signal.SIGTERM) is before
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("saved")
+"""
+
+
+def test_a_program_of_another_project_keeps_its_signals(tmp_path):
+    """Though it is called as one of this package's."""
+    (tmp_path / "detectors").mkdir()
+    (tmp_path / "detectors" / "train.py").write_text(FOREIGN)
+    path = os.pathsep.join([str(DETECTORS.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "detectors/train.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path},
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "saved\n"), done.stderr
+
+
+@pytest.mark.parametrize("name", [f"{name}.py" for name in PROGRAMS])
+def test_the_programs_of_this_package_are_recognized(tmp_path, monkeypatch, name):
+    (tmp_path / "link.py").symlink_to(DETECTORS / name)
+    for path in (DETECTORS / name, tmp_path / "link.py"):
+        monkeypatch.setattr(sys, "argv", [str(path)])
+        assert is_program()
+    monkeypatch.chdir(DETECTORS.parent)
+    monkeypatch.setattr(sys, "argv", [f"detectors/{name}"])
+    assert is_program()
+    for other in (tmp_path / name, "-c", "", DETECTORS / "interrupts.py"):
+        monkeypatch.setattr(sys, "argv", [str(other)])
+        assert not is_program()
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from mlc_ext.detectors.data.generated.dataset import generate
 from mlc_ext.detectors.evaluation.measure import evaluate_checkpoint, to_original
 from mlc_ext.detectors.models import memory_layout
 from mlc_ext.detectors.models.build import build_model
-from mlc_ext.detectors.predict import find_images, image_ids, main
+from mlc_ext.detectors.predict import main
+from mlc_ext.detectors.prediction.images import find_images, image_ids
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -204,7 +205,7 @@ def test_a_checkpoint_that_does_not_fit_itself(folder, tmp_path, capsys):
     assert "does not fit this configuration" in capsys.readouterr().err
 
 
-def test_an_older_checkpoint_has_labels_for_ids(folder, tmp_path, capsys, monkeypatch):
+def test_a_checkpoint_without_category_ids_has_labels_for_them(folder, tmp_path, capsys, monkeypatch):
     state = load_checkpoint(folder / "fcos_minus_r50_mlc.pt")
     del state["category_ids"]
     save_checkpoint(tmp_path / "old.pt", {k: v for k, v in state.items() if k not in ("format", "torch")})

@@ -12,8 +12,9 @@ from full_disks import full_disk
 from PIL import Image
 from untrained import write_checkpoint
 
-from mlc_ext.detectors import predict
+from mlc_ext.detectors import interrupts, predict
 from mlc_ext.detectors.predict import Predictor, main
+from mlc_ext.detectors.prediction import run as prediction
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +103,45 @@ def test_a_bug_leaves_the_results_so_far(program, monkeypatch):
 
 
 def test_ctrl_c_leaves_the_results_so_far(program, monkeypatch):
-    decode = predict.decode_image
+    decode = prediction.decode_image
 
     def interrupted(data):
         if os.path.exists("found/photos/m.png.png"):
             os.kill(os.getpid(), signal.SIGINT)
         return decode(data)
 
-    monkeypatch.setattr(predict, "decode_image", interrupted)
+    monkeypatch.setattr(prediction, "decode_image", interrupted)
     code, out, error = program("photos", "--out", "found")
     assert code == 130 and error == "predict.py: interrupted\n" and "on 2 of 3 images" in out
     assert names_in_json() == ["a.png", "m.png"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_while_the_results_are_written(program, monkeypatch, before, signals):
+    """Also after a first one that ended the predictions. A second one in the writing ends it."""
+    decode, write = prediction.decode_image, prediction.write_whole
+
+    def interrupted(data):
+        if before and os.path.exists("found/photos/m.png.png"):
+            os.kill(os.getpid(), signal.SIGINT)
+        return decode(data)
+
+    def slow(path, text):
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGINT)
+        write(path, text)
+
+    monkeypatch.setattr(prediction, "decode_image", interrupted)
+    monkeypatch.setattr(prediction, "write_whole", slow)
+    code, out, error = program("photos", "--out", "found")
+    assert code == 130
+    if signals == 2:
+        assert out == "" and not os.path.exists("found/predictions.json")
+        return
+    done = ["a.png", "m.png"] if before else ["a.png", "m.png", "z.png"]
+    assert error == "predict.py: interrupted\n" and f"on {len(done)} of 3 images" in out and names_in_json() == done
+    interrupts.check()
 
 
 def test_a_drawing_that_cannot_be_written_fails_alone(program):
@@ -188,3 +217,17 @@ def test_inputs_that_are_no_files(program, given):
     os.mkfifo("pipe")
     code, _, error = program(given, "--out", "found")
     assert code == 2 and "no image or folder" in error and not os.path.exists("found")
+
+
+@pytest.mark.parametrize("given", ["photos/A.PNG", "photos/a", "photos/%61.png", "Photos/a.png", "'photos/a.png'",
+                                   "file://{}/photos/a.png"])  # fmt: skip
+def test_the_near_name_of_a_missing_input_is_suggested(program, tmp_path, given):
+    code, _, error = program(given.format(tmp_path), "--out", "found")
+    near = tmp_path / "photos/a.png" if given.startswith("file:") else "photos/a.png"
+    assert code == 2 and error.endswith(f"; did you mean '{near}'?\n") and error.count("\n") == 1
+    assert not os.path.exists("found")
+
+
+def test_nothing_is_suggested_where_nothing_is_near(program):
+    code, _, error = program("photos/quite_another.jpg", "--out", "found")
+    assert code == 2 and error == "predict.py: no image or folder photos/quite_another.jpg\n"

@@ -44,7 +44,7 @@ def test_no_negative_zero(key, value, signed, text):
 def write_run(folder: Path, config, ap: float) -> Path:
     """A run's folder without a checkpoint: its settings and one evaluation."""
     folder.mkdir(parents=True)
-    config.save(folder / "config.json")
+    (folder / "config.json").write_text(config.to_json())
     (folder / "metrics.jsonl").write_text(json.dumps({"iteration": 4, "metrics": {"AP": ap}}) + "\n")
     return folder
 

@@ -1,5 +1,6 @@
 """One run at a time in a folder: refused by name, taken over from the dead, given back at the end."""
 
+import fcntl
 import gc
 import json
 import os
@@ -7,14 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from small_runs import config_of, finish, reached, start, wait_until
 
 from mlc_ext.detectors.data.generated.dataset import generate
 from mlc_ext.detectors.engine.trainer import Trainer
-from mlc_ext.detectors.runs import lock
 from mlc_ext.detectors.runs.lock import FolderLock
 
 OTHER = """
@@ -85,24 +84,40 @@ def test_one_process_may_hold_it_twice(tmp_path):
     first.release()
     assert other(tmp_path)[0].wait(60) == 2
     second.release()
-    assert not list(tmp_path.iterdir()) and not lock._held
+    assert not list(tmp_path.iterdir())
+    process, said = other(tmp_path)
+    assert said == "None"
+    process.communicate("\n", timeout=60)
+
+
+FORKS = """
+import os, sys, time
+from mlc_ext.detectors.runs.lock import FolderLock
+FolderLock(sys.argv[1]).acquire()
+child = os.fork()
+if child == 0:
+    time.sleep(600)
+print(child, flush=True)
+sys.stdin.readline()
+"""
 
 
 def test_a_forked_process_does_not_hold_it(tmp_path):
-    mine = FolderLock(tmp_path)
-    mine.acquire()
-    child = os.fork()
-    if child == 0:
-        time.sleep(60)
-        os._exit(0)
+    """A process that loads images outlives its run, which was killed."""
+    owner = subprocess.Popen([sys.executable, "-c", FORKS, str(tmp_path)], text=True, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)  # fmt: skip
+    child = int(owner.stdout.readline())
     try:
-        os.close(lock._held.pop(mine.path)[0])  # as if this process had been killed
+        assert other(tmp_path)[0].wait(60) == 2
+        owner.kill()
+        owner.wait(60)
+        os.kill(child, 0)  # it is alive
         process, said = other(tmp_path)
         assert said == "None"
         process.communicate("\n", timeout=60)
     finally:
+        owner.kill()
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
 
 
 def test_a_link_to_the_folder_is_the_folder(tmp_path):
@@ -116,7 +131,7 @@ def test_a_link_to_the_folder_is_the_folder(tmp_path):
 
 def test_a_file_that_the_owner_has_just_removed_is_not_locked(tmp_path, monkeypatch):
     """Between opening and locking the file its owner ends, and a third process makes a new one."""
-    flock, rounds = lock.fcntl.flock, []
+    flock, rounds = fcntl.flock, []
 
     def slow(descriptor, how):
         if not rounds:
@@ -125,10 +140,10 @@ def test_a_file_that_the_owner_has_just_removed_is_not_locked(tmp_path, monkeypa
         rounds.append(descriptor)
         return flock(descriptor, how)
 
-    monkeypatch.setattr(lock.fcntl, "flock", slow)
+    monkeypatch.setattr(fcntl, "flock", slow)
     mine = FolderLock(tmp_path)
     mine.acquire()
-    assert len(rounds) == 2 and os.path.samestat(os.fstat(lock._held[mine.path][0]), os.stat(tmp_path / ".lock"))
+    assert len(rounds) == 2 and other(tmp_path)[0].wait(60) == 2
     mine.release()
 
 
@@ -136,7 +151,7 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     mine = FolderLock(tmp_path)
     assert mine.acquire() == f"{tmp_path} cannot be locked against other runs: No locks available"
     mine.release()

@@ -204,6 +204,21 @@ def test_another_run_is_refused(finished, capsys, setting, value, reported):
     assert (finished / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize("setting", ["schedule.lr", "run.seed"])
+def test_a_refused_resume_leaves_the_files_of_the_run(finished, capsys, setting):
+    """All of them: only the log grows, by the error."""
+    value = {"schedule.lr": 0.5, "run.seed": 3}[setting]
+
+    def files():  # the lock is this process's until it ends
+        return {path.name: path.read_bytes() for path in finished.iterdir() if path.name != ".lock"}
+
+    before = files()
+    code, _, _ = program(capsys, "--out", finished, "--resume", "auto", **{setting: value})
+    assert code == 2
+    after = files()
+    assert after.pop("log.txt").startswith(before.pop("log.txt")) and after == before
+
+
 def test_where_and_how_it_is_computed_may_change(finished, capsys):
     settings = {"run.log_every": 3, "run.keep_checkpoints": 1, "data.workers": 1}
     out = finished.parent / "moved"

@@ -1,0 +1,1 @@
+"""Predictions on images: the detector of a checkpoint, its inputs and its outputs."""

@@ -1,0 +1,59 @@
+"""Which errors a program reports in a line, with which exit code, and on which ranks."""
+
+import pytest
+
+from mlc_ext.detectors import distributed
+from mlc_ext.detectors.command_line import print_error, program_errors
+from mlc_ext.detectors.data.errors import DataError, StarvedLoader
+from mlc_ext.detectors.distributed import LostPeer, SetupError
+from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (1, NonFiniteLoss("nan")), (1, LostPeer("gone")), (2, ValueError("no")), (2, SetupError("no")),
+        (2, FileNotFoundError(2, "No such file", "x")), (2, ImportError("no timm")), (2, DataError("no image")),
+        (2, StarvedLoader("no batch")),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_errors_for_the_user_end_the_block_and_are_reported(code, error):
+    reported = []
+    with program_errors(reported.append) as ending:
+        raise error
+    assert ending.code == code and reported == [error]
+
+
+def test_the_death_of_a_worker_is_an_error_of_the_data():
+    reported = []
+    with program_errors(reported.append) as ending:
+        raise RuntimeError("DataLoader worker (pid 9) is killed by signal: Killed.")
+    assert ending.code == 2 and isinstance(reported[0], DataError) and "pid 9" in str(reported[0])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyError("a bug"), KeyboardInterrupt()], ids=repr)
+def test_everything_else_is_raised(error):
+    with pytest.raises(type(error)) as raised, program_errors(lambda _: pytest.fail("reported")):
+        raise error
+    assert raised.value is error
+
+
+def test_without_an_error_the_code_is_0():
+    with program_errors(lambda _: pytest.fail("reported")) as ending:
+        pass
+    assert ending.code == 0
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "line"),
+    [
+        (0, SetupError("no  data\nthere"), "p: no data there\n"), (0, LostPeer("gone"), "p: gone\n"),
+        (1, SetupError("no data"), ""), (1, LostPeer("gone"), ""), (1, ValueError("no"), "p: rank 1: no\n"),
+        (0, MemoryError(), "p: MemoryError\n"),
+    ],
+)  # fmt: skip
+def test_rank_0_prints_the_errors_of_all(monkeypatch, capsys, rank, error, line):
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    print_error("p", error)
+    assert capsys.readouterr().err == line
