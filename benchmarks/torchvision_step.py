@@ -1,7 +1,7 @@
 """Time of a training step of torchvision's detectors, converted by apply_mlc over plain: same process, alternating.
 
-Both train in the same phase of the data: the converted model with everything on. The figure is the median of the
-rounds' ratios; the order within a round alternates.
+Both are trained on the same batch, the converted model with everything on. The figure is the median of the rounds'
+ratios; the order within a round alternates.
 
 usage: torchvision_step.py [--rounds 9] [--threads 1] [--size 256] [--device cpu]
 """

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .._dtypes import common_dtype
 from .._errors import check_range
 from ..assignment import Assignment
 
@@ -130,7 +131,7 @@ def read_inputs(
         raise ValueError(f"{op}: cls_logits must have shape [{images}, {num_priors}, C], got {list(logits.shape)}")
     if boxes.shape != (images, num_priors, 4):
         raise ValueError(f"{op}: boxes must have shape [{images}, {num_priors}, 4], got {list(boxes.shape)}")
-    dtype = torch.promote_types(torch.promote_types(priors[0].dtype, boxes.dtype), torch.float32)
+    dtype = common_dtype(priors[0], boxes)
     levels = [level.detach().to(dtype) for level in priors]
     labels = torch.cat([target["labels"] for target in targets]).long()
     if on_host(labels):

@@ -11,7 +11,7 @@ class IoULayer(nn.Conv2d):
     """The convolution that predicts the IoU. It has a flag in its state: whether it has been trained.
 
     A checkpoint of the plain detector does not have its keys. It loads, with ``strict=True`` too, and reinitializes the
-    layer, which then does not rank until it has been trained.
+    layer, which then does not affect the ranking until trained.
     """
 
     trained: Tensor
@@ -42,7 +42,7 @@ class IoULayer(nn.Conv2d):
 
     @torch.jit.unused
     def mark_trained(self) -> None:
-        """From now on the layer ranks."""
+        """From now on the layer affects the ranking."""
         self.trained.fill_(1.0)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -14,7 +14,7 @@ class State:
     how: str
     """How a user sets the epoch, for the warning."""
     mutual: bool = False
-    """Whether mutual labeling is in force."""
+    """Whether mutual labeling has started."""
     rescoring: bool = False
     """Whether the IoU layer is trained."""
     epoch_is_set: bool = False
@@ -33,10 +33,13 @@ class State:
 
     def warn_without_epoch(self) -> None:
         """A warning, once, if the model trains and its epoch has not been set."""
-        waiting = (self.config.ml and not self.mutual) or (self.config.iur and not self.rescoring)
-        if waiting and not self.epoch_is_set:
+        if self.epoch_is_set:
+            return
+        waiting = []
+        if self.config.ml and not self.mutual:
+            waiting.append(f"mutual labeling (from epoch {self.config.start_epoch:g})")
+        if self.config.iur and not self.rescoring:
+            waiting.append(f"IoU rescoring (from epoch {self.config.rescoring_start:g})")
+        if waiting:
             self.epoch_is_set = True
-            warnings.warn(
-                f"{self.how} The model trains as its baseline until its epoch is at least {self.config.start_epoch:g}",
-                stacklevel=2,
-            )
+            warnings.warn(f"{self.how} Not started: {', '.join(waiting)}", stacklevel=2)

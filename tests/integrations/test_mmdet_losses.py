@@ -208,7 +208,7 @@ def test_half_precision_under_autocast(kind):
 @every_kind
 def test_a_warning_without_the_hook(kind):
     head = build(kind)
-    with pytest.warns(UserWarning, match=f"MLC{kind}: custom_hooks has no MLCEpochHook. The model trains as"):
+    with pytest.warns(UserWarning, match=f"MLC{kind}: custom_hooks has no MLCEpochHook. Not started: mutual labeling"):
         losses_of(head, data_for(kind))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -31,13 +31,14 @@ def test_matches_are_torchvisions(high, low, forced):
     assert set(expected.sign().tolist()) >= {-1, 1}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("forced", [False, True])
-def test_anchors_in_half_precision_and_gts_in_float32(forced):
+def test_anchors_in_half_precision_and_gts_in_float32(forced, dtype):
     """As under autocast: the gts are not rounded to the anchors' precision."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(20):
-        gts, priors = random_boxes(9, generator), random_boxes(300, generator).bfloat16()
-        expected = TorchvisionMatcher(0.5, 0.4, forced)(box_iou(gts, priors.float()))
+        gts, priors = random_boxes(9, generator), random_boxes(300, generator).to(dtype)
+        expected = TorchvisionMatcher(0.5, 0.4, forced)(box_iou(gts, priors))
         assert torch.equal(Matcher(0.5, 0.4, forced)(BoxPair(gts, priors)), expected)
 
 

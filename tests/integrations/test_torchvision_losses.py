@@ -66,8 +66,8 @@ def test_no_image_has_a_box(detector):
             assert parameter.grad is None or parameter.grad.isfinite().all(), name
 
 
-def seam(model, data):
-    """The arguments with which torchvision calls head.compute_loss."""
+def compute_loss_arguments(model, data):
+    """The losses, and the arguments with which torchvision calls head.compute_loss."""
     seen = []
     original = type(model.head).compute_loss
 
@@ -126,7 +126,7 @@ def test_losses_of_mutual_labeling_by_brute_force(build):
     if build is retinanet:
         model.head.regression_head._loss_type = "giou"
     set_epoch(model, 2)
-    losses, targets, outputs, anchors, matched = seam(model, batch())
+    losses, targets, outputs, anchors, matched = compute_loss_arguments(model, batch())
     images = brute_force(model, 0.5 if build is retinanet else 0.0, targets, outputs, anchors, matched)
     per_image, union, iou_loss = [], 0, 0.0
     quality = outputs["iou_logits" if build is retinanet else "bbox_ctrness"].squeeze(2).sigmoid()
@@ -170,7 +170,7 @@ def test_fcos_with_all_points_as_candidates():
     few, many = (apply_mlc(copy.deepcopy(plain), start_epoch=0, candidates=c) for c in ("positives", "all"))
     assert losses_of(few)["classification"] != losses_of(many)["classification"]
     images, targets = batch()
-    _, _, outputs, anchors, matched = seam(many, (images, targets))
+    _, _, outputs, anchors, matched = compute_loss_arguments(many, (images, targets))
     assignment = many.head._assignment(matched, anchors, targets)
     centers = (anchors[0][:, :2] + anchors[0][:, 2:]) / 2
     offset = 0

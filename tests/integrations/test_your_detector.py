@@ -148,6 +148,15 @@ def test_recipe_without_an_iou_layer(page, kind):
     assert set(losses) == {"classification", "box"} and all(loss > 0 for loss in losses.values())
 
 
+def test_recipe_creates_tensors_on_the_device_of_its_inputs(page):
+    torch.manual_seed(0)
+    toy, config = Queries(), mlc_ext.MLCConfig.paper("fcos")
+    expected = toy.losses(page[Queries.name], config, True)
+    with torch.device("meta"):  # a tensor that is created without a device would be there
+        losses = toy.losses(page[Queries.name], config, True)
+    assert losses == expected
+
+
 def test_recipe_with_fewer_queries_than_k(page):
     torch.manual_seed(0)
     toy = Queries()

@@ -15,8 +15,6 @@ _DETECTORS = (
     (RetinaNet, "retinanet", retinanet.convert),
     (RegionProposalNetwork, "rpn", rpn.convert),
 )
-
-
 _HOW = "apply_mlc: set_epoch(model, epoch) has not been called."
 
 
@@ -32,7 +30,7 @@ def apply_mlc(model: nn.Module, config: MLCConfig | None = None, **options: Any)
     - FCOS: nothing is added to the state_dict. ``bbox_ctrness`` predicts the centerness; with ``iur`` the IoU from
       ``config.rescoring_start`` on.
     - RetinaNet, and the RPN of Faster, Mask and Keypoint R-CNN: with ``iur`` one layer, ``iou_logits``, is added. A
-      checkpoint of the plain model loads and resets the layer, which then does not rank until it has been trained.
+      checkpoint of the plain model loads and resets the layer, which then does not affect the ranking until trained.
 
     ``torch.compile`` with inductor: compile ``model.backbone`` and ``model.head``. A whole model fails in torchvision
     0.26's own resizing, converted or not. ``torch.jit.script`` works for inference; a scripted model raises an error in

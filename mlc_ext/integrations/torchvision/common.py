@@ -83,7 +83,17 @@ def per_prior(x: Tensor, size: int) -> Tensor:
     return x.view(b, -1, size, h, w).permute(0, 3, 4, 1, 2).reshape(b, -1, size)
 
 
-def offsets_of(targets: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+def flat_levels(levels: list[Tensor], size: int) -> Tensor:
+    """[B, A * size, H, W] of each level -> [B, sum(H * W * A), size]."""
+    return torch.cat([per_prior(level, size) for level in levels], dim=1)
+
+
+def ignored_are_candidates(state: State) -> bool:
+    """Whether the anchors between the Matcher's thresholds are candidates; by default they are."""
+    return state.mutual and state.config.candidates_of("all") == "all"
+
+
+def _offsets_of(targets: list[dict[str, Tensor]], device: torch.device) -> Tensor:
     """[B + 1] int64: where each image's gts begin among those of the batch."""
     counts = [0, *(len(target["boxes"]) for target in targets)]
     return torch.tensor(counts, pin_memory=device.type == "cuda").to(device, non_blocking=True).cumsum(0)
@@ -97,12 +107,12 @@ def assignment_of(
     Args:
         matched: [A] of each image, the Matcher's output.
         anchors: [A, 4] of each image. Those of the first serve all: torchvision's AnchorGenerator gives one set.
-        with_ignored: whether the anchors between the Matcher's thresholds are candidates, each of the gt of its largest
-            IoU, which the Matcher does not return.
+        with_ignored: of :func:`ignored_are_candidates`. Each is a candidate of the gt of its largest IoU, which the
+            Matcher does not return.
     """
     candidates = None
     if with_ignored:
-        priors, offsets = anchors[0].float(), offsets_of(targets, anchors[0].device)
+        priors, offsets = anchors[0].float(), _offsets_of(targets, anchors[0].device)
         boxes = torch.cat([target["boxes"] for target in targets]).to(priors.dtype)
         best = match_boxes(priors, boxes, offsets, high=0.0, low=0.0, forced=None).candidate_gt
         candidates = list(torch.where(best >= 0, best - offsets[:-1, None], -1))

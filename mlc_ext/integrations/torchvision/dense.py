@@ -1,4 +1,4 @@
-"""What the heads of FCOS and RetinaNet share: torchvision's seam ``head.compute_loss``."""
+"""What the heads of FCOS and RetinaNet share: their losses, in ``head.compute_loss``."""
 
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ class Outputs(NamedTuple):
     logits: Tensor
     """[N, C]"""
     deltas: Tensor
-    """[N, 4], at least float32."""
+    """[N, 4] float32."""
     priors: Tensor
-    """[N, 4], at least float32."""
+    """[N, 4] float32."""
     quality: Tensor | None
     """[N], of :meth:`DenseHead._quality`."""
     num_images: int

@@ -8,6 +8,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection import _utils as det_utils
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
+from ..._dtypes import common_dtype
 from ...ops import match_boxes
 from .common import Converted, become, matched_of
 
@@ -52,8 +53,8 @@ class Matcher(det_utils.Matcher):  # type: ignore[misc]  # of a package without 
         """
         if not isinstance(boxes, BoxPair):
             raise TypeError(f"Matcher: a BoxPair of gt boxes and priors is needed, got {type(boxes).__name__}")
-        # under autocast the anchors may be in half precision, the gts not
-        dtype = torch.promote_types(torch.promote_types(boxes.gt_boxes.dtype, boxes.priors.dtype), torch.float32)
+        # under autocast the anchors are in half precision, the gts are not
+        dtype = common_dtype(boxes.gt_boxes, boxes.priors)
         gt_boxes, priors = boxes.gt_boxes.to(dtype), boxes.priors.to(dtype)
         if len(gt_boxes) == 0 or len(priors) == 0:
             missing = "ground-truth" if len(gt_boxes) == 0 else "proposal"

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
-from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import clip_boxes_to_image
 
-from .common import per_prior
+from .common import flat_levels
 
 
 @torch.no_grad()
@@ -71,11 +70,10 @@ def _of_rpn(rpn: Any, batch: Any, features: dict[str, Tensor]) -> tuple[Tensor, 
     levels = list(features.values())
     objectness, deltas, *ious = rpn.head(levels)
     anchors = rpn.anchor_generator(batch, levels)
-    shape = (len(anchors), -1, 1)
-    flat_objectness, flat_deltas = concat_box_prediction_layers(objectness, deltas)
-    boxes = rpn.box_coder.decode(flat_deltas.float(), anchors).view(len(anchors), -1, 4)
-    raw_scores = flat_objectness.float().sigmoid().view(shape)
+    flat_deltas = flat_levels(deltas, 4).float()
+    boxes = rpn.box_coder.decode(flat_deltas.flatten(0, 1), anchors).view_as(flat_deltas)
+    raw_scores = flat_levels(objectness, 1).float().sigmoid()
     if not ious:
         return boxes, raw_scores, raw_scores
-    factors = rpn.head.iou_logits.ranking_logits(torch.cat([per_prior(level, 1) for level in ious[0]], dim=1))
+    factors = rpn.head.iou_logits.ranking_logits(flat_levels(ious[0], 1))
     return boxes, raw_scores * factors.sigmoid(), raw_scores

@@ -13,7 +13,7 @@ from ...mutual_labeling import TaskTargets
 from ...ops import sigmoid_focal_loss
 from .._iou_layer import IoULayer
 from .._state import State
-from .common import Converted, assignment_of, become, per_prior
+from .common import Converted, assignment_of, become, ignored_are_candidates, per_prior
 from .dense import DenseHead, Outputs
 
 _BOX_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
@@ -48,8 +48,7 @@ class HeadMixin(DenseHead):
         return boxes
 
     def _assignment(self, matched: list[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> Assignment:
-        with_ignored = self._mlc.mutual and self._mlc.config.candidates_of("all") == "all"
-        return assignment_of(matched, anchors, targets, with_ignored=with_ignored)
+        return assignment_of(matched, anchors, targets, with_ignored=ignored_are_candidates(self._mlc))
 
     def _losses(self, task: TaskTargets, outputs: Outputs) -> dict[str, Tensor]:
         cls_weights = task.cls_weights / _divisors(task.cls_labels > 0, outputs.num_images)

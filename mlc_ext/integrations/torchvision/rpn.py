@@ -19,7 +19,7 @@ from ...sampling import sample_at_most, sample_balanced
 from .._gradient import decoding
 from .._iou_layer import IoULayer, rescored_logits
 from .._state import State
-from .common import FIRST_LABEL, Converted, assignment_of, become, matched_of, per_prior
+from .common import FIRST_LABEL, Converted, assignment_of, become, flat_levels, ignored_are_candidates, matched_of
 
 _BOX_LOSS_BETA = 1 / 9  # torchvision's, of the smooth L1 loss
 
@@ -64,19 +64,20 @@ class RPNMixin(Converted):
         levels = list(features.values())
         objectness, deltas = self.head(levels)
         anchors = self.anchor_generator(images, levels)
-        flat_objectness = torch.cat([per_prior(level, 1) for level in objectness], dim=1)
-        proposals = self._propose(images, objectness, flat_objectness, deltas, anchors)
+        flat_objectness = flat_levels(objectness, 1)
+        flat_deltas = flat_levels(deltas, 4)
+        proposals = self._propose(images, objectness, flat_objectness, flat_deltas, anchors)
         if not self.training:
             return proposals, {}
-        return proposals, self._losses(targets, anchors, flat_objectness, _flat_deltas(deltas), None)
+        return proposals, self._losses(targets, anchors, flat_objectness, flat_deltas, None)
 
     def _propose(
-        self, images: ImageList, objectness: list[Tensor], ranked: Tensor, deltas: list[Tensor], anchors: list[Tensor]
+        self, images: ImageList, objectness: list[Tensor], ranked: Tensor, deltas: Tensor, anchors: list[Tensor]
     ) -> list[Tensor]:
-        """torchvision's own choice of proposals by ``ranked`` [B, A, 1] logits."""
+        """torchvision's own choice of proposals by the logits ``ranked`` [B, A, 1]. deltas: [B, A, 4]."""
         sizes = [level[0].numel() for level in objectness]
         # half precision would round the boxes
-        boxes = self.box_coder.decode(_flat_deltas(deltas).detach().float(), anchors)
+        boxes = self.box_coder.decode(deltas.flatten(0, 1).detach().float(), anchors)
         chosen = self.filter_proposals(boxes.view(len(anchors), -1, 4), ranked, images.image_sizes, sizes)
         proposals: list[Tensor] = chosen[0]
         return proposals
@@ -90,16 +91,15 @@ class RPNMixin(Converted):
         deltas: Tensor,
         iou_logits: Tensor | None,
     ) -> dict[str, Tensor]:
-        """The losses. objectness: [B, A, 1]; deltas: [B * A, 4]; iou_logits: [B, A, 1] or None."""
+        """The losses. objectness: [B, A, 1]; deltas: [B, A, 4]; iou_logits: [B, A, 1] or None."""
         if targets is None:
             raise ValueError("targets should not be None")
         state, config = self._mlc, self._mlc.config
         state.warn_without_epoch()
-        with_ignored = state.mutual and config.candidates_of("all") == "all"
         matched = matched_of(self.proposal_matcher, self.box_similarity, anchors, targets)
-        assignment = assignment_of(matched, anchors, targets, with_ignored=with_ignored)
+        assignment = assignment_of(matched, anchors, targets, with_ignored=ignored_are_candidates(state))
         gt_boxes = torch.cat([target["boxes"] for target in targets]).float()
-        deltas, priors = deltas.float(), torch.cat(anchors).float()
+        deltas, priors = deltas.flatten(0, 1).float(), torch.cat(anchors).float()
         with decoding(config):
             boxes = self.box_coder.decode_single(deltas, priors)
         objects = torch.full((len(gt_boxes),), FIRST_LABEL, dtype=torch.int64, device=gt_boxes.device)
@@ -160,13 +160,14 @@ class RescoringRPNMixin(RPNMixin):
         levels = list(features.values())
         objectness, deltas, ious = self.head(levels)
         anchors = self.anchor_generator(images, levels)
-        flat_objectness = torch.cat([per_prior(level, 1) for level in objectness], dim=1)
-        iou_logits = torch.cat([per_prior(level, 1) for level in ious], dim=1)
+        flat_objectness = flat_levels(objectness, 1)
+        iou_logits = flat_levels(ious, 1)
         ranked = rescored_logits(flat_objectness, self.head.iou_logits.ranking_logits(iou_logits))
-        proposals = self._propose(images, objectness, ranked, deltas, anchors)
+        flat_deltas = flat_levels(deltas, 4)
+        proposals = self._propose(images, objectness, ranked, flat_deltas, anchors)
         if not self.training:
             return proposals, {}
-        return proposals, self._rescored_losses(targets, anchors, flat_objectness, _flat_deltas(deltas), iou_logits)
+        return proposals, self._rescored_losses(targets, anchors, flat_objectness, flat_deltas, iou_logits)
 
     @torch.jit.unused
     def _rescored_losses(
@@ -182,15 +183,11 @@ class RescoringRPNMixin(RPNMixin):
         return self._losses(targets, anchors, objectness, deltas, iou_logits)
 
 
-def _flat_deltas(deltas: list[Tensor]) -> Tensor:
-    """[B * A, 4]."""
-    return torch.cat([per_prior(level, 4) for level in deltas], dim=1).flatten(0, 1)
-
-
 def convert(rpn: RegionProposalNetwork, state: State) -> None:
     if not isinstance(rpn.fg_bg_sampler, BalancedPositiveNegativeSampler):
         raise TypeError(
-            f"apply_mlc: rpn.fg_bg_sampler must be a BalancedPositiveNegativeSampler, got {type(rpn.fg_bg_sampler)}"
+            "apply_mlc: rpn.fg_bg_sampler must be a BalancedPositiveNegativeSampler, "
+            f"got {type(rpn.fg_bg_sampler).__name__}"
         )
     replaced = ["forward", "compute_loss", "assign_targets_to_anchors"]
     if state.config.iur:
