@@ -63,7 +63,7 @@ ML = {**OFF, "mlc.ml": True}
 MLC = {"mlc.ml": True}
 ALIGNED = {"mlc.metric": "alignment"}
 PARTS = {"": ("", OFF), "_iur": (" + IUR", {}), "_mlc": (" + MLC", MLC)}
-ASSIGNERS = {"atss": "ATSS", "task_aligned": "TOOD", "sim_ota": "SimOTA", "paa": "PAA", "mal": "MAL"}
+ASSIGNERS = {"atss": "ATSS", "task_aligned": "task-aligned", "sim_ota": "SimOTA", "paa": "PAA", "mal": "MAL"}
 OF_ANCHORS = ("atss", "paa", "mal")
 
 ROWS = {

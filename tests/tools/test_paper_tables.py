@@ -70,6 +70,17 @@ def test_rows_of_other_assigners(paper, tmp_path):
     assert rows["fcos-_atss_mlc"].name == "FCOS-, ATSS + MLC"
 
 
+def test_rows_are_shown_before_they_are_trained(paper, images, capsys, tmp_path):
+    arguments = ["--data", str(images), "--out", str(tmp_path), "--tables", "related,related_retinanet"]
+    assert paper["program"].main([*arguments, "--seeds", "1", "--protocol", "cached", "--show"]) == 0
+    shown = capsys.readouterr()
+    lines = [line.split("  ")[0] for line in shown.out.splitlines()]
+    for name in ("related", "related_retinanet"):
+        assert {paper["rows"].ROWS[row].name for row in paper["rows"].TABLES[name].rows} <= set(lines)
+    assert "no row is done yet" in shown.out and "parts are not done" in shown.err
+    assert not list(tmp_path.glob("seed*"))
+
+
 def plan(paper, rows, seed, out, *, scale="small", **options):
     data = options.pop("data", paper["data"].Data("none", 160, {"data.data": "none"}, {}))
     return paper["parts"].Plan(scale, data, out, **options).parts(rows, seed)
