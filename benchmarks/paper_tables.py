@@ -8,7 +8,7 @@
 All rows of a detector go on from one first part, the paper's own scheme: the detector is trained in its original
 setting first, then the method is switched on. With --protocol cached the backbone is fixed from there on, and its
 maps are computed once. What is done is kept in --out: the same command goes on where it stopped. --minutes N
-stops after N minutes and saves a checkpoint; --show prints the finished rows without training.
+stops after N minutes and saves a checkpoint; --show prints the rows, as far as they are finished, without training.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="runs at a time; default: a CPU core each, 3 on a GPU, 1 with --scale full",
     )
     parser.add_argument("--minutes", type=float, metavar="N", help="stop in time; the same command goes on")
-    parser.add_argument("--show", action="store_true", help="train nothing, print what is there")
+    parser.add_argument("--show", action="store_true", help="train nothing, print the rows as far as they are finished")
     parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap; 0: no intervals")
     parser.add_argument(
         "--markdown",
@@ -160,11 +160,12 @@ def main(arguments: list[str] | None = None) -> int:
             failed, _ = run_parts(parts, jobs=jobs, seconds=seconds)
         left = [part for part in parts if not part.done]
         found = collect(parts, options.resamples, held_back=options.split == "test")
+        tables = finish(options.tables, found)
         if not found:
             print("no row is done yet")
-        else:
-            tables = finish(options.tables, found)
+        if found or options.show:
             print(as_text(tables))
+        if found:
             if options.markdown:
                 replace_marked(options.markdown, as_markdown(tables, circumstances(arguments)))
             if options.figures:

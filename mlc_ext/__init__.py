@@ -43,8 +43,10 @@ from .losses import (
     l1_loss,
     normalizer,
     prediction_alignment_loss,
+    quality_focal_loss,
     reduce_mean,
     smooth_l1,
+    varifocal_loss,
 )
 from .mutual_labeling import TaskTargets, mlc_losses, task_targets
 from .ops import (
@@ -106,6 +108,7 @@ __all__ = [
     "normalizer",
     "paired_box_iou",
     "prediction_alignment_loss",
+    "quality_focal_loss",
     "reduce_mean",
     "rescored_nms",
     "sample_at_most",
@@ -115,6 +118,7 @@ __all__ = [
     "sigmoid_focal_loss",
     "smooth_l1",
     "task_targets",
+    "varifocal_loss",
 ]
 
 

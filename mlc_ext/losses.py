@@ -19,6 +19,8 @@ from torch import Tensor
 
 from ._dtypes import at_least_float32
 from ._errors import check_floating
+from ._loss_inputs import aligned, check_pair, check_vectors, check_weights, select, weighted_sum
+from ._quality_losses import quality_focal_loss, varifocal_loss
 from ._ranks import world_size
 from .ops import iou_loss, sigmoid_focal_loss
 
@@ -32,9 +34,11 @@ __all__ = [
     "l1_loss",
     "normalizer",
     "prediction_alignment_loss",
+    "quality_focal_loss",
     "reduce_mean",
     "sigmoid_focal_loss",
     "smooth_l1",
+    "varifocal_loss",
 ]
 
 
@@ -55,16 +59,16 @@ def smooth_l1(predictions: Tensor, targets: Tensor, weights: Tensor | None = Non
 
     Source: Girshick 2015, Eq. 3, with the scale beta of MMDetection and torch.
     """
-    _check_pair("smooth_l1", "predictions", predictions, "targets", targets)
+    check_pair("smooth_l1", "predictions", predictions, "targets", targets)
     if predictions.dim() != 2:
         raise ValueError(f"smooth_l1: predictions must have shape [N, D], got {list(predictions.shape)}")
-    _check_weights("smooth_l1", weights, predictions.shape[0])
+    check_weights("smooth_l1", weights, predictions.shape[0])
     if not beta >= 0:
         raise ValueError(f"smooth_l1: beta must not be negative, got {beta}")
-    predictions, targets = _aligned(predictions, targets.detach())
-    difference = _select(predictions - targets, weights)
+    predictions, targets = aligned(predictions, targets.detach())
+    difference = select(predictions - targets, weights)
     losses = F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none", beta=beta)
-    return _weighted_sum(losses, weights)
+    return weighted_sum(losses, weights)
 
 
 def l1_loss(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -98,10 +102,10 @@ def binary_cross_entropy_loss(logits: Tensor, targets: Tensor, weights: Tensor |
     Raises:
         TypeError: a dtype is not floating point. ValueError: shapes disagree.
     """
-    _check_vectors("binary_cross_entropy_loss", "logits", logits, "targets", targets, weights)
-    logits, targets = _aligned(logits, targets.detach())
-    logits, targets = _select(logits, weights), _select(targets, weights)
-    return _weighted_sum(F.binary_cross_entropy_with_logits(logits, targets, reduction="none"), weights)
+    check_vectors("binary_cross_entropy_loss", "logits", logits, "targets", targets, weights)
+    logits, targets = aligned(logits, targets.detach())
+    logits, targets = select(logits, weights), select(targets, weights)
+    return weighted_sum(F.binary_cross_entropy_with_logits(logits, targets, reduction="none"), weights)
 
 
 @torch.no_grad()
@@ -167,12 +171,12 @@ def iou_rescoring_loss(
 
     Source: paper Eq. 10.
     """
-    _check_vectors("iou_rescoring_loss", "iou_logits", iou_logits, "target_ious", target_ious, weights)
+    check_vectors("iou_rescoring_loss", "iou_logits", iou_logits, "target_ious", target_ious, weights)
     if detach_target:
         target_ious = target_ious.detach()
-    iou_logits, target_ious = _aligned(iou_logits, target_ious)
-    predicted = _select(iou_logits, weights).sigmoid()
-    return _weighted_sum((predicted - _select(target_ious, weights)) ** 2, weights)
+    iou_logits, target_ious = aligned(iou_logits, target_ious)
+    predicted = select(iou_logits, weights).sigmoid()
+    return weighted_sum((predicted - select(target_ious, weights)) ** 2, weights)
 
 
 def prediction_alignment_loss(scores: Tensor, ious: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -189,9 +193,9 @@ def prediction_alignment_loss(scores: Tensor, ious: Tensor, weights: Tensor | No
     Raises:
         TypeError: a dtype is not floating point. ValueError: shapes disagree.
     """
-    _check_vectors("prediction_alignment_loss", "scores", scores, "ious", ious, weights)
-    scores, ious = _aligned(scores, ious)
-    return _weighted_sum((_select(scores, weights) - _select(ious, weights)) ** 2, weights)
+    check_vectors("prediction_alignment_loss", "scores", scores, "ious", ious, weights)
+    scores, ious = aligned(scores, ious)
+    return weighted_sum((select(scores, weights) - select(ious, weights)) ** 2, weights)
 
 
 def reduce_mean(value: Tensor) -> Tensor:
@@ -246,46 +250,3 @@ def normalizer(count: Tensor) -> Tensor:
         TypeError: count is not a tensor.
     """
     return reduce_mean(count).clamp(min=1 / world_size())
-
-
-def _aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in one dtype of at least float32. Under autocast the logits may be in half precision, the target not."""
-    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    return a.to(dtype), b.to(dtype)
-
-
-def _select(x: Tensor, weights: Tensor | None) -> Tensor:
-    """x [N, ...] with zeros where the weight is 0, so that infinite values there do not reach the loss and gradient."""
-    if weights is None:
-        return x
-    return torch.where((weights != 0).view(-1, *(1,) * (x.dim() - 1)), x, 0)
-
-
-def _weighted_sum(losses: Tensor, weights: Tensor | None) -> Tensor:
-    if losses.dim() == 2:
-        losses = losses.sum(1)
-    return losses.sum() if weights is None else (losses * weights.detach().to(losses.dtype)).sum()
-
-
-def _check_shape(op: str, name: str, x: Tensor, shape: torch.Size) -> None:
-    if x.shape != shape:
-        raise ValueError(f"{op}: {name} must have shape {list(shape)}, got {list(x.shape)}")
-
-
-def _check_weights(op: str, weights: Tensor | None, n: int) -> None:
-    if weights is not None:
-        _check_shape(op, "weights", weights, torch.Size([n]))
-
-
-def _check_pair(op: str, name: str, x: Tensor, target_name: str, target: Tensor) -> None:
-    check_floating(op, name, x)
-    check_floating(op, target_name, target)
-    _check_shape(op, target_name, target, x.shape)
-
-
-def _check_vectors(op: str, name: str, x: Tensor, target_name: str, target: Tensor, weights: Tensor | None) -> None:
-    """Checks for one dimension: [N, 1] and [N] would broadcast to N^2 terms without an error."""
-    if x.dim() != 1:
-        raise ValueError(f"{op}: {name} must have shape [N], got {list(x.shape)}")
-    _check_pair(op, name, x, target_name, target)
-    _check_weights(op, weights, x.shape[0])

@@ -49,6 +49,9 @@ class TaskTargets:
     metric "alignment" both are of that metric."""
     sampled_normalizer: Tensor | None = None
     """The divisor of every loss where priors were sampled (RPN); None: the counts of positives."""
+    quality: Tensor | None = None
+    """[N] float32 in [0, 1], constants: each candidate's target in a classification loss of quality. A detector with
+    such a loss sets it."""
 
     @property
     def num_cls_positive(self) -> Tensor:

@@ -1,5 +1,5 @@
-"""The rows of the paper's Tables 1-4, our ablations and the extension's: what is trained, and the paper's figures (COCO
-val2017, R50-FPN, 19 epochs)."""
+"""The rows of the paper's Tables 1-4, our ablations, the extension's and other assigners': what is trained, and the
+paper's figures (COCO val2017, R50-FPN, 19 epochs)."""
 
 from __future__ import annotations
 
@@ -62,6 +62,9 @@ OFF = {"mlc.iur_start_epoch": NEVER}
 ML = {**OFF, "mlc.ml": True}
 MLC = {"mlc.ml": True}
 ALIGNED = {"mlc.metric": "alignment"}
+PARTS = {"": ("", OFF), "_iur": (" + IUR", {}), "_mlc": (" + MLC", MLC)}
+ASSIGNERS = {"atss": "ATSS", "task_aligned": "task-aligned", "sim_ota": "SimOTA", "paa": "PAA", "mal": "MAL"}
+OF_ANCHORS = ("atss", "paa", "mal")
 
 ROWS = {
     "fcos-": Row("FCOS-", "fcos-", OFF, {"correlation": 0.32, "AP": 34.5}),
@@ -122,10 +125,20 @@ ROWS = {
     "retinanet_aligned": Row("RetinaNet + S * I^6", "retinanet", {**ML, **ALIGNED}),
     "retinanet_aligned_alpha0": Row("RetinaNet + S * I^6, alpha 0", "retinanet", {**ML, **ALIGNED, "mlc.alpha": 0.0}),
     "rpn_aligned": Row("RPN + S * I^6", "rpn", {**ML, **ALIGNED}),
+    # other rules of label assignment, from the switch on
+    **{
+        f"{detector}_{assigner}{part}": Row(
+            f"{title}, {ASSIGNERS[assigner]}{added}", detector, {**settings, "model.assigner": assigner}
+        )
+        for detector, title, assigners in (("fcos-", "FCOS-", ASSIGNERS), ("retinanet", "RetinaNet", OF_ANCHORS))
+        for assigner in assigners
+        for part, (added, settings) in PARTS.items()
+    },
 }
 
 _CORRELATIONS = ("correlation", "correlation_pooled")
 _DETECTION = (*_CORRELATIONS, "AP", "AP50", "AP75", "AR100")
+_RELATED = ("AP", "AP75", *_CORRELATIONS)
 _PROPOSALS = (*_CORRELATIONS, "AR@100", "AR@300", "AR@1000")
 _TABLE_3 = (
     *("fcos-", "fcos-_ml", "fcos-_iur", "fcos-_mlc"),
@@ -136,6 +149,12 @@ _TABLE_3 = (
 def _with_prefix(*prefixes: str) -> tuple[str, ...]:
     """Rows that the paper does not have, by the beginning of their keys."""
     return tuple(key for key, row in ROWS.items() if key.startswith(prefixes) and not row.paper)
+
+
+def _with_assigners(detector: str) -> tuple[str, ...]:
+    """The detector's own rule and the others, each alone, with IoU rescoring and with both parts."""
+    others = (key for key, row in ROWS.items() if row.stem == detector and "model.assigner" in row.settings)
+    return (*(f"{detector}{part}" for part in PARTS), *others)
 
 
 TABLES = {
@@ -166,6 +185,8 @@ TABLES = {
     "extension_rpn": Table(
         "RPN: one cut of the alignment", ("rpn", "rpn_ml", *_with_prefix("rpn_aligned")), _PROPOSALS
     ),
+    "related": Table("Other rules of label assignment", _with_assigners("fcos-"), _RELATED),
+    "related_retinanet": Table("RetinaNet, other rules of label assignment", _with_assigners("retinanet"), _RELATED),
 }
 
 

@@ -2,7 +2,9 @@
 
 ``<detector>_r50`` and ``<detector>_r50_{ml,iur,mlc}`` for FCOS, FCOS- (``fcos_minus``), RetinaNet and RPN. MMDetection
 3.x by default; ``_mmdet1`` names the 1.1 settings that the paper's baselines used: anchors with +1 widths, smooth L1,
-RetinaNet's warm-up from 1/3 and clipping, FCOS's normalizer of positives + images.
+RetinaNet's warm-up from 1/3 and clipping, FCOS's normalizer of positives + images. ``<detector>_r50_<assigner>`` and
+the same with ``_iur`` and ``_mlc`` are FCOS, FCOS- and RetinaNet with another rule of label assignment, such as
+``fcos_r50_atss_mlc``.
 
 Two things differ from MMDetection: images without boxes are kept (``data.keep_empty``), and FCOS's backbone is in
 torchvision's style, for torchvision's weights (``model.style=caffe`` with Caffe's own).
@@ -12,12 +14,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 from mlc_ext import MLCConfig
 
 from .overrides import report_renamed
 from .paper_schedule import mutual_start
-from .settings import Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig
+from .settings import ASSIGNERS, Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig
+
+DETECTORS = {"fcos": "fcos", "fcos_minus": "fcos-", "retinanet": "retinanet", "rpn": "rpn"}
+"""The name of each in presets."""
 
 METHODS = {
     "": {"ml": False, "iur": False},
@@ -101,12 +108,15 @@ def small() -> Config:
 def _all() -> dict[str, Callable[[], Config]]:
     presets: dict[str, Callable[[], Config]] = {"demo": demo, "small": small}
     off = METHODS[""]
-    for name, detector in (("fcos", "fcos"), ("fcos_minus", "fcos-"), ("retinanet", "retinanet"), ("rpn", "rpn")):
+    for name, detector in DETECTORS.items():
         for suffix, method in METHODS.items():
             presets[f"{name}_r50{suffix}"] = lambda d=detector, m=method: r50(d, **m)
             presets[f"{name}_r50{suffix}_mmdet1"] = lambda d=detector, m=method: r50(d, mmdet1=True, **m)
     presets["fcos_minus_r50_alignment"] = lambda: r50("fcos-", alignment=1.0, **off)
     presets["fcos_tricks_r50"] = lambda: r50("fcos", model=FCOS_TRICKS, **off)
+    for name, assigner, suffix in product(("fcos", "fcos_minus", "retinanet"), ASSIGNERS, ("", "_iur", "_mlc")):
+        arguments = {"detector": DETECTORS[name], "model": {"assigner": assigner}, **METHODS[suffix]}
+        presets[f"{name}_r50_{assigner}{suffix}"] = partial(r50, **arguments)
     return presets
 
 

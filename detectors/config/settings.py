@@ -17,6 +17,11 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 EVALUATORS = ("pycocotools", "faster_coco_eval")
 """Packages that compute the COCO metrics."""
 
+ASSIGNERS = ("atss", "task_aligned", "sim_ota", "paa", "mal")
+"""Rules of label assignment beside the detectors' own."""
+
+CLS_LOSSES = ("focal", "quality_focal", "varifocal")
+
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0")
 """Beside ``timm:NAME``, a model of timm."""
 
@@ -59,6 +64,14 @@ class ModelConfig:
     """FCOS: the tower that predicts centerness, "cls" or "reg"."""
     centerness_weights: bool | None = None
     """FCOS: weigh the box loss by centerness; None: if centerness is predicted."""
+    assigner: str | None = None
+    """FCOS, RetinaNet: the rule of label assignment, "atss", "task_aligned", "sim_ota", "paa" or "mal"; None: the
+    detector's own. Candidates of mutual labeling are then its positives, or with mlc.candidates=all (atss, paa, mal)
+    those of the assigner."""
+    cls_loss: str = "focal"
+    """FCOS, RetinaNet: the classification loss, "focal", or "quality_focal" (GFL) or "varifocal" (VarifocalNet), whose
+    target for a positive is the IoU of its box with its gt; with assigner "task_aligned" it is TOOD's normalized
+    alignment."""
     mmdet1: bool = False
     """As in MMDetection 1.1: FCOS's normalizer and areas; anchors, box coder and smooth L1 of RetinaNet and RPN."""
     smooth_l1_beta: float | None = None
@@ -80,6 +93,8 @@ class ModelConfig:
             box_loss=("iou", "giou", "linear_iou"),
             centerness_on=("cls", "reg"),
             nms=("rescored", "iou"),
+            assigner=ASSIGNERS,
+            cls_loss=CLS_LOSSES,
         )
         if self.backbone not in BACKBONES and not re.fullmatch(r"timm:\S+", self.backbone):
             names = ", ".join(map(repr, (*BACKBONES, "timm:NAME")))

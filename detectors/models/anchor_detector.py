@@ -1,18 +1,17 @@
-"""What RetinaNet and RPN share: anchors, their assignment by IoU, and boxes regressed as deltas."""
+"""What RetinaNet and RPN share: anchors, and boxes regressed as deltas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from mlc_ext import Assignment, MaxIoUAssigner, TaskTargets, smooth_l1
+from mlc_ext import Assigner, TaskTargets, smooth_l1
 
 from .anchors import AnchorGenerator
 from .coders import DeltaXYWHCoder
-from .dense_detector import DenseDetector, Target
+from .dense_detector import DenseDetector
 
 
 class AnchorDetector(DenseDetector):
@@ -33,13 +32,13 @@ class AnchorDetector(DenseDetector):
         head: nn.Module,
         *,
         anchors: AnchorGenerator,
-        assigner: MaxIoUAssigner,
+        assigner: Assigner,
         mmdet1: bool,
         smooth_l1_beta: float,
         **options: Any,
     ) -> None:
-        super().__init__(backbone, fpn, head, **options)
-        self.anchors, self.coder, self.assigner = anchors, DeltaXYWHCoder(mmdet1=mmdet1), assigner
+        super().__init__(backbone, fpn, head, assigner=assigner, **options)
+        self.anchors, self.coder = anchors, DeltaXYWHCoder(mmdet1=mmdet1)
         self.smooth_l1_beta = smooth_l1_beta
 
     def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:
@@ -47,9 +46,6 @@ class AnchorDetector(DenseDetector):
 
     def decode(self, outputs: dict[str, Tensor], priors: Tensor) -> Tensor:
         return self.coder.decode(priors, outputs["bbox_regression"])
-
-    def assign(self, priors: list[Tensor], targets: list[Target]) -> Assignment:
-        return self.assigner(torch.cat(priors), targets)
 
     def box_loss(
         self, outputs: dict[str, Tensor], priors: Tensor, task: TaskTargets, weights: Tensor, num_images: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ..config.settings import Config
+from .assigners import STRIDES, ChosenAssigner, build_assigner
 from .dense_detector import DenseDetector
 from .fcos import FCOS
 from .postprocess import Postprocessor
@@ -12,12 +13,13 @@ from .retinanet import RetinaNet
 from .rpn import PROPOSALS, RPN
 
 # settings that only some detectors have
-_FCOS = ("box_loss", "center_sampling_radius", "norm_on_bbox", "centerness_weights", "num_convs")
+_CLASSES = ("num_convs", "assigner", "cls_loss")
+_FCOS = ("box_loss", "center_sampling_radius", "norm_on_bbox", "centerness_weights", *_CLASSES)
 
 _ONLY = {
     "fcos": (*_FCOS, "centerness_on"),
     "fcos-": _FCOS,
-    "retinanet": ("smooth_l1_beta", "num_convs"),
+    "retinanet": ("smooth_l1_beta", *_CLASSES),
     "rpn": ("smooth_l1_beta",),
 }
 
@@ -49,6 +51,8 @@ def build_model(config: Config, num_classes: int) -> DenseDetector:
             centerness=model.detector == "fcos",
             centerness_weights=model.centerness_weights,
             box_loss=model.box_loss,
+            cls_loss=model.cls_loss,
+            assigner=_assigner(config),
             num_convs=model.num_convs,
             center_sampling_radius=model.center_sampling_radius,
             norm_on_bbox=model.norm_on_bbox,
@@ -63,6 +67,8 @@ def build_model(config: Config, num_classes: int) -> DenseDetector:
             num_classes,
             mmdet1=model.mmdet1,
             smooth_l1_beta=beta,
+            cls_loss=model.cls_loss,
+            assigner=_assigner(config),
             num_convs=model.num_convs,
             postprocessor=Postprocessor(**options),
             **common,
@@ -72,11 +78,21 @@ def build_model(config: Config, num_classes: int) -> DenseDetector:
     return RPN(mmdet1=model.mmdet1, smooth_l1_beta=beta, postprocessor=postprocessor, **common)
 
 
+def _assigner(config: Config) -> ChosenAssigner | None:
+    name = config.model.assigner
+    if name is None:
+        return None
+    points = config.model.detector != "retinanet"
+    return build_assigner(name, STRIDES, config.mlc, epochs=config.schedule.epochs, points=points)
+
+
 def _check_settings(config: Config) -> None:
     model = config.model
     limited = {name for names in _ONLY.values() for name in names}
     for setting in dataclasses.fields(model):
         if setting.name in limited - set(_ONLY[model.detector]) and getattr(model, setting.name) != setting.default:
             raise ValueError(f"model.{setting.name} is no setting of {model.detector!r}")
+    if model.assigner is not None and model.center_sampling_radius is not None:
+        raise ValueError(f"model.center_sampling_radius is no setting of the assigner {model.assigner!r}")
     if model.nms == "iou" and not config.mlc.iur:
         raise ValueError("model.nms='iou' ranks by the predicted IoU: it needs mlc.iur")

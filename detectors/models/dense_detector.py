@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mlc_ext import Assignment, MLCConfig, TaskTargets, mlc_losses, task_targets
+from mlc_ext import Assigner, Assignment, MLCConfig, Predictions, TaskTargets, mlc_losses, task_targets
 
+from .assigners import ChosenAssigner, box_quality
 from .batching import batch_images
 from .postprocess import Postprocessor
 
@@ -28,8 +30,8 @@ class Labeled(NamedTuple):
 
 
 class DenseDetector(nn.Module):
-    """Backbone, pyramid and head, with torchvision's interface. A subclass adds priors, assignment and its own losses;
-    the method's part of the criterion is here, once for all.
+    """Backbone, pyramid and head, with torchvision's interface. A subclass adds priors and its own losses; the method's
+    part of the criterion is here, once for all.
 
     ``model(images, targets)`` in training gives a dict of losses; ``model(images)`` in evaluation a list of dicts with
     ``boxes`` [n, 4] xyxy pixels of the image as given, ``labels`` [n] in 1..C and ``scores`` [n]. Images are [3, H, W]
@@ -41,8 +43,10 @@ class DenseDetector(nn.Module):
         backbone: gives feature maps, with ``out_channels``, ``strides`` and ``normalization`` (see backbones.base).
         fpn: the pyramid on top of it.
         head: the dense head.
+        assigner: of priors to gts; the baseline's rule.
         mlc: the method's settings; mutual labeling starts when :meth:`set_epoch` reaches its ``start_epoch``.
         postprocessor: detections from outputs.
+        cls_loss: the classification loss, "focal" or one of quality (see :func:`classification_loss`).
         size_divisor: images are padded to multiples of this.
     """
 
@@ -58,12 +62,15 @@ class DenseDetector(nn.Module):
         fpn: nn.Module,
         head: nn.Module,
         *,
+        assigner: Assigner,
         mlc: MLCConfig,
         postprocessor: Postprocessor,
+        cls_loss: str = "focal",
         size_divisor: int = 32,
     ) -> None:
         super().__init__()
         self.backbone, self.fpn, self.head = backbone, fpn, head
+        self.assigner, self.cls_loss = assigner, cls_loss
         self.mlc, self.postprocessor, self.size_divisor = mlc, postprocessor, size_divisor
         self.epoch = 0.0
 
@@ -81,6 +88,8 @@ class DenseDetector(nn.Module):
         """Sets how many epochs the model has been trained. Mutual labeling starts at ``mlc.start_epoch``, IoU rescoring
         at ``mlc.rescoring_start``: in evaluation too, where an untrained IoU layer must not rank."""
         self.epoch = epoch
+        if isinstance(self.assigner, ChosenAssigner):
+            self.assigner.set_epoch(epoch)
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None):
         if self.training and targets is None:
@@ -109,9 +118,9 @@ class DenseDetector(nn.Module):
         """-> [N, HWA, 4] predicted boxes, xyxy pixels."""
         raise NotImplementedError
 
-    def assign(self, priors: list[Tensor], targets: list[Target]) -> Assignment:
-        """The baseline's assignment of every level's priors in every image."""
-        raise NotImplementedError
+    def assign(self, priors: list[Tensor], targets: list[Target], predictions: Predictions | None = None) -> Assignment:
+        """The baseline's assignment of every level's priors in every image; some assigners read predictions."""
+        return self.assigner(priors, targets, predictions)
 
     def sampled(self, task: TaskTargets, num_images: int) -> TaskTargets:
         """``task`` with the priors that train left in it: all of them, or a sample (RPN)."""
@@ -153,9 +162,10 @@ class DenseDetector(nn.Module):
         :func:`prepare_targets`."""
         levels = self.priors(feature_sizes, outputs["bbox_regression"])
         priors = torch.cat(levels)
-        boxes = self.decode(outputs, priors).flatten(0, 1)
+        predictions = Predictions(outputs["cls_logits"], self.decode(outputs, priors))
+        boxes = predictions.boxes.flatten(0, 1)
         gt_boxes, gt_labels = (torch.cat([t[key] for t in targets]) for key in ("boxes", "labels"))
-        assignment = self.assign(levels, targets)
+        assignment = self.assign(levels, targets, predictions)
         task = task_targets(
             assignment,
             outputs["cls_logits"].flatten(0, 1),
@@ -166,6 +176,8 @@ class DenseDetector(nn.Module):
             mutual=self.mutual if mutual is None else mutual,
             first_label=1,
         )
+        if self.cls_loss != "focal":
+            task = dataclasses.replace(task, quality=box_quality(self.assigner, assignment, task.ious, len(gt_boxes)))
         return Labeled(priors, boxes, assignment, task)
 
     def quality(self, outputs: dict[str, Tensor]) -> Tensor | None:

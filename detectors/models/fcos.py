@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlc_ext import (
-    Assignment,
+    Assigner,
     FCOSAssigner,
     MLCConfig,
     TaskTargets,
@@ -17,13 +17,13 @@ from mlc_ext import (
     iou_loss,
     normalizer,
     reduce_mean,
-    sigmoid_focal_loss,
 )
 
 from .anchors import fcos_points
 from .backbones.build import build_backbone
+from .cls_losses import classification_loss
 from .coders import LTRBCoder
-from .dense_detector import DenseDetector, Target
+from .dense_detector import DenseDetector
 from .fpn import FPN
 from .heads import FCOSHead
 from .postprocess import Postprocessor
@@ -43,6 +43,9 @@ class FCOS(DenseDetector):
             count of positives. None: as ``centerness``.
         mlc: the method's settings.
         box_loss: "iou" (-log IoU), "giou" or "linear_iou".
+        cls_loss: "focal", "quality_focal" or "varifocal" (see :func:`classification_loss`).
+        assigner: of points to gts, in which its positives must lie. None: FCOS's own, with ``center_sampling_radius``
+            and the candidates of ``mlc``.
         fpn_channels, num_convs, norm: width of the pyramid, depth and normalization of the towers.
         center_sampling_radius, norm_on_bbox, centerness_on: the later tricks (see FCOSAssigner, FCOSHead).
         mmdet1: MMDetection 1.1's: the classification loss is divided by positives + images, areas have +1 widths.
@@ -59,6 +62,8 @@ class FCOS(DenseDetector):
         centerness_weights: bool | None = None,
         mlc: MLCConfig | None = None,
         box_loss: str = "iou",
+        cls_loss: str = "focal",
+        assigner: Assigner | None = None,
         fpn_channels: int = 256,
         num_convs: int = 4,
         norm: str | None = "gn",
@@ -91,16 +96,25 @@ class FCOS(DenseDetector):
             norm_on_bbox=norm_on_bbox,
             strides=strides,
         )
-        super().__init__(backbone, fpn, head, mlc=mlc, postprocessor=postprocessor or Postprocessor())
+        own_candidates = "all" if mlc.metric == "alignment" else "positives"
+        super().__init__(
+            backbone,
+            fpn,
+            head,
+            assigner=assigner
+            or FCOSAssigner(
+                strides,
+                center_sampling_radius=center_sampling_radius,
+                v1=mmdet1,
+                candidates=mlc.candidates_of(own_candidates),
+            ),
+            mlc=mlc,
+            cls_loss=cls_loss,
+            postprocessor=postprocessor or Postprocessor(),
+        )
         self.num_classes, self.strides, self.box_loss, self.mmdet1 = num_classes, strides, box_loss, mmdet1
         self.centerness = centerness
         self.centerness_weights = centerness if centerness_weights is None else centerness_weights
-        self.assigner = FCOSAssigner(
-            strides,
-            center_sampling_radius=center_sampling_radius,
-            v1=mmdet1,
-            candidates=mlc.candidates_of("all" if mlc.metric == "alignment" else "positives"),
-        )
         self.coder = LTRBCoder()
 
     def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:
@@ -109,13 +123,10 @@ class FCOS(DenseDetector):
     def decode(self, outputs: dict[str, Tensor], priors: Tensor) -> Tensor:
         return self.coder.decode(priors, outputs["bbox_regression"])
 
-    def assign(self, priors: list[Tensor], targets: list[Target]) -> Assignment:
-        return self.assigner(priors, targets)
-
     def task_losses(
         self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
-        cls_loss = sigmoid_focal_loss(outputs["cls_logits"].flatten(0, 1), task.cls_labels, task.cls_weights)
+        cls_loss = classification_loss(self.cls_loss, outputs["cls_logits"].flatten(0, 1), task)
         num_positive = task.num_cls_positive + num_images if self.mmdet1 else task.num_cls_positive
         losses = {"classification": cls_loss / normalizer(num_positive)}
         return losses | self._box_losses(outputs, priors, boxes, task, num_images)

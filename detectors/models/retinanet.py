@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mlc_ext import MaxIoUAssigner, MLCConfig, TaskTargets, count_per_image, normalizer, sigmoid_focal_loss
+from mlc_ext import Assigner, MaxIoUAssigner, MLCConfig, TaskTargets, count_per_image, normalizer
 
 from .anchor_detector import AnchorDetector
 from .anchors import AnchorGenerator
 from .backbones.build import build_backbone
+from .cls_losses import classification_loss
 from .fpn import FPN
 from .heads import RetinaNetHead
 from .postprocess import Postprocessor
@@ -28,6 +29,7 @@ class RetinaNet(AnchorDetector):
         mmdet1: MMDetection 1.1's anchors and coder (+1 widths).
         fpn_channels, num_convs: width of the pyramid, depth of the towers.
         assigner: defaults to 0.5 / 0.4 with forced matches and the candidates of ``mlc``.
+        cls_loss: "focal", "quality_focal" or "varifocal" (see :func:`classification_loss`).
         postprocessor: defaults to score 0.05, 1000 a level, NMS 0.5, 100 an image.
         backbone_options: further arguments of ``build_backbone``.
     """
@@ -42,7 +44,8 @@ class RetinaNet(AnchorDetector):
         mmdet1: bool = False,
         fpn_channels: int = 256,
         num_convs: int = 4,
-        assigner: MaxIoUAssigner | None = None,
+        assigner: Assigner | None = None,
+        cls_loss: str = "focal",
         postprocessor: Postprocessor | None = None,
         backbone_options: dict | None = None,
     ) -> None:
@@ -61,6 +64,7 @@ class RetinaNet(AnchorDetector):
             mmdet1=mmdet1,
             smooth_l1_beta=smooth_l1_beta,
             mlc=mlc,
+            cls_loss=cls_loss,
             postprocessor=postprocessor or Postprocessor(),
         )
         self.num_classes = num_classes
@@ -68,7 +72,7 @@ class RetinaNet(AnchorDetector):
     def task_losses(
         self, outputs: dict[str, Tensor], priors: Tensor, boxes: Tensor, task: TaskTargets, num_images: int
     ) -> dict[str, Tensor]:
-        cls_loss = sigmoid_focal_loss(outputs["cls_logits"].flatten(0, 1), task.cls_labels, task.cls_weights)
+        cls_loss = classification_loss(self.cls_loss, outputs["cls_logits"].flatten(0, 1), task)
         box_loss = self.box_loss(outputs, priors, task, task.loc_weights, num_images)
         return {
             "classification": cls_loss / normalizer(count_per_image(task.cls_labels > 0, num_images)),

@@ -26,6 +26,8 @@ OUTSIDE = {
     "model.box_loss": ("l1",),
     "model.center_sampling_radius": (0, -1.5),
     "model.centerness_on": ("both",),
+    "model.assigner": ("hungarian", "auto_assign"),
+    "model.cls_loss": ("gfl",),
     "model.smooth_l1_beta": (-0.1,),
     "model.nms": ("soft",),
     "model.nms_threshold": (50, -0.1, 1.01),

@@ -5,12 +5,15 @@ import dataclasses
 import pytest
 import torch
 from small_runs import config_of
+from whole_models import BATCHES, IMAGES, Pooling
 
-from mlc_ext.detectors.config.overrides import override
+from mlc_ext.detectors.config.overrides import differences, override
 from mlc_ext.detectors.config.presets import PRESETS, preset
+from mlc_ext.detectors.config.settings import ASSIGNERS
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.models.fcos import FCOS
+from mlc_ext.detectors.models.fpn import FPN
 from mlc_ext.detectors.models.retinanet import RetinaNet
 from mlc_ext.detectors.models.rpn import RPN
 
@@ -19,7 +22,15 @@ def tiny(name, out):
     return config_of(name, out, 1, model__norm=None, data__generated_images=4, schedule__batch_size=2)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+WITH_ASSIGNER = [name for name in PRESETS if preset(name).model.assigner is not None]
+WHOLE = [f"fcos_minus_r50_{assigner}_mlc" for assigner in ASSIGNERS] + ["fcos_r50_atss_mlc", "retinanet_r50_paa_mlc"]
+"""Of the presets with an assigner, those that the fast tests train as a run; test_trains_two_steps has them all."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in WITH_ASSIGNER and n not in WHOLE else []) for n in PRESETS],
+)
 def test_trains_and_evaluates(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = Trainer(tiny(name, tmp_path / "run"), progress=False)
@@ -34,6 +45,36 @@ def test_trains_and_evaluates(name, tmp_path, monkeypatch):
     else:
         assert {"AP", "AP50", "AP75"} <= metrics.keys()
     assert "correlation" in metrics and "correlation_pooled" in metrics
+
+
+def test_presets_of_assigners():
+    suffixes = ("", "_iur", "_mlc")
+    detectors = ("fcos", "fcos_minus", "retinanet")
+    names = {f"{detector}_r50_{a}{suffix}" for detector in detectors for a in ASSIGNERS for suffix in suffixes}
+    assert set(WITH_ASSIGNER) == names and set(WHOLE) < names
+    for name in names:  # the preset without, and the assigner
+        found = preset(name)
+        own = preset(name.replace(f"_{found.model.assigner}", ""))
+        assert differences(own, found).keys() == {"model.assigner", "run.out"}, name
+
+
+@pytest.mark.parametrize("name", WITH_ASSIGNER)
+def test_trains_two_steps(name, tmp_path):
+    """The baseline's step, then one with the preset's method."""
+    config = tiny(name, tmp_path)
+    torch.manual_seed(0)
+    model = build_model(config, 3)
+    model.backbone = Pooling((8, 16, 32))
+    model.fpn = FPN([3] * 3, config.model.fpn_channels, extra="on_p5", num_extra=2)
+    for epoch in (0, 0.5):
+        model.set_epoch(epoch)
+        assert model.mutual == (config.mlc.ml and epoch > 0)
+        losses = model(IMAGES, BATCHES[0])
+        assert all(loss.isfinite() and loss >= 0 for loss in losses.values()) and losses["classification"] > 0
+        assert losses["bbox_regression"] > 0
+        model.zero_grad()
+        sum(losses.values()).backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize(("suffix", "ml", "iur"), [("", 0, 0), ("_ml", 1, 0), ("_iur", 0, 1), ("_mlc", 1, 1)])

@@ -45,9 +45,25 @@ def assert_same_run(a, b):
 VARIANTS = {
     "rpn": ("rpn_r50_mlc", EVERYTHING, (1, 3)),
     "fp16": ("fcos_minus_r50_mlc", {"schedule__precision": "fp16", "mlc__start_epoch": 1.5}, (2,)),
+    "mal": ("fcos_minus_r50_mal_mlc", {"mlc__start_epoch": 1.5}, (3,)),
     "adamw": ("retinanet_r50_mlc", {"schedule__optimizer": "adamw", "run__eval_every": 1}, (1, 2)),
 }
 """Preset, settings, and how many iterations before the end the runs are resumed."""
+
+
+def test_an_assigner_that_is_switched_on(folder):
+    """As in the tables of benchmarks/paper: the first part has the detector's own."""
+    first = config_of("fcos_minus_r50_mlc", folder / "first")
+    Trainer(first, progress=False).run(2)
+    second = override(override(first, "model.assigner", "mal"), "run.out", str(folder / "second"))
+    trainer = Trainer(second, progress=False)
+    checkpoint = folder / "first" / "checkpoint.pt"
+    with pytest.raises(ValueError, match="model.assigner"):
+        trainer.resume(checkpoint)
+    trainer.resume(checkpoint, ("model.assigner", "run.out"))
+    trainer.run()
+    assert trainer.iteration == 4 and trainer.model.assigner.assigner.progress == 1
+    assert_same(losses(folder / "second")[:2], losses(folder / "first"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -47,6 +47,40 @@ def test_rows_are_the_papers(paper):
     assert paper["rows"].baseline("rpn_ml") == "rpn"
 
 
+def test_rows_of_other_assigners(paper, tmp_path):
+    """Each goes on from its detector's own first part, and the assigner is on from the switch."""
+    tables, rows = paper["rows"].TABLES, paper["rows"].ROWS
+    for name, detector, assigners in (
+        ("related", "fcos-", ["atss", "task_aligned", "sim_ota", "paa", "mal"]),
+        ("related_retinanet", "retinanet", ["atss", "paa", "mal"]),
+    ):
+        assert tables[name].metrics == ("AP", "AP75", "correlation", "correlation_pooled")
+        assert len(tables[name].rows) == 3 + 3 * len(assigners)
+        found = set()
+        for part in plan(paper, tables[name].rows, 0, tmp_path):
+            model, mlc = part.config.model, part.config.mlc
+            assert model.detector == detector and part.stem.key == f"stem_{detector}"
+            if part.is_stem:
+                assert model.assigner is None
+            else:
+                found.add((model.assigner, mlc.ml, mlc.rescoring_start <= part.config.schedule.epochs))
+                assert paper["rows"].baseline(part.key) == detector
+        methods = [(False, False), (False, True), (True, True)]
+        assert found == {(assigner, *method) for assigner in (None, *assigners) for method in methods}
+    assert rows["fcos-_atss_mlc"].name == "FCOS-, ATSS + MLC"
+
+
+def test_rows_are_shown_before_they_are_trained(paper, images, capsys, tmp_path):
+    arguments = ["--data", str(images), "--out", str(tmp_path), "--tables", "related,related_retinanet"]
+    assert paper["program"].main([*arguments, "--seeds", "1", "--protocol", "cached", "--show"]) == 0
+    shown = capsys.readouterr()
+    lines = [line.split("  ")[0] for line in shown.out.splitlines()]
+    for name in ("related", "related_retinanet"):
+        assert {paper["rows"].ROWS[row].name for row in paper["rows"].TABLES[name].rows} <= set(lines)
+    assert "no row is done yet" in shown.out and "parts are not done" in shown.err
+    assert not list(tmp_path.glob("seed*"))
+
+
 def plan(paper, rows, seed, out, *, scale="small", **options):
     data = options.pop("data", paper["data"].Data("none", 160, {"data.data": "none"}, {}))
     return paper["parts"].Plan(scale, data, out, **options).parts(rows, seed)
@@ -85,11 +119,11 @@ def test_parts_that_start_early_or_late(paper, tmp_path):
 
 
 def test_settings_of_the_rows_are_the_models(paper, tmp_path):
-    """Every row can be built, and differs from its first part in the method alone."""
+    """Every row can be built, and differs from its first part in the method and the assigner alone."""
     for part in plan(paper, list(paper["rows"].ROWS), 0, tmp_path, cached=True):
         build_model(override(part.config, "model.weights", None), 3)
         changed = differences(part.stem.config, part.config)
-        assert all(name.startswith(("mlc.", "run.", "model.nms")) for name in changed), part.name
+        assert all(name.startswith(("mlc.", "run.", "model.nms", "model.assigner")) for name in changed), part.name
 
 
 def command(out, *arguments):
@@ -174,7 +208,7 @@ def test_a_part_that_fails_is_reported_and_the_others_go_on(images, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reported"),
     [
-        (["--tables", "1,5"], "ablations_rpn, extension, extension_rpn, not '5'"),
+        (["--tables", "1,5"], "extension, extension_rpn, related, related_retinanet, not '5'"),
         (["--tables", ""], "not ''"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--steps", "0"], "--steps must be at least 1, got 0"),
