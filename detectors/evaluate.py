@@ -25,7 +25,7 @@ from mlc_ext.detectors.command_line import make_parser, print_error, program_err
 from mlc_ext.detectors.evaluation.measure import measure_loaded, prediction_writer
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.interrupts import interruptible
-from mlc_ext.detectors.runs.files import check_writable, write_whole, writing
+from mlc_ext.detectors.runs.files import check_writable, replacing, write_whole, writing
 from mlc_ext.detectors.runs.load import load_for_evaluation
 from mlc_ext.detectors.runs.log_file import show_warnings
 
@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
                 if writer is not None:
                     for other in writers[1:]:
                         writer.merge(other)
-                    with writing(options.predictions):
-                        writer.save(options.predictions)
+                    with writing(options.predictions), replacing(options.predictions) as file:
+                        writer.save(file)
     return ending.code
 
 

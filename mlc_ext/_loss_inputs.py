@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._dtypes import common_dtype
 from ._errors import check_floating
 
 
 def aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both in one dtype of at least float32. Under autocast the logits may be in half precision, the target not."""
-    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    dtype = common_dtype(a, b)
     return a.to(dtype), b.to(dtype)
 
 

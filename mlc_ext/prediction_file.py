@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -92,8 +92,8 @@ class PredictionWriter:
         self._rows = [*self._rows, *other._rows]
         return self
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file, in NumPy's .npz format.
+    def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
+        """Writes NumPy's .npz format to a path, or to an open file.
 
         ``image_ids`` and ``category_ids`` [M] int64, ``boxes`` [M, 4] xyxy, ``scores`` and ``raw_scores`` [M] float32.
 
@@ -103,5 +103,8 @@ class PredictionWriter:
         if not self._rows:
             raise ValueError("PredictionWriter: no image was added")
         columns = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
-        with open(path, "wb") as file:  # np.savez would add .npz to the name
+        if isinstance(file, (str, os.PathLike)):
+            with open(file, "wb") as opened:  # np.savez would add .npz to the name
+                np.savez_compressed(opened, allow_pickle=False, **columns)
+        else:
             np.savez_compressed(file, allow_pickle=False, **columns)

@@ -10,9 +10,12 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from untrained import write_checkpoint
 
 from mlc_ext import Divergence, PredictionWriter, box_iou
-from mlc_ext.detectors import divergence
+from mlc_ext.detectors import divergence, evaluate
+from mlc_ext.detectors.data.generated.dataset import generate
+from mlc_ext.detectors.evaluation.metrics_table import shown
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install mlc-ext[report])")
 
@@ -231,3 +234,26 @@ def test_options_and_missing_files(files, capsys, tmp_path):
     assert "--nms-iou must be in 0..1, got 60" in run(files, capsys, "--nms-iou", 60)[2]
     np.savez(files / "other.npz", a=np.zeros(3))
     assert "is not an archive of mlc_ext.PredictionWriter" in run(files, capsys, results="other.npz")[2]
+
+
+def test_the_archive_of_evaluate(tmp_path, capsys):
+    """Images of 64 pixels, detected on at 120: the archive has the original's pixels."""
+    generate(tmp_path / "data", num_train=1, num_val=5, image_size=64)
+    for split in ("train", "val"):
+        path = tmp_path / "data" / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        names = {entry["id"]: name for entry, name in zip(content["categories"], ("cat", "dog", "emu"), strict=True)}
+        content["categories"] = [{"id": key, "name": name} for key, name in names.items()]
+        path.write_text(json.dumps(content))
+    checkpoint = write_checkpoint(tmp_path, "fcos_minus_r50_mlc")
+    archive, results = tmp_path / "raw.npz", tmp_path / "results.json"
+    options = {"--data": tmp_path / "data", "--device": "cpu", "--predictions": archive, "--results": results}
+    assert evaluate.main([str(checkpoint), *(str(x) for option in options.items() for x in option)]) == 0
+    printed = capsys.readouterr().out.split()
+    annotations = "data/annotations/instances_val.json"
+    code, _, _, found = run(tmp_path, capsys, results="raw.npz", annotations=annotations)
+    assert code == 0
+    assert [shown("rho", found[name]) for name in ("per_gt", "pooled")] == printed[-2:]
+    assert found["per_gt_count"] > 5
+    with np.load(archive) as content:
+        assert content["boxes"].min() >= -0.01 and 60 < content["boxes"].max() <= 64.01

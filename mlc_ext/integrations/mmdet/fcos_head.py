@@ -18,9 +18,9 @@ from .head import FIRST_LABEL, MLCHead, flat, gts_of
 class MLCFCOSHead(MLCHead, FCOSHead):  # type: ignore[misc]
     """FCOSHead with mutual labeling and IoU rescoring.
 
-    Until ``mlc.start_epoch`` the losses are FCOSHead's. From then on, with ``mlc.iur``, ``conv_centerness`` is trained
-    on the IoU, and the box loss is not weighted by the centerness anymore (the paper's FCOS-). The keys of the
-    state_dict are FCOSHead's.
+    Until ``mlc.start_epoch`` the losses are FCOSHead's. With ``mlc.iur``, from ``start_epoch`` (or
+    ``mlc.iur_start_epoch``) on, ``conv_centerness`` is trained on the IoU, and the box loss is not weighted by the
+    centerness anymore (the paper's FCOS-). The keys of the state_dict are FCOSHead's.
 
     Args: as FCOSHead, and those of :class:`MLCHead`.
     """
