@@ -1,48 +1,266 @@
-"""A checkpoint's detector as a function of an image."""
+"""A checkpoint's detector as a function of images."""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .. import distributed
 from ..config.settings import Config
 from ..data.build import evaluation_transforms
+from ..data.errors import ImageDecodeError
 from ..evaluation.measure import to_original
 from ..models.dense_detector import DenseDetector
-from ..runs.checkpoint import load_checkpoint
-from ..runs.load import trained_config, trained_detector
+from ..runs.load import load_trained, trained_config, trained_detector
+from .images import find_images, image_ids, is_one_file
+from .pixels import Source, read_pixels
+from .result import Classes, Detections, Results
+
+_LOG = logging.getLogger(__name__)
+
+GPU_BATCH = 8
+"""Images at a time on a GPU by default. On a CPU larger batches than one are not faster."""
+
+_WINDOW = 4
+"""Batches that are read before the images are grouped by size."""
+_WINDOW_BYTES = 2**28
+"""Fewer are read if their pixels take more memory."""
+
+
+class Outcome(NamedTuple):
+    """Of one image: ``image`` and ``result``, or the ``error`` that it failed with."""
+
+    image: Tensor | None
+    """uint8 [3, H, W]."""
+    result: Detections | None
+    error: Exception | None
+
+
+class _Read(NamedTuple):
+    """An image that was read, and the same as the detector takes it; or the error."""
+
+    source: Source
+    image_id: int
+    image: Tensor | None = None
+    resized: Tensor | None = None
+    error: Exception | None = None
 
 
 class Predictor:
-    """A checkpoint's detector with the preprocessing it is evaluated with.
+    """A trained detector, with the preprocessing it is evaluated with: see :func:`mlc_ext.detectors.load`.
 
     Attributes:
-        names: class names by label; `names[l - 1]` is label l's.
-        category_ids: COCO's ids of the classes, likewise.
+        model: the network, in evaluation mode.
+        classes: names and category ids of its classes.
+        config: the configuration of its training.
+        device: where it runs.
     """
 
-    def __init__(self, checkpoint: Path, device: str = "auto"):
-        """Raises FileNotFoundError or ValueError for a checkpoint, or a device, that cannot be used."""
-        state = load_checkpoint(checkpoint)
+    def __init__(self, checkpoint: str | os.PathLike, device: str = "auto"):
+        path, state = load_trained(Path(checkpoint))
         self.config: Config = trained_config(state)
-        self.device = distributed.pick_device(device)
-        self.model: DenseDetector = trained_detector(checkpoint, state, self.config, self.device).eval()
-        self.transforms = evaluation_transforms(self.config)
+        self.device: torch.device = distributed.pick_device(device)
+        self.model: DenseDetector = trained_detector(path, state, self.config, self.device).eval()
         numbers = list(range(1, state["num_classes"] + 1))
-        self.names: list[str] = state.get("categories") or list(map(str, numbers))
-        self.category_ids: list[int] = (
-            state.get("category_ids") or numbers
-        )  # the checkpoint may be without category ids
+        names = state.get("categories") or list(map(str, numbers))
+        self.classes = Classes(names, state.get("category_ids") or numbers)  # a checkpoint may be without either
         if self.model.class_agnostic:
-            self.names, self.category_ids = ["object"], [1]
+            self.classes = Classes(["object"], [1], agnostic=True)
+        self._transforms = evaluation_transforms(self.config)
 
-    def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """uint8 [3, H, W] -> `boxes` [n, 4] xyxy pixels of this image, `labels` [n], `scores` [n], best first."""
-        size = tuple(image.shape[-2:])
-        empty = {"boxes": torch.zeros(0, 4), "area": torch.zeros(0)}
-        resized, _ = self.transforms(image, empty)
-        detections, _ = self.model.detect([resized.to(self.device)])
-        return to_original(detections[0], tuple(resized.shape[-2:]), size)
+    @overload
+    def predict(
+        self, source: Image.Image | np.ndarray | Tensor, threshold: float = ..., batch_size: int | None = ...
+    ) -> Detections: ...
+    @overload
+    def predict(
+        self, source: Sequence[Source], threshold: float = ..., batch_size: int | None = ..., *, recursive: bool = ...
+    ) -> Results: ...
+    @overload  # Detections or Results: what the path is decides
+    def predict(
+        self, source: str | os.PathLike, threshold: float = ..., batch_size: int | None = ..., *, recursive: bool = ...
+    ) -> Any: ...
+
+    def predict(
+        self,
+        source: Source | Sequence[Source],
+        threshold: float = 0.5,
+        batch_size: int | None = None,
+        *,
+        recursive: bool = False,
+    ) -> Detections | Results:
+        """Finds objects on one image or on several.
+
+        Args:
+            source: an image, or a list of images. An image is the path of a file, a PIL image, an array [H, W, 3] or a
+                tensor [3, H, W]; arrays and tensors are RGB (OpenCV's are BGR), uint8 or floats in 0..1. The path of a
+                folder, or a pattern such as ``"photos/**/*.jpg"``, stands for the images in it.
+            threshold: objects with a higher score are returned. The detector itself drops those below its
+                ``model.score_threshold``.
+            batch_size: images at a time; None is 8 on a GPU and 1 on a CPU. Images are batched with those of the same
+                padded size, so the results do not depend on it, except for rounding.
+            recursive: whether folders within a folder are searched too.
+
+        Returns:
+            :class:`Detections` for one image. :class:`Results`, a list of them in the order of the images, for a list,
+            a folder or a pattern.
+
+        Raises:
+            FileNotFoundError: no file or folder has that path, or no file matches the pattern. OSError,
+                ImageDecodeError: a file that was named cannot be read, or is not an image; files of a folder or pattern
+                that cannot be read are left out, logged as a warning, and listed in ``Results.failed``. TypeError,
+                ValueError: an argument of another type, shape or range; a folder without images.
+        """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be in 0..1, got {threshold}")
+        several = isinstance(source, (list, tuple))
+        results = Results()
+        sources: list[Source] = []
+        named: list[bool] = []  # by the caller, each
+        for entry in source if several else [source]:
+            found = self._files(entry, recursive, results.failed)
+            sources += [entry] if found is None else found
+            named += [True] if found is None else [False] * len(found)
+            several |= found is not None
+        for outcome, one, was_named in zip(
+            self.stream(sources, threshold=threshold, batch_size=batch_size), sources, named, strict=True
+        ):
+            if outcome.result is not None:
+                results.append(outcome.result)
+            elif was_named:
+                raise type(outcome.error)(f"{_shown(one)}: {outcome.error}") from outcome.error
+            else:
+                results.failed[Path(one)] = reason(outcome.error)
+        if results.failed:
+            path, why = next(iter(results.failed.items()))
+            _LOG.warning("%d images or folders cannot be read and are left out: %s: %s", len(results.failed), path, why)
+        return results if several else results[0]
+
+    @staticmethod
+    def _files(entry: Source, recursive: bool, failed: dict[Path, str]) -> list[Path] | None:
+        """The images of a folder or pattern; None for an image."""
+        if not isinstance(entry, (str, os.PathLike)) or is_one_file(entry):
+            return None
+        found = [path for path, _ in find_images([Path(entry)], recursive, None, failed)]
+        if not found:
+            raise ValueError(f"no images in {entry}" + ("" if recursive else " (recursive=True looks deeper)"))
+        return found
+
+    def stream(
+        self,
+        sources: Sequence[Source],
+        *,
+        threshold: float,
+        batch_size: int | None = None,
+        ids: Sequence[int] | None = None,
+    ) -> Iterator[Outcome]:
+        """:meth:`predict` on images that are files or given themselves, one after the other: for more images than fit
+        in memory.
+
+        An image that cannot be read, or does not fit in memory, fails alone: its :class:`Outcome` has the error.
+
+        Args:
+            ids: ``Detections.image_id`` of each.
+        """
+        size = (1 if self.device.type == "cpu" else GPU_BATCH) if batch_size is None else batch_size
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {size}")
+        if ids is None:
+            ids = image_ids([Path(one) if isinstance(one, (str, os.PathLike)) else None for one in sources])
+        most = 1 if size == 1 else _WINDOW * size
+        window: list[_Read] = []
+        for number, (source, image_id) in enumerate(zip(sources, ids, strict=True)):
+            try:
+                window.append(self._read(source, image_id))
+            except (TypeError, ValueError) as error:
+                if len(sources) == 1:
+                    raise
+                raise type(error)(f"image {number}: {error}") from error
+            held = sum(part.image.nbytes for part in window if part.image is not None)
+            if len(window) == most or held > _WINDOW_BYTES:
+                yield from self._predicted(window, threshold, size)
+                window = []
+        yield from self._predicted(window, threshold, size)
+
+    def _read(self, source: Source, image_id: int) -> _Read:
+        try:
+            image = read_pixels(source)
+            resized, _ = self._transforms(image, {"boxes": torch.zeros(0, 4), "area": torch.zeros(0)})
+            return _Read(source, image_id, image, resized)
+        except Exception as error:
+            if not _is_of_one_image(error):
+                raise
+            return _Read(source, image_id, error=error)
+
+    def _predicted(self, window: list[_Read], threshold: float, batch_size: int) -> Iterator[Outcome]:
+        """The outcomes of a window, in its order."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for place, part in enumerate(window):
+            if part.resized is not None:
+                # of the same size once padded: other padding would change features and results
+                padded = (-(-side // self.model.size_divisor) for side in part.resized.shape[-2:])
+                groups.setdefault(tuple(padded), []).append(place)
+        found: dict[int, dict[str, Tensor] | Exception] = {}
+        for places in groups.values():
+            for start in range(0, len(places), batch_size):
+                batch = places[start : start + batch_size]
+                found.update(zip(batch, self._detect([window[place].resized for place in batch]), strict=True))
+        for place, part in enumerate(window):
+            one = part.error if part.error is not None else found[place]
+            if isinstance(one, Exception):
+                yield Outcome(None, None, one)
+                continue
+            size = (int(part.image.shape[1]), int(part.image.shape[2]))
+            one = to_original(one, tuple(part.resized.shape[-2:]), size)
+            kept = one["scores"] > threshold
+            one = {key: value[kept] for key, value in one.items()}
+            yield Outcome(
+                part.image,
+                Detections(**one, image_size=size, classes=self.classes, source=part.source, image_id=part.image_id),
+                None,
+            )
+
+    def _detect(self, images: Sequence[Tensor]) -> Sequence[dict[str, Tensor] | Exception]:
+        """:meth:`detect`; a batch that does not fit in memory is taken image by image."""
+        try:
+            return self.detect(images)
+        except Exception as error:
+            if not _is_of_one_image(error):
+                raise
+            failure = error
+        if len(images) == 1:
+            return [failure]
+        return [self._detect([image])[0] for image in images]
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """The network's detections on images that have been resized, uint8 [3, H_i, W_i], as one batch.
+
+        Returns:
+            `boxes` [n, 4] xyxy pixels, `labels` [n] and `scores` [n] of each image, on the device, best first.
+        """
+        return self.model.detect([image.to(self.device) for image in images])[0]
+
+
+def reason(error: Exception) -> str:
+    """An image's error as one line."""
+    return str(error).partition("\n")[0] or "not enough memory"
+
+
+def _is_of_one_image(error: Exception) -> bool:
+    """Whether other images may be predicted on."""
+    if isinstance(error, RuntimeError):
+        return "allocate" in str(error)  # the allocator of CPU or GPU
+    return isinstance(error, (OSError, ImageDecodeError, MemoryError))
+
+
+def _shown(source: Source) -> str:
+    return str(source) if isinstance(source, (str, os.PathLike)) else "an image"
