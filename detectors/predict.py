@@ -78,16 +78,14 @@ def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
                 draw=not options.json,
                 progress=not options.quiet,
             )
-    if ending.code:
-        return ending.code
-    failed = unlisted | {images[number][0]: done.errors[number] for number in sorted(done.errors)}
-    if distributed.is_main():
-        for path, why in failed.items():
-            print_error(prog, f"{path}: {why}")
-        if done.interrupted:
-            print_error(prog, "interrupted")
-        print(_summary(options, len(images), done))
-    return 130 if done.interrupted else 1 if failed else 0
+            failed = unlisted | {images[number][0]: done.errors[number] for number in sorted(done.errors)}
+            if distributed.is_main():
+                for path, why in failed.items():
+                    print_error(prog, f"{path}: {why}")
+                if done.interrupted:
+                    print_error(prog, "interrupted")
+                print(_summary(options, len(images), done))
+    return ending.code or (130 if done.interrupted else 1 if failed else 0)
 
 
 def _inputs(options: argparse.Namespace) -> tuple[list[tuple[Path, Path]], dict[Path, str]]:

@@ -70,13 +70,12 @@ def _matches(pattern: Path, leave_out: str | None) -> list[tuple[Path, Path]]:
     if fixed == len(parts):
         return []
     root = Path(*parts[:fixed])
-    names = sorted(glob.glob(str(Path(*parts[fixed:])), root_dir=root, recursive=True))
     return [
-        (root / name, Path(root.resolve().name) / name)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-        and os.path.isfile(root / name)
-        and (leave_out is None or not Path(os.path.realpath(root / name)).is_relative_to(leave_out))
+        (path, Path(root.resolve().name) / path.relative_to(root))
+        for path in sorted(root.glob(str(Path(*parts[fixed:]))))  # its ** follows no links to folders
+        if path.suffix.lower() in SUFFIXES
+        and os.path.isfile(path)
+        and (leave_out is None or not Path(os.path.realpath(path)).is_relative_to(leave_out))
     ]
 
 

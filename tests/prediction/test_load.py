@@ -59,8 +59,8 @@ def test_every_kind_of_one_image(model, photo):
     assert isinstance(expected, Detections) and len(expected) > 5 and expected.path == photo
     pixels = np.asarray(Image.open(photo).convert("RGB"))
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-    sources = [str(photo), Image.open(photo), pixels, pixels[:, ::-1][:, ::-1], tensor, (pixels / 255).astype("float32"),
-               pixels / 255, tensor.float() / 255, (tensor / 255).requires_grad_()]  # fmt: skip
+    sources = [str(photo), Image.open(photo), pixels, pixels[:, ::-1].copy()[:, ::-1], pixels / 255,
+               (pixels / 255).astype("float32"), tensor, tensor / 255, (tensor / 255).requires_grad_()]  # fmt: skip
     for source in sources:
         found = model.predict(source, 0.2)
         assert torch.equal(found.boxes, expected.boxes) and torch.equal(found.scores, expected.scores)
@@ -154,9 +154,8 @@ def test_a_result(model, photo, tmp_path, monkeypatch):
     assert row["bbox"] == pytest.approx([*first.box[:2], first.box[2] - first.box[0], first.box[3] - first.box[1]])
     assert (row["image_id"], row["file_name"]) == (0, "0.png") and row["category_id"] in (2, 5, 11)
     assert len(found.to_coco()) == len(found) and json.dumps(found.to_coco())
-    assert repr(found).startswith("<Detections on 0.png, 90 x 60: ") and f"{found.names.count('cat')} cat" in repr(
-        found
-    )
+    assert repr(found).startswith("<Detections on 0.png, 90 x 60: ")
+    assert f"{found.names.count('cat')} cat" in repr(found)
     found.save(tmp_path / "new" / "found.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "found.png")), np.asarray(found.draw()))
     with pytest.raises(ValueError, match="unknown file extension"):
@@ -242,9 +241,14 @@ def test_what_is_no_image(model, photo, monkeypatch, source, error, message):
         model.predict(source)
 
 
-@pytest.mark.parametrize(("options", "message"), [({"threshold": 1.5}, "threshold must be in 0..1, got 1.5"),
-                                                  ({"threshold": float("nan")}, "threshold must be in 0..1"),
-                                                  ({"batch_size": 0}, "batch_size must be at least 1, got 0")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 1.5}, "threshold must be in 0..1, got 1.5"),
+        ({"threshold": float("nan")}, "threshold must be in 0..1, got nan"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
 def test_options_out_of_range(model, photo, options, message):
     with pytest.raises(ValueError, match=message):
         model.predict(photo, **options)
@@ -297,7 +301,7 @@ def test_averaged_weights_are_used(folder, model, photo, tmp_path):
 
 def test_proposals_have_no_class(tmp_path, photo):
     model = load(write_checkpoint(tmp_path, "rpn_r50_iur"), "cpu")
-    found = model.predict(photo, 0.5)
+    found = model.predict(photo, 0)
     assert set(found.names) == {"object"} and {row["category_id"] for row in found.to_coco()} == {1}
 
 
