@@ -7,7 +7,8 @@ OUT gets a drawing of every image (found/photo.jpg.png, found/holiday/...) and p
 file names beside. An image id is the file's number, if all file names are distinct numbers, as COCO's are; otherwise
 1, 2, ... An image's EXIF rotation is applied, and boxes are in pixels of the rotated image. Drawings of small images
 are enlarged; their rows have the factor as drawing_scale. Images that cannot be read are reported and left out.
-predictions.json is written in any case, after Ctrl-C with the images so far. From Python: mlc_ext.detectors.load.
+predictions.json is written in any case; after Ctrl-C in a single process, with the images so far. From Python:
+mlc_ext.detectors.load.
 
 Exit code: 0; 1 if some image could not be read or drawn; 2 if nothing could be done, or the disk of OUT is full; 130
 after Ctrl-C or SIGTERM.
