@@ -26,12 +26,7 @@ _PLACES = {
 
 
 def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> Predictor:
-    """The trained detector of a run, for predictions.
-
-        from mlc_ext.detectors import load
-
-        model = load("runs/demo/MLC")
-        found = model.predict("photo.jpg", threshold=0.3)
+    """The trained detector of a run, for predictions: ``load("runs/demo/MLC").predict("photo.jpg")``.
 
     Where the run kept averaged weights (``schedule.ema``), they are used, as in evaluation.
 
@@ -40,9 +35,9 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> Predictor:
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
 
     Raises:
-        FileNotFoundError: no such file, or a folder without checkpoints. ValueError: not a checkpoint of this project,
-            or a device that does not exist. ImportError: a package is missing; ``pip install 'mlc-ext[detectors]'``
-            brings those that all detectors need.
+        FileNotFoundError: no such file, or a folder without checkpoints.
+        ValueError: not a checkpoint of this project, or a device that does not exist.
+        ImportError: a package is missing; ``pip install 'mlc-ext[detectors]'`` installs those that all detectors need.
     """
     from .prediction.predictor import Predictor
 

@@ -58,7 +58,7 @@ def find_images(
             yield path, chosen
 
 
-def is_one_file(given: str | os.PathLike) -> bool:
+def is_one_file(given: str | os.PathLike[str]) -> bool:
     """Whether an input of :func:`find_images` is a file itself."""
     return os.path.isfile(given)  # unlike Path's, False for names of any length
 

@@ -15,7 +15,7 @@ from ..data.errors import ImageDecodeError
 from ..data.images.decode import decode_image, read_image
 from ..data.images.orientation import turned
 
-Source = str | os.PathLike | Image.Image | np.ndarray | Tensor
+Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 """An image: its file, or the image itself."""
 
 

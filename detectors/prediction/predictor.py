@@ -35,23 +35,22 @@ _WINDOW_BYTES = 2**28
 """Fewer are read if their pixels take more memory."""
 
 
-class Outcome(NamedTuple):
-    """Of one image: ``image`` and ``result``, or the ``error`` that it failed with."""
+class Predicted(NamedTuple):
+    """An image that was predicted on."""
 
-    image: Tensor | None
+    image: Tensor
     """uint8 [3, H, W]."""
-    result: Detections | None
-    error: Exception | None
+    result: Detections
 
 
 class _Read(NamedTuple):
-    """An image that was read, and the same as the detector takes it; or the error."""
+    """An image that was read."""
 
     source: Source
     image_id: int
-    image: Tensor | None = None
-    resized: Tensor | None = None
-    error: Exception | None = None
+    image: Tensor
+    resized: Tensor
+    """As the detector takes it."""
 
 
 class Predictor:
@@ -64,7 +63,7 @@ class Predictor:
         device: where it runs.
     """
 
-    def __init__(self, checkpoint: str | os.PathLike, device: str = "auto"):
+    def __init__(self, checkpoint: str | os.PathLike[str], device: str = "auto"):
         path, state = load_trained(Path(checkpoint))
         self.config: Config = trained_config(state)
         self.device: torch.device = distributed.pick_device(device)
@@ -76,6 +75,15 @@ class Predictor:
             self.classes = Classes(["object"], [1], agnostic=True)
         self._transforms = evaluation_transforms(self.config)
 
+    @overload  # Detections for a file, Results for a folder; first, as a str is a sequence of str too
+    def predict(
+        self,
+        source: str | os.PathLike[str],
+        threshold: float = ...,
+        batch_size: int | None = ...,
+        *,
+        recursive: bool = ...,
+    ) -> Any: ...
     @overload
     def predict(
         self, source: Image.Image | np.ndarray | Tensor, threshold: float = ..., batch_size: int | None = ...
@@ -84,11 +92,6 @@ class Predictor:
     def predict(
         self, source: Sequence[Source], threshold: float = ..., batch_size: int | None = ..., *, recursive: bool = ...
     ) -> Results: ...
-    @overload  # Detections or Results: what the path is decides
-    def predict(
-        self, source: str | os.PathLike, threshold: float = ..., batch_size: int | None = ..., *, recursive: bool = ...
-    ) -> Any: ...
-
     def predict(
         self,
         source: Source | Sequence[Source],
@@ -103,8 +106,8 @@ class Predictor:
             source: an image, or a list of images. An image is the path of a file, a PIL image, an array [H, W, 3] or a
                 tensor [3, H, W]; arrays and tensors are RGB (OpenCV's are BGR), uint8 or floats in 0..1. The path of a
                 folder, or a pattern such as ``"photos/**/*.jpg"``, stands for the images in it.
-            threshold: objects with a higher score are returned. The detector itself drops those below its
-                ``model.score_threshold``.
+            threshold: objects with a higher score are returned. The detector itself drops those whose class score is
+                not above 0.05 (none of proposals).
             batch_size: images at a time; None is 8 on a GPU and 1 on a CPU. Images are batched with those of the same
                 padded size, so the results do not depend on it, except for rounding.
             recursive: whether folders within a folder are searched too.
@@ -114,31 +117,34 @@ class Predictor:
             a folder or a pattern.
 
         Raises:
-            FileNotFoundError: no file or folder has that path, or no file matches the pattern. OSError,
-                ImageDecodeError: a file that was named cannot be read, or is not an image; files of a folder or pattern
-                that cannot be read are left out, logged as a warning, and listed in ``Results.failed``. TypeError,
-                ValueError: an argument of another type, shape or range; a folder without images.
+            FileNotFoundError: no file or folder has that path, or no image matches the pattern.
+            OSError: a file that was named cannot be read. Files of a folder or pattern that cannot be read or decoded
+                are left out, logged as a warning, and listed in ``Results.failed``.
+            ValueError: a file that was named is not an image (ImageDecodeError); an array, a tensor or an argument of
+                another shape or range; a folder without images.
+            TypeError: an image of another type.
         """
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in 0..1, got {threshold}")
         several = isinstance(source, (list, tuple))
+        entries: Sequence[Any] = source if isinstance(source, (list, tuple)) else [source]
         results = Results()
         sources: list[Source] = []
-        named: list[bool] = []  # by the caller, each
-        for entry in source if several else [source]:
-            found = self._files(entry, recursive, results.failed)
-            sources += [entry] if found is None else found
-            named += [True] if found is None else [False] * len(found)
-            several |= found is not None
-        for outcome, one, was_named in zip(
-            self.stream(sources, threshold=threshold, batch_size=batch_size), sources, named, strict=True
-        ):
-            if outcome.result is not None:
+        listed: list[Path | None] = []  # None if it was named by the caller
+        for entry in entries:
+            files = self._files(entry, recursive, results.failed)
+            sources += [entry] if files is None else files
+            listed += [None] if files is None else files
+            several |= files is not None
+        outcomes = self.stream(sources, threshold=threshold, batch_size=batch_size)
+        for outcome, one, file in zip(outcomes, sources, listed, strict=True):
+            if isinstance(outcome, Predicted):
                 results.append(outcome.result)
-            elif was_named:
-                raise type(outcome.error)(f"{_shown(one)}: {outcome.error}") from outcome.error
+            elif file is None:
+                shown = one if isinstance(one, (str, os.PathLike)) else "an image"
+                raise type(outcome)(f"{shown}: {outcome}") from outcome
             else:
-                results.failed[Path(one)] = reason(outcome.error)
+                results.failed[file] = reason(outcome)
         if results.failed:
             path, why = next(iter(results.failed.items()))
             _LOG.warning("%d images or folders cannot be read and are left out: %s: %s", len(results.failed), path, why)
@@ -161,14 +167,18 @@ class Predictor:
         threshold: float,
         batch_size: int | None = None,
         ids: Sequence[int] | None = None,
-    ) -> Iterator[Outcome]:
-        """:meth:`predict` on images that are files or given themselves, one after the other: for more images than fit
-        in memory.
+    ) -> Iterator[Predicted | Exception]:
+        """:meth:`predict` on images that are files or given themselves, one after the other: for more results and
+        images than fit in memory.
 
-        An image that cannot be read, or does not fit in memory, fails alone: its :class:`Outcome` has the error.
+        An image that cannot be read, or does not fit in memory, fails alone: its error is yielded in its place.
 
         Args:
+            sources, threshold, batch_size: as for :meth:`predict`.
             ids: ``Detections.image_id`` of each.
+
+        Yields:
+            :class:`Predicted`, or the error, for each image in order.
         """
         size = (1 if self.device.type == "cpu" else GPU_BATCH) if batch_size is None else batch_size
         if size < 1:
@@ -176,7 +186,7 @@ class Predictor:
         if ids is None:
             ids = image_ids([Path(one) if isinstance(one, (str, os.PathLike)) else None for one in sources])
         most = 1 if size == 1 else _WINDOW * size
-        window: list[_Read] = []
+        window: list[_Read | Exception] = []
         for number, (source, image_id) in enumerate(zip(sources, ids, strict=True)):
             try:
                 window.append(self._read(source, image_id))
@@ -184,13 +194,13 @@ class Predictor:
                 if len(sources) == 1:
                     raise
                 raise type(error)(f"image {number}: {error}") from error
-            held = sum(part.image.nbytes for part in window if part.image is not None)
+            held = sum(part.image.nbytes for part in window if isinstance(part, _Read))
             if len(window) == most or held > _WINDOW_BYTES:
                 yield from self._predicted(window, threshold, size)
                 window = []
         yield from self._predicted(window, threshold, size)
 
-    def _read(self, source: Source, image_id: int) -> _Read:
+    def _read(self, source: Source, image_id: int) -> _Read | Exception:
         try:
             image = read_pixels(source)
             resized, _ = self._transforms(image, {"boxes": torch.zeros(0, 4), "area": torch.zeros(0)})
@@ -198,35 +208,41 @@ class Predictor:
         except Exception as error:
             if not _is_of_one_image(error):
                 raise
-            return _Read(source, image_id, error=error)
+            return error
 
-    def _predicted(self, window: list[_Read], threshold: float, batch_size: int) -> Iterator[Outcome]:
+    def _predicted(
+        self, window: list[_Read | Exception], threshold: float, batch_size: int
+    ) -> Iterator[Predicted | Exception]:
         """The outcomes of a window, in its order."""
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
         for place, part in enumerate(window):
-            if part.resized is not None:
+            if isinstance(part, _Read):
                 # of the same size once padded: other padding would change features and results
                 padded = (-(-side // self.model.size_divisor) for side in part.resized.shape[-2:])
-                groups.setdefault(tuple(padded), []).append(place)
+                groups.setdefault(tuple(padded), []).append((place, part.resized))
         found: dict[int, dict[str, Tensor] | Exception] = {}
-        for places in groups.values():
-            for start in range(0, len(places), batch_size):
-                batch = places[start : start + batch_size]
-                found.update(zip(batch, self._detect([window[place].resized for place in batch]), strict=True))
+        for group in groups.values():
+            for start in range(0, len(group), batch_size):
+                places, images = zip(*group[start : start + batch_size], strict=True)
+                found.update(zip(places, self._detect(images), strict=True))
         for place, part in enumerate(window):
-            one = part.error if part.error is not None else found[place]
-            if isinstance(one, Exception):
-                yield Outcome(None, None, one)
+            if isinstance(part, Exception):
+                yield part
                 continue
-            size = (int(part.image.shape[1]), int(part.image.shape[2]))
-            one = to_original(one, tuple(part.resized.shape[-2:]), size)
-            kept = one["scores"] > threshold
-            one = {key: value[kept] for key, value in one.items()}
-            yield Outcome(
-                part.image,
-                Detections(**one, image_size=size, classes=self.classes, source=part.source, image_id=part.image_id),
-                None,
-            )
+            one = found[place]
+            yield one if isinstance(one, Exception) else Predicted(part.image, self._result(part, one, threshold))
+
+    def _result(self, read: _Read, detections: dict[str, Tensor], threshold: float) -> Detections:
+        height, width = read.image.shape[1:]
+        found = to_original(detections, (read.resized.shape[1], read.resized.shape[2]), (height, width))
+        kept = found["scores"] > threshold
+        return Detections(
+            **{key: value[kept] for key, value in found.items()},
+            image_size=(height, width),
+            classes=self.classes,
+            source=read.source,
+            image_id=read.image_id,
+        )
 
     def _detect(self, images: Sequence[Tensor]) -> Sequence[dict[str, Tensor] | Exception]:
         """:meth:`detect`; a batch that does not fit in memory is taken image by image."""
@@ -260,7 +276,3 @@ def _is_of_one_image(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return "allocate" in str(error)  # the allocator of CPU or GPU
     return isinstance(error, (OSError, ImageDecodeError, MemoryError))
-
-
-def _shown(source: Source) -> str:
-    return str(source) if isinstance(source, (str, os.PathLike)) else "an image"

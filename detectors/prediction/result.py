@@ -36,8 +36,11 @@ class Detection(NamedTuple):
     box: tuple[float, float, float, float]
     """x1, y1, x2, y2 in pixels."""
     score: float
+    """0..1"""
     label: int
+    """From 1."""
     name: str
+    """Of the class."""
 
 
 @dataclass(eq=False)
@@ -80,7 +83,8 @@ class Detections:
     def __iter__(self) -> Iterator[Detection]:
         columns = self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), self.names
         for box, score, label, name in zip(*columns, strict=True):
-            yield Detection(tuple(box), score, label, name)
+            x1, y1, x2, y2 = box
+            yield Detection((x1, y1, x2, y2), score, label, name)
 
     def __repr__(self) -> str:
         found = ", ".join(f"{count} {name}" for name, count in Counter(self.names).items())
@@ -96,7 +100,8 @@ class Detections:
             width: of the lines, in pixels of the drawing; by default it grows with the drawing.
 
         Raises:
-            OSError, ValueError: the image's file cannot be read any more.
+            OSError: the image's file cannot be read any more.
+            ValueError: it is not an image any more.
         """
         return self.draw_on(read_pixels(self.source), width)
 
@@ -106,11 +111,12 @@ class Detections:
         best = {key: value[:MAX_DRAWN] for key, value in best.items()}
         return draw_detections(image, best, None if self.classes.agnostic else self.classes.names, width=width)
 
-    def save(self, path: str | os.PathLike, width: int | None = None) -> None:
+    def save(self, path: str | os.PathLike[str], width: int | None = None) -> None:
         """Writes :meth:`draw` to a file, in the format of its suffix; its folder is made.
 
         Raises:
-            OSError: it cannot be written. ValueError: a suffix that Pillow does not know.
+            OSError: it cannot be written.
+            ValueError: a suffix that Pillow does not know.
         """
         drawing = self.draw(width)
         Path(path).parent.mkdir(parents=True, exist_ok=True)

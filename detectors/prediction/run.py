@@ -75,8 +75,8 @@ def predict(
         for number in bar:
             interrupts.check()
             outcome = next(outcomes)
-            if outcome.error is not None:
-                done.errors[number] = reason(outcome.error)
+            if isinstance(outcome, Exception):
+                done.errors[number] = reason(outcome)
                 continue
             done.found[number] = rows = outcome.result.to_coco()
             if draw:
