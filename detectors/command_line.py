@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import distributed
 from .data.errors import DataError
@@ -31,6 +33,18 @@ def make_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def command(prog: str, program: str, *arguments: object) -> str:
+    """The command line of another program, in the way that this one was called.
+
+    Args:
+        prog: the name that this program was called by.
+    """
+    called = Path(sys.argv[0])
+    file = called.with_name(f"{program}.py")
+    words = ["python", str(file)] if called.name == prog and file.is_file() else ["mlc-ext", program]
+    return " ".join([*words, *(shlex.quote(str(argument)) for argument in arguments)])
 
 
 def print_error(prog: str, error: object) -> None:

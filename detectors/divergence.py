@@ -92,7 +92,8 @@ def main(arguments: list[str] | None = None, prog: str = "divergence.py") -> int
     print(_summary(found, rows.before_nms))
     for note in notes:
         print_error(prog, f"warning: {note}")
-    print(f"{options.out}: charts in {_charts_folder(options.out)}")
+    figures_at = "" if options.json is None else f"; figures in {options.json}"
+    print(f"{options.out}: charts in {_charts_folder(options.out)}{figures_at}")
     return 0
 
 

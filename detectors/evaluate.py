@@ -77,7 +77,15 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
                         writer.merge(other)
                     with writing(options.predictions), replacing(options.predictions) as file:
                         writer.save(file)
+                print(f"\n{_ending(options)}")
     return ending.code
+
+
+def _ending(options: argparse.Namespace) -> str:
+    """Where the results are."""
+    written = {"detections": options.results, "predictions before NMS": options.predictions}
+    lines = [f"{what}: {path}" for what, path in written.items() if path is not None]
+    return "\n".join(lines) or "no file was written; --results FILE writes the detections"
 
 
 def _check(options: argparse.Namespace) -> None:

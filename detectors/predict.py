@@ -1,11 +1,14 @@
 """A trained detector on images: draws what it finds, and writes it as JSON in COCO's results format.
 
-    python detectors/predict.py runs/demo/checkpoint.pt photo.jpg holiday/ --out found
+    python detectors/predict.py runs/demo/checkpoint.pt photo.jpg holiday/ 'more/**/*.jpg' --out found
+    torchrun --nproc-per-node 8 detectors/predict.py runs/demo/checkpoint.pt holiday/ --out found
 
 OUT gets a drawing of every image (found/photo.jpg.png, found/holiday/...) and predictions.json: COCO's result rows with
 file names beside. An image id is the file's number, if all file names are distinct numbers, as COCO's are; otherwise
-1, 2, ... An image's EXIF rotation is applied, and boxes are in pixels of the rotated image. Images that cannot be read
-are reported and left out. predictions.json is written in any case, after Ctrl-C with the images so far.
+1, 2, ... An image's EXIF rotation is applied, and boxes are in pixels of the rotated image. Drawings of small images
+are enlarged; their rows have the factor as drawing_scale. Images that cannot be read are reported and left out.
+predictions.json is written in any case; after Ctrl-C in a single process, with the images so far. From Python:
+mlc_ext.detectors.load.
 
 Exit code: 0; 1 if some image could not be read or drawn; 2 if nothing could be done, or the disk of OUT is full; 130
 after Ctrl-C or SIGTERM.
@@ -28,15 +31,15 @@ from mlc_ext.detectors.command_line import make_parser, print_error, program_err
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.prediction.images import find_images
 from mlc_ext.detectors.prediction.predictor import Predictor
-from mlc_ext.detectors.prediction.run import RESULTS, predict
+from mlc_ext.detectors.prediction.run import RESULTS, Progress, predict
 from mlc_ext.detectors.runs.files import check_writable
 from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argparse.Namespace:
     parser = make_parser(prog, __doc__)
-    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of a run")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="what to predict on")
+    parser.add_argument("checkpoint", type=Path, help="a run's folder, or its checkpoint.pt")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER|PATTERN", help="what to predict on")
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
     parser.add_argument("--recursive", action="store_true", help="folders within folders too")
     parser.add_argument(
@@ -47,6 +50,7 @@ def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argpa
         "proposals 0.5; what the detector itself drops (below 0.05) does not come back",
     )
     parser.add_argument("--json", action="store_true", help="write predictions.json only, draw nothing")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time; default: 8 on a GPU, 1 on a CPU")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(arguments)
@@ -56,35 +60,56 @@ def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argpa
 def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
     options = parse(arguments, prog)
     show_warnings()
-    unlisted: dict[Path, str] = {}
     with program_errors(functools.partial(print_error, prog)) as ending:
-        threshold = options.score_threshold
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"--score-threshold must be in 0..1, got {threshold}")
-        images = list(find_images(options.images, options.recursive, options.out, unlisted))
-        if not images:
-            raise ValueError(f"no images in {', '.join(map(str, options.images))} (--recursive looks deeper)")
-        check_writable(options.out / RESULTS)
-        predictor = Predictor(options.checkpoint, options.device)
-        if threshold is None:
-            threshold = 0.5 if predictor.model.class_agnostic else 0.3
-        outcome = predict(
-            predictor,
-            images,
-            options.out,
-            score_threshold=threshold,
-            draw=not options.json,
-            progress=not options.quiet,
-        )
-    if ending.code:
-        return ending.code
-    failed = unlisted | outcome.failed
-    for path, why in failed.items():
-        print_error(prog, f"{path}: {why}")
-    if outcome.interrupted:
-        print_error(prog, "interrupted")
-    print(f"{options.out / RESULTS}: {len(outcome.rows)} boxes on {outcome.done} of {len(images)} images")
-    return 130 if outcome.interrupted else 1 if failed else 0
+        with distributed.session(options.device):
+            with distributed.together():
+                found = _inputs(options) if distributed.is_main() else None
+            images, unlisted = distributed.broadcast(found)
+            with distributed.together():
+                predictor = Predictor(options.checkpoint, options.device)
+            threshold = options.score_threshold
+            if threshold is None:
+                threshold = 0.5 if predictor.classes.agnostic else 0.3
+            done = predict(
+                predictor,
+                images,
+                options.out,
+                score_threshold=threshold,
+                batch_size=options.batch_size,
+                draw=not options.json,
+                progress=not options.quiet,
+            )
+            failed = unlisted | {images[number][0]: done.errors[number] for number in sorted(done.errors)}
+            if distributed.is_main():
+                for path, why in failed.items():
+                    print_error(prog, f"{path}: {why}")
+                if done.interrupted:
+                    print_error(prog, "interrupted")
+                print(_summary(options, len(images), done))
+    return ending.code or (130 if done.interrupted else 1 if failed else 0)
+
+
+def _inputs(options: argparse.Namespace) -> tuple[list[tuple[Path, Path]], dict[Path, str]]:
+    """The images with the places of their drawings, and the folders that cannot be listed. Checks the options and OUT
+    too."""
+    threshold = options.score_threshold
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"--score-threshold must be in 0..1, got {threshold}")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
+    unlisted: dict[Path, str] = {}
+    images = list(find_images(options.images, options.recursive, options.out, unlisted))
+    if not images:
+        raise ValueError(f"no images in {', '.join(map(str, options.images))} (--recursive looks deeper)")
+    check_writable(options.out / RESULTS)
+    return images, unlisted
+
+
+def _summary(options: argparse.Namespace, images: int, done: Progress) -> str:
+    count = len(done.found)
+    text = f"{options.out / RESULTS}: {len(done.rows)} boxes on {count} of {images} images"
+    text += f", {count / done.seconds:.1f} images/s"
+    return text if options.json else f"{text}; drawings in {options.out}"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import functools
 import importlib.util
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
+from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors
 from mlc_ext.detectors.config.files import read_config_file
 from mlc_ext.detectors.config.overrides import assign, override, present_name, update
 from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
@@ -38,6 +38,7 @@ from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.interrupts import interruptible
+from mlc_ext.detectors.runs.checkpoint import NAME
 from mlc_ext.detectors.runs.folder import RunFolder
 from mlc_ext.detectors.runs.log_file import LOG, hold_log, show_warnings
 
@@ -147,7 +148,17 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
                     RunFolder(each.run.out).check_outputs()
             results = {name: _train(name, each, options, allowed) for name, each in runs.items()}
             _say(report(*results.values(), names=tuple(results)))
+            _say(f"\n{_ending(prog, [each.run.out for each in runs.values()])}")
     return ending.code
+
+
+def _ending(prog: str, folders: list[str]) -> str:
+    """Where the results are, and what to do next."""
+    checkpoint = Path(folders[-1]) / NAME
+    if len(folders) > 1:
+        return f"results: {', '.join(folders)}\nnext: {command(prog, 'report', *folders)}"
+    evaluate, predict = command(prog, "evaluate", checkpoint), command(prog, "predict", checkpoint)
+    return f"results: {folders[0]} ({NAME}, metrics.json, log.txt)\nnext: {evaluate}, or {predict} IMAGE"
 
 
 def _runs(config: Config, options: argparse.Namespace) -> dict[str, Config]:

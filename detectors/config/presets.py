@@ -13,6 +13,7 @@ torchvision's style, for torchvision's weights (``model.style=caffe`` with Caffe
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -124,13 +125,15 @@ PRESETS = _all()
 
 
 def preset(name: str) -> Config:
-    """The configuration called ``name``, with its output in runs/NAME. Raises ValueError, with all names, for others.
+    """The configuration called ``name``, with its output in runs/NAME. For others ValueError, with the nearest name.
 
     The former names ``..._v1`` stand for ``..._mmdet1``; their output is in runs/..._v1, where earlier runs are.
     """
     present = f"{name.removesuffix('_v1')}_mmdet1" if name.endswith("_v1") else name
     if present not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+        near = difflib.get_close_matches(name.casefold(), PRESETS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown preset {name!r}{hint} (train --help lists them)")
     if present != name:
         report_renamed("preset", name, present)
     return dataclasses.replace(PRESETS[present](), run=RunConfig(out=f"runs/{name}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,21 +14,23 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 
 def find_images(
-    inputs: Sequence[Path], recursive: bool, out: Path, failed: dict[Path, str]
+    inputs: Sequence[Path], recursive: bool, out: Path | None, failed: dict[Path, str]
 ) -> Iterator[tuple[Path, Path]]:
     """(image file, where it goes below the output folder), each file once, folders in the order of names.
 
-    Links are followed to files, not to folders. What lies in ``out`` of an earlier run is no input. A folder within a
-    given one that cannot be listed goes to ``failed`` with the reason.
+    An input is a file, a folder or a pattern such as ``photos/**/*.jpg``, whose matches are taken as the files of a
+    folder are. Links are followed to files, not to folders. What lies in ``out`` of an earlier run is no input. A
+    folder within a given one that cannot be listed goes to ``failed`` with the reason.
 
     Raises:
-        FileNotFoundError: an input does not exist, or is neither a file nor a folder. ValueError: an input is ``out``.
+        FileNotFoundError: an input does not exist, or is neither a file nor a folder, or no image matches it.
+        ValueError: an input is ``out``.
     """
     seen: set[str] = set()
     taken: set[Path] = set()
-    leave_out = os.path.realpath(out)
+    leave_out = None if out is None else os.path.realpath(out)
     for given in inputs:
-        if os.path.isfile(given):  # unlike Path's, False for names of any length
+        if is_one_file(given):
             found = [(given, Path(given.name))]
         elif os.path.realpath(given) == leave_out and os.path.isdir(given):
             raise ValueError(f"{given} is the output folder too, whose files are no input: choose another --out")
@@ -41,7 +44,7 @@ def find_images(
                     for name in sorted(files)
                     if Path(name).suffix.lower() in SUFFIXES
                 ]
-        else:
+        elif not (found := _matches(given, leave_out)):
             raise FileNotFoundError(f"no image or folder {given}{did_you_mean(given)}")
         for path, place in found:
             if (real := os.path.realpath(path)) in seen:
@@ -55,13 +58,34 @@ def find_images(
             yield path, chosen
 
 
+def is_one_file(given: str | os.PathLike[str]) -> bool:
+    """Whether an input of :func:`find_images` is a file itself."""
+    return os.path.isfile(given)  # unlike Path's, False for names of any length
+
+
+def _matches(pattern: Path, leave_out: str | None) -> list[tuple[Path, Path]]:
+    """The images that a pattern matches, each with its place below the last folder that the pattern names."""
+    parts = pattern.parts
+    fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    if fixed == len(parts):
+        return []
+    root = Path(*parts[:fixed])
+    return [
+        (path, Path(root.resolve().name) / path.relative_to(root))
+        for path in sorted(root.glob(str(Path(*parts[fixed:]))))  # its ** follows no links to folders
+        if path.suffix.lower() in SUFFIXES
+        and os.path.isfile(path)
+        and (leave_out is None or not Path(os.path.realpath(path)).is_relative_to(leave_out))
+    ]
+
+
 def _listing_failed(error: OSError) -> dict[Path, str]:
     return {Path(os.fsdecode(error.filename)): f"cannot be listed: {error.strerror}"}
 
 
-def image_ids(paths: Sequence[Path]) -> list[int]:
-    """The files' numbers, if all file names are distinct numbers; otherwise 1, 2, ..."""
-    stems = [path.stem for path in paths]
+def image_ids(paths: Sequence[Path | None]) -> list[int]:
+    """The files' numbers, if all file names are distinct numbers; otherwise 1, 2, ... None is an image without file."""
+    stems = ["" if path is None else path.stem for path in paths]
     if all(stem.isascii() and stem.isdigit() and len(stem) < 19 for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):

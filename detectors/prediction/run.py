@@ -1,4 +1,4 @@
-"""Predicts on many images: draws the detections and writes them in COCO's results format."""
+"""Predicts on many image files: draws the detections and writes them in COCO's results format."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,49 +15,32 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import interrupts
-from ..data.errors import ImageDecodeError
-from ..data.images.decode import decode_image, read_image
+from .. import distributed, interrupts
 from ..runs.files import write_whole, writing
-from ..visualization.drawing import draw_detections
 from .images import image_ids
-from .predictor import Predictor
+from .predictor import Predictor, reason
+from .result import Detections
 
 RESULTS = "predictions.json"
 
-MAX_DRAWN = 100
-"""Boxes drawn on an image, the best ones; the JSON holds all."""
-
-
-def result_rows(detections: dict[str, Tensor], image_id: int, path: Path, predictor: Predictor) -> list[dict[str, Any]]:
-    """Detections as rows of COCO's results format (boxes are x, y, width, height), with file and class names."""
-    rows = []
-    columns = (detections[key].tolist() for key in ("boxes", "labels", "scores"))
-    for (x1, y1, x2, y2), label, score in zip(*columns, strict=True):
-        rows.append(
-            {
-                "image_id": image_id,
-                "file_name": str(path),
-                "category_id": predictor.category_ids[label - 1],
-                "category": predictor.names[label - 1],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": score,
-            }
-        )
-    return rows
+Row = dict[str, Any]
 
 
 @dataclass
-class Outcome:
-    """What :func:`predict` did before it ended."""
+class Progress:
+    """What :func:`predict` did before it ended, of all ranks."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """Of predictions.json."""
-    done: int = 0
-    """Images that were predicted on."""
-    failed: dict[Path, str] = field(default_factory=dict)
-    """Why an image could not be read, or its drawing not be written."""
+    found: dict[int, list[Row]] = field(default_factory=dict)
+    """Rows of predictions.json, by the number of the image."""
+    errors: dict[int, str] = field(default_factory=dict)
+    """Why an image could not be read, or its drawing not be written, by the number of the image."""
     interrupted: bool = False
+    seconds: float = 0.0
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those of predictions.json, in the order of the images."""
+        return [row for number in sorted(self.found) for row in self.found[number]]
 
 
 def predict(
@@ -65,57 +49,79 @@ def predict(
     out: Path,
     *,
     score_threshold: float,
+    batch_size: int | None = None,
     draw: bool = True,
     progress: bool = True,
-) -> Outcome:
+) -> Progress:
     """Predicts on every image, draws into ``out`` and writes ``out/predictions.json``, whatever ends it.
 
-    An image that cannot be read, or does not fit in memory, fails alone. OSError: the disk of ``out`` is full.
+    Several ranks take every n-th image each; rank 0 writes the JSON of all, and every rank returns what all did. An
+    image that cannot be read, or does not fit in memory, fails alone. OSError: the disk of ``out`` is full.
+
+    Args:
+        images: (file, place of its drawing below ``out``).
     """
-    outcome = Outcome()
+    done, began = Progress(), time.monotonic()
     ids = image_ids([path for path, _ in images])
-    names = None if predictor.model.class_agnostic else predictor.names
-    bar = tqdm(images, unit="img", disable=not progress, dynamic_ncols=True)
+    mine = range(distributed.rank(), len(images), distributed.world_size())
+    outcomes = predictor.stream(
+        [images[number][0] for number in mine],
+        threshold=score_threshold,
+        batch_size=batch_size,
+        ids=[ids[number] for number in mine],
+    )
+    bar = tqdm(mine, unit="img", disable=not (progress and distributed.is_main()), dynamic_ncols=True)
     try:
-        for (path, place), image_id in zip(bar, ids, strict=True):
+        for number in bar:
             interrupts.check()
-            try:
-                if not path.is_file():  # a pipe would be waited for
-                    raise OSError("not a regular file, or a link loop")
-                image = decode_image(read_image(path))
-                found = predictor(image)
-            except (OSError, ImageDecodeError, MemoryError, RuntimeError) as error:
-                if isinstance(error, RuntimeError) and "allocate" not in str(error):  # the allocator of CPU or GPU
-                    raise
-                outcome.failed[path] = str(error).partition("\n")[0] or "not enough memory"
+            outcome = next(outcomes)
+            if isinstance(outcome, Exception):
+                done.errors[number] = reason(outcome)
                 continue
-            kept = found["scores"] > score_threshold
-            found = {key: value[kept] for key, value in found.items()}
-            outcome.rows += result_rows(found, image_id, path, predictor)
-            outcome.done += 1
+            done.found[number] = rows = outcome.result.to_coco()
             if draw:
-                target = out / place.with_name(_drawing_name(place.name))
+                place = images[number][1]
                 try:
-                    with writing(target):
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        draw_detections(image, {key: value[:MAX_DRAWN] for key, value in found.items()}, names).save(
-                            target
-                        )
+                    scale = _draw(outcome.result, outcome.image, out / place.with_name(_drawing_name(place.name)))
                 except OSError as error:
                     if error.errno in _DISK:
                         raise
-                    outcome.failed[path] = f"its drawing is not written: {error}"
+                    done.errors[number] = f"its drawing is not written: {error}"
+                    continue
+                if scale != 1:
+                    done.found[number] = [{**row, "drawing_scale": scale} for row in rows]
     except KeyboardInterrupt:
-        outcome.interrupted = True
+        done.interrupted = True
     finally:
         with interrupts.deferred() as signals:
-            write_whole(out / RESULTS, json.dumps(outcome.rows, indent=1) + "\n")
-        outcome.interrupted |= bool(signals)
-    return outcome
+            done = _merged(distributed.gather(done))
+            if distributed.is_main():
+                write_whole(out / RESULTS, json.dumps(done.rows, indent=1) + "\n")
+        done.interrupted |= bool(signals)
+        done.seconds = time.monotonic() - began
+    return done
 
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors that every later image would meet too."""
+
+
+def _merged(parts: Sequence[Progress]) -> Progress:
+    whole = Progress()
+    for part in parts:
+        whole.found |= part.found
+        whole.errors |= part.errors
+        whole.interrupted |= part.interrupted
+    return whole
+
+
+def _draw(result: Detections, image: Tensor, target: Path) -> int:
+    """Writes the drawing; how many times larger than the image it is."""
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        drawing = result.draw_on(image)
+        drawing.save(target)
+    return drawing.width // image.shape[-1]
 
 
 def _drawing_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,26 @@ from ..data.coco.trained import label_as_trained
 from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
 from ..models.memory_layout import set_memory_layout
-from .checkpoint import as_misfit, load_checkpoint, trained_weights
+from .checkpoint import NAME, as_misfit, load_checkpoint, load_newest, trained_weights
+
+_LOG = logging.getLogger(__name__)
+
+
+def load_trained(path: Path) -> tuple[Path, dict]:
+    """The checkpoint ``path`` and its state, or those of the newest usable checkpoint of a run's folder.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder without checkpoints. ValueError: the file, or every checkpoint of
+            the folder, is damaged or not of this project.
+    """
+    if not path.is_dir():
+        return path, load_checkpoint(path)
+    found = load_newest(path, _LOG.warning)
+    if found is None:
+        runs = sorted(below.parent for below in path.glob(f"*/{NAME}"))
+        hint = f"; there are runs in it: {', '.join(map(str, runs))}" if runs else ""
+        raise FileNotFoundError(f"no checkpoint in {path}{hint}")
+    return found
 
 
 def trained_config(state: dict) -> Config:

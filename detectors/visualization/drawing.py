@@ -29,7 +29,13 @@ def class_color(label: int) -> Color:
 
 
 def draw_boxes(
-    image: Tensor, boxes: Tensor, colors: Sequence[Color], texts: Sequence[str] | None = None, *, weight: float = 2
+    image: Tensor,
+    boxes: Tensor,
+    colors: Sequence[Color],
+    texts: Sequence[str] | None = None,
+    *,
+    weight: float = 2,
+    width: int | None = None,
 ) -> Image.Image:
     """`image` with boxes and a tag at each; small images are enlarged by a whole factor.
 
@@ -38,11 +44,17 @@ def draw_boxes(
         boxes: [n, 4] xyxy pixels, the most important first: it is drawn on top. Boxes that are not finite are left out.
         colors, texts: of each box.
         weight: pixels of a line in a picture of READABLE pixels.
+        width: pixels of a line in any picture, instead of ``weight``.
+
+    Raises ValueError for a ``width`` below 1.
     """
+    if width is not None and width < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
     picture, zoom = _enlarged(image)
     draw = ImageDraw.Draw(picture)
     unit = max(picture.size) / READABLE
-    width, font = max(2, round(weight * unit)), _font(max(13, round(13 * unit)))
+    width = max(2, round(weight * unit)) if width is None else width
+    font = _font(max(13, round(13 * unit)))
     rows = np.asarray(boxes.detach().cpu().float()).reshape(-1, 4)
     for k in reversed(range(len(rows))):
         if not np.isfinite(rows[k]).all():
@@ -55,13 +67,15 @@ def draw_boxes(
     return picture
 
 
-def draw_detections(image: Tensor, detections: dict[str, Tensor], names: Sequence[str] | None = None) -> Image.Image:
+def draw_detections(
+    image: Tensor, detections: dict[str, Tensor], names: Sequence[str] | None = None, *, width: int | None = None
+) -> Image.Image:
     """:func:`draw_boxes` of a detector's output; class names by label (`names[l - 1]`), or the scores alone."""
     labels, scores = detections["labels"].tolist(), detections["scores"].tolist()
     shown = [f"{score:.2f}" for score in scores]
     if names is not None:
         shown = [f"{names[label - 1]} {score}" for label, score in zip(labels, shown, strict=True)]
-    return draw_boxes(image, detections["boxes"], [class_color(label) for label in labels], shown)
+    return draw_boxes(image, detections["boxes"], [class_color(label) for label in labels], shown, width=width)
 
 
 def draw_priors(image: Tensor, centers: Tensor, positive: Tensor, boxes: Tensor | None = None) -> Image.Image:

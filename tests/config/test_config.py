@@ -74,8 +74,10 @@ def test_former_names_of_presets(caplog):
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="unknown preset 'dmeo'; there are demo, small"):
+    with pytest.raises(ValueError, match=r"^unknown preset 'dmeo'; did you mean 'demo'\? \(train --help lists them\)$"):
         preset("dmeo")
+    with pytest.raises(ValueError, match="did you mean 'fcos_minus_r50_mlc'"):
+        preset("FCOS_minus_r50_mlc")
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_a_file_that_changes_nothing(file, text):
         ("run: [seed, 3]", "'run' is not a section of settings"),
         ("zzz:", "'zzz' is not a section of settings (model, mlc, data, schedule, run)"),
         ("3: {seed: 3}", "unknown setting '3.seed'; did you mean 'run.seed'?"),
-        ("preset: fcos", "unknown preset 'fcos'; there are demo"),
+        ("preset: fcos", "unknown preset 'fcos'; did you mean 'fcos_r50'? (train --help"),
         ("preset: [small]", "preset must be a name, got ['small']"),
         ("- schedule", "must contain sections of settings, got a list"),
         ("just text", "must contain sections of settings, got a str"),

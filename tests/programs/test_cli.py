@@ -45,8 +45,8 @@ def test_an_unknown_program_is_a_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    names = "train, evaluate, predict, report, divergence"
-    assert capsys.readouterr().err == f"mlc-ext: unknown program 'trian', there are {names}\n"
+    error = capsys.readouterr().err
+    assert error == f"mlc-ext: unknown program 'trian', there are {', '.join(cli.PROGRAMS)}\n"
 
 
 def test_without_the_extra_of_the_detectors(monkeypatch, capsys):

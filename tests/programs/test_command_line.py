@@ -1,9 +1,13 @@
 """Which errors a program reports in a line, with which exit code, and on which ranks."""
 
+import sys
+from pathlib import Path
+
 import pytest
+from small_runs import DETECTORS
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import print_error, program_errors
+from mlc_ext.detectors.command_line import command, print_error, program_errors
 from mlc_ext.detectors.data.errors import DataError, StarvedLoader
 from mlc_ext.detectors.distributed import LostPeer, SetupError
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
@@ -57,3 +61,12 @@ def test_rank_0_prints_the_errors_of_all(monkeypatch, capsys, rank, error, line)
     monkeypatch.setattr(distributed, "rank", lambda: rank)
     print_error("p", error)
     assert capsys.readouterr().err == line
+
+
+def test_the_next_command_is_named_as_this_one_was_called(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [str(DETECTORS / "train.py")])
+    assert command("train.py", "report", "runs/a b") == f"python {DETECTORS / 'report.py'} 'runs/a b'"
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/mlc-ext", "train"])
+    assert command("mlc-ext train", "report", Path("runs/a")) == "mlc-ext report runs/a"
+    monkeypatch.setattr(sys, "argv", ["-c"])  # main() called from a program of the user
+    assert command("train.py", "evaluate", "x.pt") == "mlc-ext evaluate x.pt"

@@ -249,11 +249,11 @@ def test_the_archive_of_evaluate(tmp_path, capsys):
     archive, results = tmp_path / "raw.npz", tmp_path / "results.json"
     options = {"--data": tmp_path / "data", "--device": "cpu", "--predictions": archive, "--results": results}
     assert evaluate.main([str(checkpoint), *(str(x) for option in options.items() for x in option)]) == 0
-    printed = capsys.readouterr().out.split()
+    figures = capsys.readouterr().out.splitlines()[2].split()  # below the file's name and the head of the table
     annotations = "data/annotations/instances_val.json"
     code, _, _, found = run(tmp_path, capsys, results="raw.npz", annotations=annotations)
     assert code == 0
-    assert [shown("rho", found[name]) for name in ("per_gt", "pooled")] == printed[-2:]
+    assert [shown("rho", found[name]) for name in ("per_gt", "pooled")] == figures[-2:]
     assert found["per_gt_count"] > 5
     with np.load(archive) as content:
         assert content["boxes"].min() >= -0.01 and 60 < content["boxes"].max() <= 64.01

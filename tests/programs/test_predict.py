@@ -1,6 +1,7 @@
 """detectors/predict.py: the detections that evaluation would find, drawn and written, whatever the files are."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -115,6 +116,37 @@ def test_json_only(program, folder, tmp_path):
     assert {(row["image_id"], row["file_name"]) for row in rows} == {(1000001, str(image))}
 
 
+def test_a_run_s_folder_a_pattern_and_a_batch_size(program, folder, tmp_path):
+    """The same detections, except for rounding; the rate is printed, and where the results are."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes((folder / "fcos_minus_r50_mlc.pt").read_bytes())
+    options = ("--score-threshold", "0.2", "--quiet", "--device", "cpu")
+    assert main(["run", f"{folder}/data/val/*.png", "--out", "found", "--batch-size", "2", *options]) == 0
+    code, out, _ = program("fcos_minus_r50_mlc", folder / "data" / "val", "--out", "again", *options)
+    ending = out.splitlines()[-1]
+    assert code == 0
+    assert re.fullmatch(r"again/.*: \d+ boxes on 3 of 3 images, \d+\.\d images/s; drawings in again", ending)
+    pairs = list(zip(rows_of(tmp_path / "found"), rows_of(tmp_path / "again"), strict=True))
+    assert len(pairs) > 20
+    for mine, other in pairs:
+        assert mine["bbox"] == pytest.approx(other["bbox"], abs=1e-3) and mine["category"] == other["category"]
+    drawings = [sorted(path.name for path in (tmp_path / out).iterdir()) for out in ("found/val", "again/val")]
+    assert drawings[0] == drawings[1] and len(drawings[0]) == 3
+
+
+def test_the_scale_of_an_enlarged_drawing_is_in_its_rows(program, tmp_path):
+    for name, size in (("small.png", (64, 48)), ("large.png", (700, 40))):
+        Image.new("RGB", size, (90, 10, 200)).save(tmp_path / name)
+    options = ("small.png", "large.png", "--score-threshold", "0")
+    program("fcos_minus_r50_mlc", *options, "--out", "found")
+    scales = {(row["file_name"], row.get("drawing_scale")) for row in rows_of(tmp_path / "found")}
+    assert scales == {("small.png", 8), ("large.png", None)}  # the boxes are those of the images
+    assert Image.open(tmp_path / "found" / "small.png.png").size == (512, 384)
+    program("fcos_minus_r50_mlc", *options, "--out", "bare", "--json")
+    found = [{key: row[key] for key in row if key != "drawing_scale"} for row in rows_of(tmp_path / "found")]
+    assert rows_of(tmp_path / "bare") == found
+
+
 def test_images_that_cannot_be_read(program, folder, tmp_path):
     good = (folder / "data" / "val" / "01000001.png").read_bytes()
     for name, data in {"a.png": good, "b.jpg": good[:500], "c.png": b"", "d.tif": b"text", "e.txt": b"text"}.items():
@@ -154,6 +186,8 @@ def test_exif_rotation_is_applied(program, tmp_path):
         ("fcos_minus_r50_mlc", ["absent.png"], "no image or folder absent.png"),
         ("fcos_minus_r50_mlc", ["empty"], "no images in empty (--recursive looks deeper)"),
         ("fcos_minus_r50_mlc", ["x.png", "--device", "tpu"], "device must be"),
+        ("fcos_minus_r50_mlc", ["x.png", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        ("fcos_minus_r50_mlc", ["empty/*.png"], "no image or folder empty/*.png"),
         ("fcos_minus_r50_mlc", ["x.png", "--out", "x.png"], "x.png"),
         ("foreign", ["x.png"], "is no readable checkpoint"),
     ],
@@ -183,6 +217,14 @@ def test_finding_images(tmp_path):
     assert [path for path, _ in found(".", recursive=True)] == [
         "a.png", "b.JPG", "deep/c.webp", "deep/er/d.png", "other/a.png"
     ]  # fmt: skip
+    assert found("*.png", "deep/**/*") == [
+        ("a.png", f"{top}/a.png"), ("deep/c.webp", "deep/c.webp"), ("deep/er/d.png", "deep/er/d.png")
+    ]  # fmt: skip
+    with pytest.raises(FileNotFoundError, match="no image or folder"):
+        found("**/e.png.png")  # the output's
+    (tmp_path / "[1].png").touch()
+    assert found("[1].png") == [("[1].png", "[1].png")]  # a file of that name is no pattern
+    (tmp_path / "[1].png").unlink()
     assert found("notes.txt", "a.png", "other/a.png", "a.png", ".") == [
         ("notes.txt", "notes.txt"), ("a.png", "a.png"), ("other/a.png", "a_2.png"), ("b.JPG", f"{top}/b.JPG")
     ]  # fmt: skip

@@ -14,6 +14,7 @@ from untrained import write_checkpoint
 
 from mlc_ext.detectors import interrupts, predict
 from mlc_ext.detectors.predict import Predictor, main
+from mlc_ext.detectors.prediction import pixels
 from mlc_ext.detectors.prediction import run as prediction
 
 
@@ -77,24 +78,24 @@ def test_what_is_no_regular_file_fails_alone(program, kind):
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CPU: can't allocate memory: 9 bytes\nx"),
                                    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")])  # fmt: skip
 def test_an_image_that_does_not_fit_in_memory_fails_alone(program, monkeypatch, error):
-    call = Predictor.__call__
+    detect = Predictor.detect
     sizes = iter((64, 0, 64))
 
-    def fails_once(self, image):
+    def fails_once(self, images):
         if next(sizes) == 0:
             raise error
-        return call(self, image)
+        return detect(self, images)
 
-    monkeypatch.setattr(Predictor, "__call__", fails_once)
+    monkeypatch.setattr(Predictor, "detect", fails_once)
     code, _, printed = program("photos", "--out", "found")
     assert code == 1 and names_in_json() == ["a.png", "z.png"]
     assert printed.startswith("predict.py: photos/m.png: ") and printed.count("\n") == 1 and "memory" in printed
 
 
 def test_a_bug_leaves_the_results_so_far(program, monkeypatch):
-    call = Predictor.__call__
+    detect = Predictor.detect
     monkeypatch.setattr(
-        Predictor, "__call__", lambda self, image: call(self, image) if image[0, 0, 0] == 90 else 1 // 0
+        Predictor, "detect", lambda self, images: detect(self, images) if images[0][0, 0, 0] == 90 else 1 // 0
     )
     Image.new("RGB", (64, 48)).save("photos/n.png")
     with pytest.raises(ZeroDivisionError):
@@ -103,14 +104,14 @@ def test_a_bug_leaves_the_results_so_far(program, monkeypatch):
 
 
 def test_ctrl_c_leaves_the_results_so_far(program, monkeypatch):
-    decode = prediction.decode_image
+    decode = pixels.decode_image
 
     def interrupted(data):
         if os.path.exists("found/photos/m.png.png"):
             os.kill(os.getpid(), signal.SIGINT)
         return decode(data)
 
-    monkeypatch.setattr(prediction, "decode_image", interrupted)
+    monkeypatch.setattr(pixels, "decode_image", interrupted)
     code, out, error = program("photos", "--out", "found")
     assert code == 130 and error == "predict.py: interrupted\n" and "on 2 of 3 images" in out
     assert names_in_json() == ["a.png", "m.png"]
@@ -120,7 +121,7 @@ def test_ctrl_c_leaves_the_results_so_far(program, monkeypatch):
 @pytest.mark.parametrize("signals", [1, 2])
 def test_ctrl_c_while_the_results_are_written(program, monkeypatch, before, signals):
     """Also after a first one that ended the predictions. A second one in the writing ends it."""
-    decode, write = prediction.decode_image, prediction.write_whole
+    decode, write = pixels.decode_image, prediction.write_whole
 
     def interrupted(data):
         if before and os.path.exists("found/photos/m.png.png"):
@@ -132,7 +133,7 @@ def test_ctrl_c_while_the_results_are_written(program, monkeypatch, before, sign
             os.kill(os.getpid(), signal.SIGINT)
         write(path, text)
 
-    monkeypatch.setattr(prediction, "decode_image", interrupted)
+    monkeypatch.setattr(pixels, "decode_image", interrupted)
     monkeypatch.setattr(prediction, "write_whole", slow)
     code, out, error = program("photos", "--out", "found")
     assert code == 130

@@ -1,5 +1,6 @@
 """detectors/train.py and evaluate.py as programs: what they print, write, refuse, and how they stop and go on."""
 
+import itertools
 import json
 import math
 import os
@@ -32,7 +33,7 @@ def rows(table):
     at = next(i for i, line in enumerate(lines) if line.split()[:2] == ["AP", "AP50"])
     heads = lines[at].split()
     found = {}
-    for line in lines[at + 1 :]:
+    for line in itertools.takewhile(str.strip, lines[at + 1 :]):
         cells = line.split()
         found[" ".join(cells[: -len(heads)])] = dict(zip(heads, cells[-len(heads) :], strict=True))
     return found
@@ -60,6 +61,8 @@ def test_compare_prints_both_rows_and_says_where_things_are(folder, compared):
     assert list(table) == ["baseline", "MLC"]
     assert "baseline: compared/baseline" in compared and "MLC: compared/MLC" in compared
     assert "16 images" in compared and "3 categories" in compared
+    report = f"python {DETECTORS / 'report.py'} compared/baseline compared/MLC"
+    assert compared.splitlines()[-2:] == ["results: compared/baseline, compared/MLC", f"next: {report}"]
     for name, row in table.items():
         metrics = json.loads((folder / "compared" / name / "metrics.json").read_text())["metrics"]
         assert {key: row[key] for key in as_printed(metrics)} == as_printed(metrics)
@@ -102,6 +105,7 @@ def test_evaluate_gives_the_runs_metrics(folder, compared):
     code, out, error = finish(start(folder, "compared/MLC/checkpoint.pt", "--device", "cpu", program="evaluate.py"))
     assert code == 0, error
     assert rows(out)[""] == rows(compared)["MLC"]
+    assert out.splitlines()[-2:] == ["", "no file was written; --results FILE writes the detections"]
 
 
 def test_evaluate_with_other_settings_and_results(folder, compared):
@@ -111,8 +115,9 @@ def test_evaluate_with_other_settings_and_results(folder, compared):
     save_checkpoint(folder / "sure.pt", {key: state[key] for key in state if key != "format"})
     checkpoint = ("sure.pt", "--device", "cpu")
     for name, more in (("found.json", ()), ("by_iou.json", ("--set", "model.nms=iou"))):
-        code, _, error = finish(start(folder, *checkpoint, "--results", name, *more, program="evaluate.py"))
+        code, out, error = finish(start(folder, *checkpoint, "--results", name, *more, program="evaluate.py"))
         assert code == 0, error
+        assert out.splitlines()[-1] == f"detections: {name}"
     found, by_iou = (json.loads((folder / name).read_text()) for name in ("found.json", "by_iou.json"))
     assert found and found[0].keys() == {"image_id", "category_id", "bbox", "score"} and found != by_iou
     code, _, error = finish(start(folder, *checkpoint, "--set", "model.nms", program="evaluate.py"))
@@ -237,7 +242,7 @@ def test_an_error_of_a_loaders_worker_is_reported_in_a_line(folder, compared, pr
         (["--epochs", "0"], {}, "schedule.epochs must be in 1..1000000, got 0"),
         (["--epochs", "-3"], {}, "schedule.epochs must be in 1..1000000, got -3"),
         (["--batch-size", "0"], {}, "schedule.batch_size must be in 1..1000000, got 0"),
-        (["--preset", "huge"], {}, "unknown preset 'huge'; there are demo, small, "),
+        (["--preset", "huge"], {}, "unknown preset 'huge' (train --help lists them)"),
         (["--epochs", "0"], {}, "schedule.epochs must be in 1..1000000, got 0"),
         (["--epochs", "-3"], {}, "schedule.epochs must be in 1..1000000, got -3"),
         (["--batch-size", "0"], {}, "schedule.batch_size must be in 1..1000000, got 0"),

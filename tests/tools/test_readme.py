@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from untrained import write_checkpoint
 
 from mlc_ext.detectors import cli
 from mlc_ext.detectors.config.presets import PRESETS
@@ -51,16 +53,30 @@ def run(snippet: str, names: dict) -> dict:
     return names
 
 
-def test_the_first_snippet_runs_alone_and_prints_what_it_says(capsys):
-    snippet = blocks(README, "python")[0]
-    run(snippet, {})
-    assert capsys.readouterr().out.splitlines() == re.findall(r"^print.*#\s*(\[[^]]*\])", snippet, re.MULTILINE)
-
-
 def snippet(text: str) -> str:
     """README's Python block that has ``text``."""
     (found,) = [block for block in blocks(README, "python") if text in block]
     return found
+
+
+def test_a_trained_detector_finds_objects(capsys, tmp_path, monkeypatch):
+    """On the first screen, in five lines that need nothing but a run and an image."""
+    lines = snippet("load(")
+    assert blocks(README, "python")[0] == lines and len([line for line in lines.splitlines() if line]) == 5
+    (tmp_path / "runs/demo/MLC").mkdir(parents=True)
+    write_checkpoint(tmp_path, "fcos_minus_r50_mlc").rename(tmp_path / "runs/demo/MLC/checkpoint.pt")
+    Image.new("RGB", (90, 60), (200, 0, 0)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    found = run(lines, {})["found"]
+    assert 0 < len(found) == len(found.names) and found.boxes.shape == (len(found), 4) and min(found.scores) > 0.3
+    assert capsys.readouterr().out.startswith(str(found.names)) and Image.open("found.png").size == (720, 480)
+
+
+def test_the_snippet_of_mutual_labels_runs_alone_and_prints_what_it_says(capsys):
+    lines = snippet("mlc_ext.mutual_labels(")
+    run(lines, {})
+    printed = re.findall(r"^print.*#\s*(\[[^]]*\])", lines, re.MULTILINE)
+    assert printed and capsys.readouterr().out.splitlines() == printed
 
 
 @pytest.mark.parametrize("epoch", [0, 12])
