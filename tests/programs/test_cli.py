@@ -1,5 +1,6 @@
 """The programs as files, as modules and as the command mlc-ext."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,14 @@ import pytest
 from mlc_ext.detectors import cli
 
 DETECTORS = Path(__file__).resolve().parents[2] / "detectors"
+
+
+@pytest.fixture(autouse=True)
+def same_signals():
+    """The end of a program ignores Ctrl-C, and processes of later tests would inherit that."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
