@@ -68,12 +68,13 @@ def _without_numbers(text: str) -> str:
 def did_you_mean(path: str | os.PathLike) -> str:
     """For a ``path`` that does not exist, ``"; did you mean '...'?"`` with the nearest path that does, or nothing.
 
-    First, what a shell replaces (``~``, ``$HOME``, quotes) is replaced, and file:// is removed. If that does not exist
-    either, the first part of the path that does not exist is replaced by the nearest name.
+    First, what a shell replaces (``~``, ``$HOME``, quotes) is replaced, file:// is removed, and %20 is read as a URL's.
+    If that does not exist either, the first part of the path that does not exist is replaced by the nearest name.
     """
     path, text = Path(path), str(path).strip().strip("'\"")
     try:
-        for read in (text, os.path.expandvars(os.path.expanduser(text)), re.sub("^file:/+", "/", text)):
+        local = re.sub("^file:/+", "/", text)
+        for read in (text, os.path.expandvars(os.path.expanduser(text)), local, urllib.parse.unquote(local)):
             if not path.exists() and Path(read) != path and os.path.exists(read):
                 return f"; did you mean '{read}'?"
         missing = next(part for part in [*reversed(path.parents), path] if not part.exists())

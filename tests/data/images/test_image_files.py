@@ -88,7 +88,8 @@ def test_paths(tmp_path, monkeypatch):
     assert did_you_mean(tmp_path / "dta" / "other.json") == ""  # only a path that exists is named
     file = tmp_path / "data" / "train.json"
     monkeypatch.setenv("HOME", str(tmp_path))
-    for read in ("~/data/train.json", "$HOME/data/train.json", f"file://{file}", f"'{file}'", f"{file} "):
+    url = f"file://{str(file).replace('train', '%74rain')}"
+    for read in ("~/data/train.json", "$HOME/data/train.json", f"file://{file}", url, f"'{file}'", f"{file} "):
         assert did_you_mean(read) == f"; did you mean '{file}'?"
     for nothing in (tmp_path / "data", tmp_path / "zzz", tmp_path / ("x" * 5000), "a\0b", file / "x"):
         assert did_you_mean(nothing) == ""
