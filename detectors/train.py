@@ -36,13 +36,15 @@ from mlc_ext.detectors.config.reference import settings_text
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
-from mlc_ext.detectors.evaluation.metrics_table import report
+from mlc_ext.detectors.evaluation.metrics_table import report, spread
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.checkpoint import NAME
 from mlc_ext.detectors.runs.folder import RunFolder
 from mlc_ext.detectors.runs.log_file import LOG, hold_log, show_warnings
 
 DEFAULT_PRESET = "demo"
+_SEED = ", seed "
+"""Between a run's kind and its seed, in names."""
 
 
 def parse(arguments: list[str] | None = None, prog: str = "train.py") -> argparse.Namespace:
@@ -64,6 +66,9 @@ def parse(arguments: list[str] | None = None, prog: str = "train.py") -> argpars
         "--batch-size", type=int, metavar="N", help="images per step, over all processes; default: the preset's"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and flips; default: the preset's")
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="train with N seeds, from --seed on, and print the spread"
+    )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--strict", action="store_true", help="a missing or broken image is an error")
     parser.add_argument("--out", metavar="DIR", help="folder of the run; default: runs/PRESET")
@@ -148,6 +153,8 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
                     RunFolder(each.run.out).check_outputs()
             results = {name: _train(name, each, options, allowed) for name, each in runs.items()}
             _say(report(*results.values(), names=tuple(results)))
+            if options.seeds > 1:
+                _say(f"\n{options.seeds} seeds, mean +- standard deviation\n{spread(_by_seed(results))}")
             _say(f"\n{_ending(prog, [each.run.out for each in runs.values()])}")
     return ending.code
 
@@ -162,15 +169,34 @@ def _ending(prog: str, folders: list[str]) -> str:
 
 
 def _runs(config: Config, options: argparse.Namespace) -> dict[str, Config]:
-    if options.compare and options.resume:
-        raise ValueError("--compare starts two runs, --resume continues one: use one of them")
-    if not options.compare:
-        return {_name(config): config}
-    runs = {"baseline": baseline_of(config), _name(config): config}
+    """The runs by name."""
+    if options.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
+    if options.resume and (options.compare or options.seeds > 1):
+        which = "--compare" if options.compare else "--seeds"
+        raise ValueError(f"{which} starts several runs, --resume continues one: use one of them")
+    kinds = {_name(config): config}
+    if options.compare:
+        kinds = {"baseline": baseline_of(config), **kinds}
+    if options.seeds > 1:
+        seeds = range(config.run.seed, config.run.seed + options.seeds)
+        kinds = {
+            f"{name}{_SEED}{seed}": override(each, "run.seed", seed) for seed in seeds for name, each in kinds.items()
+        }
+    if len(kinds) == 1:
+        return kinds
     return {
-        name: override(each, "run.out", str(Path(config.run.out) / name.replace(" ", "")))
-        for name, each in runs.items()
+        name: override(each, "run.out", str(Path(config.run.out, *reversed(name.replace(" ", "").split(",")))))
+        for name, each in kinds.items()
     }
+
+
+def _by_seed(results: dict[str, dict[str, float]]) -> dict[str, list[dict[str, float]]]:
+    """The metrics of each kind of run, seed by seed."""
+    kinds: dict[str, list[dict[str, float]]] = {}
+    for name, metrics in results.items():
+        kinds.setdefault(name.partition(_SEED)[0], []).append(metrics)
+    return kinds
 
 
 def _train(name: str, config: Config, options: argparse.Namespace, allowed: tuple[str, ...]) -> dict[str, float]:

@@ -68,6 +68,22 @@ def test_compare_prints_both_rows_and_says_where_things_are(folder, compared):
         assert {key: row[key] for key in as_printed(metrics)} == as_printed(metrics)
 
 
+def test_seeds(folder):
+    """Every row is a run of its own; the second table has their means and paired differences."""
+    arguments = ("--compare", "--seeds", "2", "--seed", "3", "--epochs", "1", "--out", "seeds")
+    code, out, error = finish(start(folder, *arguments, name="demo", **IMAGES))
+    assert code == 0, error
+    names = [f"{name}, seed {seed}" for seed in (3, 4) for name in ("baseline", "MLC")]
+    assert list(rows(out)) == names
+    folders = [f"seeds/seed{seed}/{name}" for seed in (3, 4) for name in ("baseline", "MLC")]
+    for path, name in zip(folders, names, strict=True):
+        config = json.loads((folder / path / "config.json").read_text())
+        assert config["run"]["seed"] == int(name[-1]) and config["mlc"]["ml"] == name.startswith("MLC")
+    table = out[out.index("2 seeds, mean +- standard deviation") :].splitlines()
+    assert [line.split("  ")[0] for line in table[2:5]] == ["baseline", "MLC", "MLC - baseline"]
+    assert out.splitlines()[-2] == f"results: {', '.join(folders)}"
+
+
 @pytest.mark.parametrize("name", ["baseline", "MLC"])
 def test_files_of_a_run(folder, compared, name):
     run = folder / "compared" / name
@@ -246,7 +262,9 @@ def test_an_error_of_a_loaders_worker_is_reported_in_a_line(folder, compared, pr
         (["--epochs", "0"], {}, "schedule.epochs must be in 1..1000000, got 0"),
         (["--epochs", "-3"], {}, "schedule.epochs must be in 1..1000000, got -3"),
         (["--batch-size", "0"], {}, "schedule.batch_size must be in 1..1000000, got 0"),
-        (["--compare", "--resume", "x.pt"], {}, "--compare starts two runs, --resume continues one"),
+        (["--compare", "--resume", "x.pt"], {}, "--compare starts several runs, --resume continues one"),
+        (["--seeds", "2", "--resume", "x.pt"], {}, "--seeds starts several runs, --resume continues one"),
+        (["--seeds", "0"], {}, "--seeds must be at least 1, got 0"),
         (["--resume", "x.pt"], {}, "no checkpoint x.pt"),
         (["--data", "nowhere"], {}, "data set not found; looked for"),
         ([], {"run.device": "tpu"}, "device must be cpu, cuda, cuda:N or auto, got 'tpu'"),
