@@ -96,7 +96,8 @@ def by_pycocotools(path, dataset: CocoDetection) -> list[list[list[float]]] | No
                 rows = []
                 for row in reference.loadAnns(reference.getAnnIds(imgIds=[image_id])):
                     label = dataset.classes.category_to_label.get(row["category_id"])
-                    if label is None or not _is_whole(row):
+                    is_truth_value = isinstance(row["image_id"], bool) or isinstance(row["category_id"], bool)
+                    if label is None or is_truth_value or not _is_whole(row):  # to Python, true is the id 1
                         continue
                     x, y, w, h = map(np.float64, row["bbox"])
                     corners = np.clip([x, y, x + w, y + h], 0, [width, height] * 2).astype(np.float32)
@@ -109,8 +110,10 @@ def by_pycocotools(path, dataset: CocoDetection) -> list[list[list[float]]] | No
 
 
 def _is_whole(row: dict) -> bool:
-    """Whether pycocotools could evaluate the annotation: four finite numbers, and a number as crowd flag."""
+    """Whether the annotation has four finite numbers and a number as crowd flag; null is false, as pycocotools' own
+    ``ignore`` takes it."""
     box, crowd = row["bbox"], row.get("iscrowd", 0)
+    crowd = 0 if crowd is None else crowd
     numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < 2**31 for v in box)
     return numbers and type(crowd) in (int, float, bool) and crowd == int(crowd)
 
@@ -172,6 +175,7 @@ FUZZ = settings(suppress_health_check=list(HealthCheck), deadline=None)
 @FUZZ
 @example(document=[])
 @example(document={"images": [entry(1)], "annotations": [box(1, iscrowd=2)], "categories": [{"id": 3.0}]})
+@example(document={"images": [entry(1)], "annotations": [box(1, iscrowd=None)], "categories": [{"id": 3}]})
 @given(document=grown())
 def test_any_document_is_a_set_or_an_error_in_a_line(folder, document):
     check(folder, document)
