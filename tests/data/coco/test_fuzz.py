@@ -96,26 +96,39 @@ def by_pycocotools(path, dataset: CocoDetection) -> list[list[list[float]]] | No
                 rows = []
                 for row in reference.loadAnns(reference.getAnnIds(imgIds=[image_id])):
                     label = dataset.classes.category_to_label.get(row["category_id"])
+                    # to Python, true is the id 1
                     is_truth_value = isinstance(row["image_id"], bool) or isinstance(row["category_id"], bool)
-                    if label is None or is_truth_value or not _is_whole(row):  # to Python, true is the id 1
+                    crowd = _crowd(row)
+                    if label is None or is_truth_value or crowd is None or not _has_numbers(row):
                         continue
                     x, y, w, h = map(np.float64, row["bbox"])
                     corners = np.clip([x, y, x + w, y + h], 0, [width, height] * 2).astype(np.float32)
                     if w > 0 and h > 0 and corners[0] < corners[2] and corners[1] < corners[3]:
-                        rows.append([label, float(bool(row.get("iscrowd"))), *corners.tolist()])
+                        rows.append([label, crowd, *corners.tolist()])
                 found.append(sorted(rows))
     except Exception:  # pycocotools and numpy raise many types
         return None
     return found
 
 
-def _is_whole(row: dict) -> bool:
-    """Whether the annotation has four finite numbers and a number as crowd flag; null is false, as pycocotools' own
-    ``ignore`` takes it."""
-    box, crowd = row["bbox"], row.get("iscrowd", 0)
+TEXT_FLAGS = {"1": 1, "true": 1, "yes": 1, "0": 0, "false": 0, "no": 0, "": 0}
+"""Exporters write these; pycocotools reads numbers alone."""
+
+
+def _crowd(row: dict) -> float | None:
+    """The crowd flag as a number: null is false, as pycocotools' own ``ignore`` takes it; None if it is no flag."""
+    crowd = row.get("iscrowd", 0)
+    if isinstance(crowd, str):
+        crowd = TEXT_FLAGS.get(crowd.strip().lower(), 0.5)
     crowd = 0 if crowd is None else crowd
-    numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < 2**31 for v in box)
-    return numbers and type(crowd) in (int, float, bool) and crowd == int(crowd)
+    whole = type(crowd) in (int, float, bool) and abs(crowd) < 2**63 and crowd % 1 == 0
+    return float(bool(crowd)) if whole else None
+
+
+def _has_numbers(row: dict) -> bool:
+    """Whether the box is four finite numbers."""
+    box = row["bbox"]
+    return isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < 2**31 for v in box)
 
 
 def agrees(document: Any, dataset: CocoDetection) -> bool:
