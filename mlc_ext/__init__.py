@@ -67,7 +67,7 @@ from .ops import (
     sigmoid_focal_loss,
 )
 from .prediction_file import PredictionWriter
-from .sampling import sample_at_most, sample_balanced
+from .sampling import sample_at_most, sample_balanced, sample_tasks
 
 __all__ = [
     "ATSSAssigner",
@@ -113,6 +113,7 @@ __all__ = [
     "rescored_nms",
     "sample_at_most",
     "sample_balanced",
+    "sample_tasks",
     "segmented_otsu",
     "segmented_spearman",
     "sigmoid_focal_loss",

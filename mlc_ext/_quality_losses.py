@@ -60,11 +60,7 @@ def varifocal_loss(
     one: a positive of quality 0 counts as background.
 
     Args:
-        logits: [N, C] floating point. Half types are computed in float32.
-        labels: [N] int64: 0 background, 1..C the class, -1 ignored (no loss), as for
-            :func:`mlc_ext.sigmoid_focal_loss`.
-        quality: [N] in [0, 1], floating point, read where the label is a class. Constants.
-        weights: [N] weights or mask of the priors, None for 1. Constants.
+        logits, labels, quality, weights: as for :func:`quality_focal_loss`.
         alpha: weight of the entries with q = 0, >= 0.
         gamma: their exponent, >= 1.
 

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ._dtypes import at_least_float32
-from ._errors import check_range
+from ._prediction_inputs import read_gts, read_predictions
 from .ops import box_iou, segmented_spearman
 
 __all__ = ["Divergence", "segmented_spearman", "spearman"]
@@ -112,14 +111,9 @@ class Divergence:
             TypeError: labels are not int64. ValueError: shapes disagree, a label is out of range, or a prediction is
             NaN or infinite.
         """
-        # IoUs and scores in half precision would tie
-        boxes, scores = (at_least_float32(predictions[name].detach()) for name in ("boxes", "scores"))
-        raw_scores = predictions.get("raw_scores")
-        raw_scores = scores if raw_scores is None else at_least_float32(raw_scores.detach())
-        labels = predictions.get("labels")
-        _check_predictions(boxes, scores, raw_scores, labels)
+        boxes, scores, raw_scores, labels = read_predictions("Divergence", predictions)
         allowed = None if labels is not None else range(self.first_label, self.first_label + scores.shape[1])
-        gt_boxes, gt_labels = _countable_gts(targets, boxes, allowed)
+        gt_boxes, gt_labels = read_gts("Divergence", targets, boxes, allowed)
         if gt_labels.numel() == 0:
             return
         pairs = []
@@ -128,7 +122,7 @@ class Divergence:
                 column = label - self.first_label
                 of_class = boxes, scores[:, column], raw_scores[:, column]
             else:
-                rows = labels.to(boxes.device) == label
+                rows = labels == label
                 of_class = boxes[rows], scores[rows], raw_scores[rows]
             pairs.append(self._pairs_of_class(*of_class, gt_boxes, torch.nonzero(gt_labels == label).flatten()))
         gts, pair_scores, ious, pooled = (torch.cat(column) for column in zip(*pairs, strict=True))
@@ -226,40 +220,3 @@ def _best_gt(boxes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
     rows = max(1, _MATRIX_ENTRIES // len(gt_boxes))
     best = [box_iou(part, gt_boxes).max(1) for part in torch.split(boxes, rows)]
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
-
-
-def _check_predictions(boxes: Tensor, scores: Tensor, raw_scores: Tensor, labels: Tensor | None) -> None:
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"Divergence: predicted boxes must have shape [P, 4], got {list(boxes.shape)}")
-    if labels is not None:
-        if labels.dtype != torch.int64:
-            raise TypeError(f"Divergence: predicted labels must be int64, got {labels.dtype}")
-        if labels.shape != (len(boxes),) or scores.shape != labels.shape:
-            shapes = f"{list(scores.shape)} and {list(labels.shape)}"
-            raise ValueError(f"Divergence: scores and labels must have shape [{len(boxes)}], got {shapes}")
-    elif scores.dim() != 2 or len(scores) != len(boxes):
-        raise ValueError(f"Divergence: scores must have shape [{len(boxes)}, C], got {list(scores.shape)}")
-    if raw_scores.shape != scores.shape:
-        raise ValueError(f"Divergence: raw_scores must have shape {list(scores.shape)}, got {list(raw_scores.shape)}")
-    for name, x in (("predicted boxes", boxes), ("scores", scores), ("raw_scores", raw_scores)):
-        wrong = x[~x.isfinite()]
-        if wrong.numel() > 0:
-            raise ValueError(f"Divergence: {name} must be finite, got {wrong[0]} ({wrong.numel()} in all)")
-
-
-def _countable_gts(targets: Mapping[str, Tensor], like: Tensor, allowed: range | None) -> tuple[Tensor, Tensor]:
-    """Boxes [K, 4], in dtype and on the device of ``like``, and labels [K] of the gts that are not crowd."""
-    boxes, labels = targets["boxes"].detach().to(like), targets["labels"].to(like.device)
-    if labels.dim() != 1 or boxes.shape != (len(labels), 4):
-        shapes = f"{list(boxes.shape)} and {list(labels.shape)}"
-        raise ValueError(f"Divergence: gt boxes must have shape [K, 4] and labels [K], got {shapes}")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"Divergence: labels must be int64, got {labels.dtype}")
-    if allowed is not None:
-        check_range("Divergence", "labels", labels, allowed.start, allowed.stop - 1)
-    if (iscrowd := targets.get("iscrowd")) is None:
-        return boxes, labels
-    if iscrowd.shape != labels.shape:
-        raise ValueError(f"Divergence: iscrowd must have shape [{len(labels)}], got {list(iscrowd.shape)}")
-    keep = ~iscrowd.to(like.device).bool()
-    return boxes[keep], labels[keep]

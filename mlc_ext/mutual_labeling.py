@@ -7,7 +7,7 @@ in their assignment and in their own losses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,22 @@ class TaskTargets:
     def num_loc_positive(self) -> Tensor:
         """Scalar: the number of A+loc, the positives of localization."""
         return self.loc_positive.sum()
+
+    def sampled(self, positive: Tensor, negative: Tensor, loc: Tensor, divisor: Tensor) -> TaskTargets:
+        """The targets of the priors that were drawn (RPN).
+
+        Args:
+            positive, negative: [B, A] bool, the sample of classification.
+            loc: [B, A] bool, the sample of localization.
+            divisor: scalar, the divisor of every loss.
+        """
+        return replace(
+            self,
+            cls_weights=self.cls_weights * (positive | negative).flatten(),
+            loc_weights=self.loc_weights * loc.flatten(),
+            iou_positive=(positive | loc).flatten(),
+            sampled_normalizer=divisor,
+        )
 
 
 def task_targets(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ._dtypes import at_least_float32
+from ._prediction_inputs import read_gts, read_predictions
 from .ops import box_iou
 
 __all__ = ["PredictionWriter"]
@@ -50,28 +51,23 @@ class PredictionWriter:
         Args:
             image_id: as in the annotation file.
             predictions: as in :meth:`mlc_ext.Divergence.update`, dense or sparse, in the pixels of the annotation file.
-            targets: ``boxes`` [K, 4] xyxy in the same pixels and ``labels`` [K].
+            targets: as in :meth:`mlc_ext.Divergence.update`, in the same pixels.
 
         Raises:
-            ValueError: shapes disagree. KeyError: a label is not in ``categories``.
+            TypeError, ValueError: as in :meth:`mlc_ext.Divergence.update`. KeyError: a label is not in ``categories``.
         """
-        boxes, scores = (at_least_float32(predictions[name].detach()) for name in ("boxes", "scores"))
-        raw_scores = predictions.get("raw_scores")
-        raw_scores = scores if raw_scores is None else at_least_float32(raw_scores.detach())
-        labels = predictions.get("labels")
-        if len(scores) != len(boxes) or raw_scores.shape != scores.shape:
-            shapes = f"{list(boxes.shape)}, {list(scores.shape)} and {list(raw_scores.shape)}"
-            raise ValueError(f"PredictionWriter: boxes, scores and raw_scores disagree: {shapes}")
-        gt_boxes, gt_labels = targets["boxes"].to(boxes), targets["labels"].to(boxes.device)
+        boxes, scores, raw_scores, labels = read_predictions("PredictionWriter", predictions)
+        allowed = None if labels is not None else range(self.first_label, self.first_label + scores.shape[1])
+        gt_boxes, gt_labels = read_gts("PredictionWriter", targets, boxes, allowed)
         kept = raw_scores > self.score_threshold
         for label in sorted(set(gt_labels.tolist())):
             overlaps = box_iou(boxes, gt_boxes[gt_labels == label]).amax(1) > 0
             if labels is not None:
-                kept |= overlaps & (labels.to(boxes.device) == label)
-            elif 0 <= label - self.first_label < scores.shape[1]:
+                kept |= overlaps & (labels == label)
+            else:
                 kept[:, label - self.first_label] |= overlaps
         row, *column = kept.nonzero().unbind(1)
-        found = labels.to(boxes.device)[row] if labels is not None else column[0] + self.first_label
+        found = labels[row] if labels is not None else column[0] + self.first_label
         names = found.tolist() if self.categories is None else [self.categories[label] for label in found.tolist()]
         self._rows.append(
             {
@@ -103,8 +99,13 @@ class PredictionWriter:
         if not self._rows:
             raise ValueError("PredictionWriter: no image was added")
         columns = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
-        if isinstance(file, (str, os.PathLike)):
-            with open(file, "wb") as opened:  # np.savez would add .npz to the name
-                np.savez_compressed(opened, allow_pickle=False, **columns)
-        else:
-            np.savez_compressed(file, allow_pickle=False, **columns)
+        # a path would get the ending .npz
+        with open(file, "wb") if isinstance(file, (str, os.PathLike)) else nullcontext(file) as opened:
+            np.savez_compressed(
+                opened,
+                image_ids=columns["image_ids"],
+                category_ids=columns["category_ids"],
+                boxes=columns["boxes"],
+                scores=columns["scores"],
+                raw_scores=columns["raw_scores"],
+            )

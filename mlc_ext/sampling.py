@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .mutual_labeling import TaskTargets
+
 _seeds: list[int] | None = None
 _generators: dict[torch.device, list[torch.Generator]] = {}
 
@@ -91,3 +93,26 @@ def sample_balanced(
     positive = sample_at_most(positive, max_positive, max_positive, weights)
     room = size - positive.sum(1)
     return positive, sample_at_most(negative, room, size)
+
+
+def sample_tasks(task: TaskTargets, num_images: int, size: int, max_positive: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples of both tasks, each drawn by its own weights: :func:`sample_balanced` for classification, at most
+    ``max_positive`` positives for localization. No host synchronization.
+
+    Args:
+        task: of B * A priors.
+        num_images: B.
+        size, max_positive: as in :func:`sample_balanced`.
+
+    Returns:
+        The positives and negatives of classification and the positives of localization, [B, A] bool each.
+    """
+
+    def rows(x: Tensor) -> Tensor:
+        return x.view(num_images, -1)
+
+    positive, negative = sample_balanced(
+        rows(task.cls_labels > 0), rows(task.cls_labels == 0), size, max_positive, rows(task.cls_weights)
+    )
+    loc = sample_at_most(rows(task.loc_positive), max_positive, max_positive, rows(task.loc_weights))
+    return positive, negative, loc

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from torch import Tensor
 
 from mlc_ext import (
@@ -12,8 +10,8 @@ from mlc_ext import (
     TaskTargets,
     binary_cross_entropy_loss,
     normalizer,
-    sample_at_most,
     sample_balanced,
+    sample_tasks,
 )
 
 from .anchor_detector import AnchorDetector
@@ -33,7 +31,7 @@ class RPN(AnchorDetector):
     """RPN (Ren et al., 2015) on P2-P6; its detections are class-agnostic proposals (label 1).
 
     With mutual labeling all candidates are labeled first; the classification sample is then drawn from A+cls and the
-    negatives, the localization sample apart from A+loc. Positives of weight 1, the originals, are drawn first, the
+    negatives, the localization sample separately from A+loc. Positives of weight 1, the originals, are drawn first, the
     others in proportion to their weights. One normalizer, the count of the classification sample, serves all losses,
     the IoU layer's included.
 
@@ -99,25 +97,16 @@ class RPN(AnchorDetector):
 
     def sampled(self, task: TaskTargets, num_images: int) -> TaskTargets:
         """The targets of the priors that are drawn; the IoU layer learns from the drawn positives of either task."""
-
-        def rows(x: Tensor) -> Tensor:
-            return x.view(num_images, -1)
-
-        positive, negative = task.cls_labels > 0, task.cls_labels == 0
-        drawn_positive, drawn_negative = sample_balanced(
-            rows(positive), rows(negative), self.sample_size, self.max_positive, rows(task.cls_weights)
-        )
         if self.mutual:
-            drawn_loc = sample_at_most(
-                rows(task.loc_positive), self.max_positive, self.max_positive, rows(task.loc_weights)
-            )
+            positive, negative, loc = sample_tasks(task, num_images, self.sample_size, self.max_positive)
         else:  # the baseline's one sample serves both tasks
-            drawn_loc = drawn_positive
-        count = sum(drawn.sum(1).clamp(min=1).sum() for drawn in (drawn_positive, drawn_negative))
-        return dataclasses.replace(
-            task,
-            cls_weights=task.cls_weights * (drawn_positive | drawn_negative).flatten(),
-            loc_weights=task.loc_weights * drawn_loc.flatten(),
-            iou_positive=(drawn_positive | drawn_loc).flatten(),
-            sampled_normalizer=normalizer(count),
-        )
+            positive, negative = sample_balanced(
+                (task.cls_labels > 0).view(num_images, -1),
+                (task.cls_labels == 0).view(num_images, -1),
+                self.sample_size,
+                self.max_positive,
+                task.cls_weights.view(num_images, -1),
+            )
+            loc = positive
+        count = sum(drawn.sum(1).clamp(min=1).sum() for drawn in (positive, negative))
+        return task.sampled(positive, negative, loc, normalizer(count))

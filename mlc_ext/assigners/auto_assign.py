@@ -63,7 +63,7 @@ class AutoAssignCriterion(nn.Module):
         """The losses of a batch. No host synchronization.
 
         Args:
-            priors, targets: as :class:`Assigner`. A point in a crowd box that lies in no gt is no negative.
+            priors, targets: as :class:`Assigner`. A point in a crowd box that is in no gt is not a negative.
             predictions: all of it is read, with gradients.
 
         Returns:

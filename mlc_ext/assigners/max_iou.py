@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import choice
+from .._transfer import offsets_of, to_device
 from ..assignment import Assignment
 from ..ops import match_boxes
 from ..ops.mutual_labels import IGNORED
@@ -68,23 +69,18 @@ class MaxIoUAssigner:
         matched = match_boxes(
             anchors,
             torch.cat(both).to(anchors.dtype),
-            _to_device([0, *accumulate(sizes)], torch.int64, device),
+            offsets_of(sizes, device),
             high=self.high,
             low=self.low,
             forced=self.forced,
             min_forced_iou=self.min_forced_iou,
-            crowd=_to_device(is_crowd, torch.bool, device) if any(is_crowd) else None,
+            crowd=to_device(is_crowd, torch.bool, device) if any(is_crowd) else None,
             crowd_iof=self.crowd_iof,
         )
         labels, gt = matched.labels.flatten(), matched.candidate_gt
         if any(is_crowd):  # the operator counts crowd boxes, an Assignment does not
             crowds_before = [0, *accumulate(len(crowd) for crowd in crowds)][:-1]
-            gt = torch.where(gt >= 0, gt - _to_device(crowds_before, torch.int64, device)[:, None], gt)
+            gt = torch.where(gt >= 0, gt - to_device(crowds_before, torch.int64, device)[:, None], gt)
         gt = gt.flatten()
         found = Assignment(labels, gt, originally_ignored=(labels == IGNORED) & (gt >= 0))
         return found if self.candidates == "all" else found.positives_only()
-
-
-def _to_device(values: list[int] | list[bool], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A list as a tensor on the device. On CUDA from pinned memory, so that the host does not wait for the copy."""
-    return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)

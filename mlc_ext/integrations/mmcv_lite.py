@@ -19,6 +19,7 @@ import importlib.util
 import runpy
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,8 +46,17 @@ class _Operators(types.ModuleType):
         return missing
 
     @staticmethod
+    def get_compiler_version() -> str:  # MMDetection prints both in its report of the environment
+        return "n/a"
+
+    @staticmethod
+    def get_compiling_cuda_version() -> str:
+        return "n/a"
+
+    @staticmethod
     def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-        """[n] int64 indices of the kept boxes, highest score first. Equal scores keep the lower index first."""
+        """[n] int64 indices of the kept boxes, highest score first. Equal scores keep the lower index first. Boxes of
+        score -inf are never kept."""
         if offset != 0:
             raise ValueError(f"nms: offset must be 0 without the full mmcv, got {offset}")
         return rescored_nms(boxes.float(), scores.float(), None, None, iou_threshold=iou_threshold)
@@ -161,10 +171,19 @@ def install() -> bool:
     return True
 
 
-install()
-
-if __name__ == "__main__":
+def _run() -> None:
+    """``python -m mlc_ext.integrations.mmcv_lite``: runs a program as ``python PROGRAM.py`` does."""
     if len(sys.argv) < 2:
         sys.exit("usage: python -m mlc_ext.integrations.mmcv_lite PROGRAM.py [ARGUMENT...]")
     sys.argv = sys.argv[1:]
+    if not getattr(sys.flags, "safe_path", False):  # of Python 3.11
+        sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    from . import mmcv_lite  # the module of this name, which the program may import as well
+
+    mmcv_lite._run()
+else:
+    install()

@@ -22,7 +22,7 @@ class _SkippedModule(pytest.Module):
 
 
 def pytest_pycollect_makemodule(module_path, parent):
-    for prefix, package in (("test_torchvision", "torchvision"), ("test_mmdet", "mlc_ext.integrations.mmdet")):
+    for prefix, package in (("test_torchvision", "torchvision"), ("test_mmdet", "mmdet.models")):
         if module_path.name.startswith(prefix) and (reason := _import_error(package)):
             module = _SkippedModule.from_parent(parent, path=module_path)
             module.reason = reason

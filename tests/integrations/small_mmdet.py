@@ -12,17 +12,8 @@ CHANNELS = 16
 STRIDES = (8, 16, 32)
 IMAGE = 96
 TEST = {"nms_pre": 100, "score_thr": 0.01, "nms": {"type": "nms", "iou_threshold": 0.6}, "max_per_img": 50}
+ANCHORS = {"type": "AnchorGenerator", "scales": [2, 4], "ratios": [0.5, 1.0, 2.0], "strides": STRIDES}
 ASSIGNER = {"pos_iou_thr": 0.5, "neg_iou_thr": 0.4, "min_pos_iou": 0, "ignore_iof_thr": 0.5}
-
-
-def _anchors(**changes) -> dict:
-    return {
-        "type": "AnchorGenerator",
-        "scales": [2, 4],
-        "ratios": [0.5, 1.0, 2.0],
-        "strides": STRIDES,
-        **changes,
-    }
 
 
 def build(kind: str, *, plain: bool = False, **changes):
@@ -38,7 +29,7 @@ def build(kind: str, *, plain: bool = False, **changes):
         }
     else:
         train = {"assigner": {"type": "MaxIoUAssigner", **ASSIGNER}, "allowed_border": -1, "pos_weight": -1}
-        settings |= {"anchor_generator": _anchors(), "train_cfg": train}
+        settings |= {"anchor_generator": dict(ANCHORS), "train_cfg": train}
         settings |= {"loss_bbox": {"type": "L1Loss", "loss_weight": 1.0}}
     if kind == "RetinaHead":
         train["sampler"] = {"type": "PseudoSampler"}
@@ -51,7 +42,7 @@ def build(kind: str, *, plain: bool = False, **changes):
     settings |= {"test_cfg": TEST | ({"min_bbox_size": 0} if kind == "RPNHead" else {})} | changes
     torch.manual_seed(0)
     head = MODELS.build(ConfigDict(settings))
-    with torch.no_grad():  # outputs of a trained head's size
+    with torch.no_grad():  # outputs as large as those of a trained head
         for parameter in head.parameters():
             parameter.normal_(std=0.1)
     return head

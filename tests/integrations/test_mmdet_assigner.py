@@ -65,8 +65,15 @@ def test_box_types():
         ("ignore_wrt_candidates", False),
         ("perm_repeat_gt_cfg", {"iou_thr": 0.9}),
         ("iou_calculator", {"type": "BboxOverlaps2D_GLIP"}),
+        ("iou_calculator", {"type": "BboxOverlaps2D", "scale": 512.0, "dtype": "fp16"}),
     ],
 )
 def test_settings_that_need_the_matrix(setting, value):
     with pytest.raises(ValueError, match=f"this value of {setting} needs MMDetection's MaxIoUAssigner"):
+        MLCMaxIoUAssigner(**{"pos_iou_thr": 0.5, "neg_iou_thr": 0.4} | {setting: value})
+
+
+@pytest.mark.parametrize(("setting", "value"), [("pos_iou_thr", 50), ("neg_iou_thr", -0.1), ("min_pos_iou", 3)])
+def test_thresholds_outside_of_0_to_1(setting, value):
+    with pytest.raises((ValueError, RuntimeError), match="1"):
         MLCMaxIoUAssigner(**{"pos_iou_thr": 0.5, "neg_iou_thr": 0.4} | {setting: value})

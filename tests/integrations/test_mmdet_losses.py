@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
 from small_mmdet import STRIDES, batch, build, flat_outputs, losses_of, twins
 
 import mlc_ext
@@ -17,12 +18,12 @@ GIOU = {"reg_decoded_bbox": True, "loss_bbox": {"type": "GIoULoss", "loss_weight
 SMOOTH = {"loss_bbox": {"type": "SmoothL1Loss", "beta": 0.11, "loss_weight": 1.0}}
 
 
-def data_for(kind, **options):
-    return batch(num_classes=1 if kind == "RPNHead" else 3, **options)
+def data_for(kind):
+    return batch(num_classes=1 if kind == "RPNHead" else 3)
 
 
-def assert_equal_losses(found, expected, names=None):
-    for name in names or expected:
+def assert_equal_losses(found, expected):
+    for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
@@ -164,10 +165,53 @@ def test_samples_of_rpn_follow_the_weights():
     found = losses_of(head, batch(3, counts=(5, 4), num_classes=1))
     assert found.keys() == {"loss_rpn_cls", "loss_rpn_bbox", "loss_rpn_iou"}
     task, (drawn, cls_divisor, loc_divisor) = tasks[0]
-    rows = drawn.cls_weights.view(2, -1) > 0
-    assert (rows.sum(1) <= 40).all() and ((rows & (task.cls_labels > 0).view(2, -1)).sum(1) <= 20).all()
-    assert (drawn.loc_weights.view(2, -1) > 0).sum(1).max() <= 20
-    assert cls_divisor == loc_divisor == drawn.sampled_normalizer and cls_divisor >= rows.sum()
+    torch.manual_seed(0)  # as losses_of
+    positive, negative, loc = mlc_ext.sample_tasks(task, num_images=2, size=40, max_positive=20)
+    assert torch.equal(drawn.cls_weights, task.cls_weights * (positive | negative).flatten())
+    assert torch.equal(drawn.loc_weights, task.loc_weights * loc.flatten())
+    assert 0 < loc.sum() < task.loc_positive.sum() and not torch.equal(loc, positive)
+    assert cls_divisor == loc_divisor == drawn.sampled_normalizer == positive.sum() + negative.sum()
+
+
+@pytest.mark.parametrize("kind", ["RetinaHead", "RPNHead"])
+def test_anchors_in_ignored_boxes_are_no_candidates(kind):
+    """MaxIoUAssigner ignores them too, but for another reason than their IoU with a gt."""
+    head = build(kind, mlc={"start_epoch": 0})
+    head.state.set_epoch(1)
+    tasks, targets = [], head.targets
+    head.targets = lambda assignment, *rest: tasks.append(assignment) or targets(assignment, *rest)
+    _, gts, metas, _ = data = batch(counts=(4,), num_classes=1)
+    levels = head.prior_generator.grid_priors([x.shape[-2:] for x in data[0]], device="cpu")
+    everywhere = InstanceData(bboxes=torch.tensor([[-1e3, -1e3, 1e3, 1e3]]))
+    for ignore in (None, [everywhere]):
+        losses_of(head, (*data[:3], ignore))
+    without, within = tasks
+    assert without.originally_ignored.sum() > 10 and len(without.labels) == sum(map(len, levels))
+    assert (within.labels == -1).all() and (within.candidate_gt == -1).all()
+
+
+def test_no_anchor_inside_of_the_image():
+    head = build("RetinaHead", mlc={"start_epoch": 0})
+    head.state.set_epoch(1)
+    head.train_cfg["allowed_border"] = 0
+    features, gts, metas, _ = batch(counts=(1,))
+    small = [meta | {"img_shape": (3, 3), "pad_shape": (3, 3)} for meta in metas]
+    with pytest.raises(ValueError, match=r"no anchor is inside of the image \(allowed_border=0\)"):
+        losses_of(head, (features, gts, small, None))
+
+
+@every_kind
+@pytest.mark.parametrize("epoch", [0, 8])
+def test_losses_by_keywords(kind, epoch):
+    head = build(kind, mlc={"start_epoch": 8})
+    head.state.set_epoch(epoch)
+    data = data_for(kind)
+    expected = losses_of(head, data)
+    names = ("cls_scores", "bbox_preds", "centernesses" if kind == "FCOSHead" else "ious")
+    outputs = dict(zip(names, head(data[0]), strict=True))
+    torch.manual_seed(0)
+    found = head.loss_by_feat(**outputs, batch_gt_instances=data[1], batch_img_metas=data[2])
+    assert_equal_losses({name: sum(x) if isinstance(x, list) else x for name, x in found.items()}, expected)
 
 
 @every_kind
@@ -227,5 +271,7 @@ def test_refused_settings():
     balanced = {"type": "IoUBalancedNegSampler", "num": 10, "pos_fraction": 0.5}
     with pytest.raises(TypeError, match="MLCRPNHead: sampler must be a PseudoSampler or RandomSampler, got .*IoUBal"):
         build("RPNHead", train_cfg=train | {"sampler": balanced})
-    with pytest.raises(ValueError, match="add_gt_as_proposals=False"):
-        build("RPNHead", train_cfg=train | {"sampler": {"type": "RandomSampler", "num": 10, "pos_fraction": 0.5}})
+    adds_gts = train | {"sampler": {"type": "RandomSampler", "num": 10, "pos_fraction": 0.5}}
+    for kind in ("RPNHead", "RetinaHead"):
+        with pytest.raises(ValueError, match=f"MLC{kind}: the sampler needs add_gt_as_proposals=False"):
+            build(kind, train_cfg=adds_gts)

@@ -6,8 +6,10 @@ import sys
 import pytest
 import torch
 import torchvision
+from mmcv import ops
 from mmcv.ops import RoIAlign, batched_nms, sigmoid_focal_loss
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
+from mmdet.utils import collect_env
 
 from mlc_ext.integrations import mmcv_lite
 
@@ -66,6 +68,11 @@ def test_other_operators_raise():
         RoIAlign(7, 1.0, 2, "max")(torch.zeros(1, 1, 8, 8), torch.zeros(1, 5))
 
 
+def test_the_report_of_the_environment():
+    assert collect_env()["MMDetection"]
+    assert (ops.get_compiler_version(), ops.get_compiling_cuda_version()) == ("n/a", "n/a")
+
+
 def run(*arguments):
     return subprocess.run([sys.executable, "-W", "ignore", *arguments], capture_output=True, text=True)
 
@@ -78,9 +85,13 @@ def test_without_it_the_error_names_it():
 
 def test_a_program_that_imports_mmdetection_first(tmp_path):
     program = tmp_path / "program.py"
-    program.write_text("import sys, mmdet.models; print(__name__, sys.argv[1:])")
+    (tmp_path / "beside.py").write_text("NAME = 'beside'")
+    program.write_text(
+        "import sys, mmdet.models, beside; from mlc_ext.integrations import mmcv_lite\n"
+        "print(__name__, beside.NAME, mmcv_lite.install(), sys.argv[1:])"
+    )
     found = run("-m", "mlc_ext.integrations.mmcv_lite", program, "a", "b")
-    assert (found.returncode, found.stdout) == (0, "__main__ ['a', 'b']\n"), found.stderr
+    assert (found.returncode, found.stdout) == (0, "__main__ beside True ['a', 'b']\n"), found.stderr
     assert (
         "usage: python -m mlc_ext.integrations.mmcv_lite PROGRAM.py"
         in run("-m", "mlc_ext.integrations.mmcv_lite").stderr

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.runner import load_checkpoint
 from small_mmdet import TEST, batch, build, flat_outputs, losses_of, twins
 
@@ -40,6 +41,10 @@ def test_one_step_of_rescoring_makes_the_layer_rank(kind):
     losses_of(head, data)  # as the baseline
     assert head.conv_iou.trained == 0
     head.state.set_epoch(8)
+    head.eval()  # a validation loss trains nothing
+    losses_of(head, data)
+    assert head.conv_iou.trained == 0
+    head.train()
     losses_of(head, data)
     assert head.conv_iou.trained == 1
     after = detections(head, data)
@@ -59,6 +64,23 @@ def test_scores_are_products(kind):
     logits, _, quality = flat_outputs(head, data[0], (num_classes, 4, 1))
     products = (logits.sigmoid() * quality.sigmoid()).flatten().sort(descending=True)[0]
     torch.testing.assert_close(found.scores, products, rtol=1e-5, atol=1e-6)
+
+
+def test_rpn_has_no_score_threshold():
+    """MMDetection's ignores ``score_thr``; so does the ranking by the product, whatever the setting of the head."""
+    head = build("RPNHead", topk_by_product=False)
+    head.conv_iou.trained.fill_(1.0)
+    expected = detections(head, batch())
+    assert_equal_detections(detections(head, batch(), cfg=ConfigDict(head.test_cfg | {"score_thr": 0.9})), expected)
+
+
+@every_kind
+def test_predictions_by_position(kind):
+    head, data = build(kind).eval(), batch()
+    expected = detections(head, data, rescale=True)
+    with torch.no_grad():
+        found = head.predict_by_feat(*head(data[0]), data[2], head.test_cfg, True)
+    assert_equal_detections(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["FCOSHead", "RetinaHead"])

@@ -4,18 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from small_detectors import SHARED
+from small_mmdet import build
+from torch.utils.data import DataLoader
 
 import mlc_ext.integrations.mmdet
+from mlc_ext.integrations.mmdet.head import MLCHead
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "mmdetection.md"
 CONFIGS = sorted((Path(mlc_ext.integrations.mmdet.__file__).parent / "configs").glob("*.py"))
 DATA = SHARED / "data" / "coco_small"
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the photographs are not there: {DATA}")
+
+needs_photographs = pytest.mark.skipif(not DATA.is_dir(), reason=f"the photographs are not there: {DATA}")
+every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name.split("_")[0])
 
 
 def small(path: Path, out: Path, epochs: int = 3) -> Config:
@@ -53,7 +61,49 @@ class Losses(Hook):
         self.found.append({name: float(value) for name, value in outputs.items()})
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name.split("_")[0])
+@every_config
+def test_the_shipped_configs_build(path):
+    config = Config.fromfile(path)
+    config.model.backbone.init_cfg = None
+    config.model.backbone.depth, config.model.neck.in_channels = 18, [64, 128, 256, 512]
+    model = MODELS.build(config.model)
+    head = getattr(model, "bbox_head", None) or model.rpn_head
+    assert isinstance(head, MLCHead) and head.state.config.ml and head.state.config.iur
+    assert [hook.type for hook in config.custom_hooks] == ["MLCEpochHook"]
+
+
+@pytest.mark.parametrize("loop", ["EpochBasedTrainLoop", "IterBasedTrainLoop"])
+def test_the_epoch_of_both_loops(loop, tmp_path):
+    """24 images in batches of 4: 6 iterations are an epoch."""
+    epochs = []
+
+    class Model(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.head = build("FCOSHead", mlc={"start_epoch": 1})
+            self.head.state.set_epoch = epochs.append
+
+        def forward(self, inputs, mode="tensor"):
+            return {"loss": next(self.head.parameters()).sum() * 0}
+
+    length = {"max_epochs": 2} if loop == "EpochBasedTrainLoop" else {"max_iters": 12}
+    loader = DataLoader(list(torch.zeros(24, 1)), 4, sampler=InfiniteSampler(range(24)))
+    if loop == "EpochBasedTrainLoop":
+        loader = DataLoader(list(torch.zeros(24, 1)), 4)
+    Runner(
+        Model(),
+        str(tmp_path),
+        train_dataloader=loader,
+        train_cfg={"type": loop, **length},
+        optim_wrapper={"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 1.0}},
+        custom_hooks=[{"type": "MLCEpochHook"}],
+        default_scope="mmdet",
+    ).train()
+    assert epochs == pytest.approx([i / 6 for i in range(12)])
+
+
+@needs_photographs
+@every_config
 def test_a_whole_runner(path, tmp_path, monkeypatch):
     config = small(path, tmp_path)
     runner, hook = Runner.from_cfg(config), Losses()

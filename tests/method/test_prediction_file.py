@@ -71,7 +71,7 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match="no image was added"):
         PredictionWriter().save(tmp_path / "predictions.npz")
     predictions, target = random_image(0)
-    with pytest.raises(ValueError, match="boxes, scores and raw_scores disagree"):
+    with pytest.raises(ValueError, match="PredictionWriter: raw_scores must have shape"):
         PredictionWriter().update(1, predictions | {"raw_scores": torch.rand(60, 3)}, target)
     with pytest.raises(KeyError):
         PredictionWriter({1: 1}).update(1, predictions, target)

@@ -1,7 +1,5 @@
 """What RetinaNet's and RPN's heads share: the assignment by the config's own assigner, and the losses."""
 
-import dataclasses
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,23 +11,24 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ...assignment import Assignment
-from ...mutual_labeling import TaskTargets, task_targets
-from ...ops import match_boxes
-from ...sampling import sample_at_most, sample_balanced
+from ...mutual_labeling import TaskTargets
+from ...sampling import sample_tasks
+from .._candidates import nearest_gts
 from .._gradient import decoding
 from .._iou_layer import IoULayer
-from .head import FIRST_LABEL, MLCHead, flat, gts_of
+from .head import MLCHead, flat, gts_of
 
 
 class MLCAnchorHead(MLCHead):
     """Base of the anchor-based heads. With ``mlc.iur`` they have one layer more, ``conv_iou``.
 
     The config's assigner, box coder and losses stay in use. MaxIoUAssigner's ignored anchors are the originally ignored
-    candidates of mutual labeling; of another assigner the positives alone are candidates.
+    candidates of mutual labeling, without those in ignored boxes; with any other assigner, only the positives are
+    candidates.
 
     Raises:
-        ValueError: ``mlc.candidates`` is "own_levels". TypeError: the sampler is neither PseudoSampler nor
-        RandomSampler.
+        ValueError: ``mlc.candidates`` is "own_levels", or the sampler adds gts or bounds the negatives.
+        TypeError: the sampler is neither PseudoSampler nor RandomSampler.
     """
 
     conv_iou: IoULayer
@@ -41,29 +40,34 @@ class MLCAnchorHead(MLCHead):
         sampler = getattr(self, "sampler", None)  # absent without train_cfg
         if type(sampler) not in (PseudoSampler, RandomSampler, type(None)):
             raise TypeError(f"{type(self).__name__}: sampler must be a PseudoSampler or RandomSampler, got {sampler}")
+        if getattr(sampler, "add_gt_as_proposals", False) or getattr(sampler, "neg_pos_ub", -1) >= 0:
+            raise ValueError(f"{type(self).__name__}: the sampler needs add_gt_as_proposals=False and neg_pos_ub=-1")
 
     def factors(self, score_factors: list[Tensor]) -> list[Tensor]:
         """Those of ``conv_iou``; before it has been trained the factor is sigmoid(inf) = 1."""
         return [self.conv_iou.ranking_logits(level) for level in score_factors]
 
-    def loss_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *rest: Any) -> dict[str, Tensor]:
+    def loss_by_feat(
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *rest: Any, **named: Any
+    ) -> dict[str, Tensor]:
         """MMDetection's losses, and the method's ``loss_iou``.
 
         Args:
             cls_scores: [B, A * C, H, W] of each level.
             bbox_preds: [B, A * 4, H, W] of each level.
-            rest: with ``mlc.iur`` the IoU's logits, [B, A, H, W] of each level. Then MMDetection's
-                ``batch_gt_instances``, ``batch_img_metas`` and, optional, ``batch_gt_instances_ignore``.
+            rest, named: with ``mlc.iur`` first ``ious``, the IoU's logits, [B, A, H, W] of each level. Then
+                MMDetection's ``batch_gt_instances``, ``batch_img_metas`` and, optional, ``batch_gt_instances_ignore``.
         """
         self.state.warn_without_epoch()
         ious: list[Tensor] | None = None
         if self.state.config.iur:
-            ious, *rest = rest  # type: ignore[assignment]
+            ious, *rest = rest if rest else [named.pop("ious")]  # type: ignore[assignment]
         if self.active:
-            return self._losses(cls_scores, bbox_preds, ious, *rest)
-        losses: dict[str, Tensor] = super().loss_by_feat(cls_scores, bbox_preds, *rest)  # type: ignore[misc]
+            return self._losses(cls_scores, bbox_preds, ious, *rest, **named)
+        own = super().loss_by_feat  # type: ignore[misc]
+        losses: dict[str, Tensor] = own(cls_scores, bbox_preds, *rest, **named)
         if ious is not None:  # every rank's graph has the layer
-            losses["loss_iou"] = torch.stack([level.sum() for level in ious]).sum() * 0
+            losses["loss_iou"] = torch.stack([level.float().sum() for level in ious]).sum() * 0
         return losses
 
     def _losses(
@@ -92,17 +96,9 @@ class MLCAnchorHead(MLCHead):
         all_priors = priors.repeat(num_images, 1)
         with decoding(config):
             boxes = get_box_tensor(head.bbox_coder.decode(all_priors, deltas))
-        task = task_targets(
-            self._assignment([gt for gt, _ in found], priors, inside, gt_boxes),
-            logits,
-            boxes,
-            torch.cat(gt_boxes),
-            gt_labels,
-            config,
-            mutual=self.state.mutual,
-            first_label=FIRST_LABEL,
-        )
-        task, cls_divisor, loc_divisor = self._sampled(task, num_images, [sample for _, sample in found])
+        assignment = self._assignment([gt for gt, _, _ in found], [may_be for _, may_be, _ in found], priors, gt_boxes)
+        task = self.targets(assignment, logits, boxes, torch.cat(gt_boxes), gt_labels)
+        task, cls_divisor, loc_divisor = self._sampled(task, num_images, [sample for _, _, sample in found])
         cls_weights = task.cls_weights
         if head.train_cfg["pos_weight"] > 0:
             cls_weights = torch.where(task.cls_labels > 0, cls_weights * head.train_cfg["pos_weight"], cls_weights)
@@ -120,42 +116,52 @@ class MLCAnchorHead(MLCHead):
         iou_logits = None
         if ious is not None:
             iou_logits = flat(ious, 1).squeeze(1).float()
-            if self.state.rescoring:
+            if self.state.rescoring and head.training:
                 self.conv_iou.mark_trained()
         return losses | self.added_losses(task, iou_logits)
 
-    def _matched(self, priors: Tensor, inside: Tensor, gts: Any, ignored: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """``gt_inds`` [A] of the config's assigner, -1 for anchors outside of the image; and what the config's sampler
-        draws: positives and negatives, [A] bool each."""
+    def _matched(
+        self, priors: Tensor, inside: Tensor, gts: Any, ignored: Any
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """[A] each: ``gt_inds`` of the config's assigner, -1 for anchors outside of the image; whether an anchor may be
+        a candidate, those outside and in ignored boxes may not; and what the config's sampler draws, positives and
+        negatives."""
         head: Any = self
+        if not inside.any():
+            border = head.train_cfg["allowed_border"]
+            raise ValueError(
+                f"{type(self).__name__}: no anchor is inside of the image (allowed_border={border}); check the sizes "
+                "of images and anchors, or set allowed_border=-1"
+            )
         instances = InstanceData(priors=priors[inside])
         result = head.assigner.assign(instances, gts, ignored)
         gt_inds = torch.full_like(inside, -1, dtype=torch.int64)
         gt_inds[inside] = result.gt_inds
+        may_be = torch.zeros_like(inside)
+        if isinstance(head.assigner, MaxIoUAssigner):
+            may_be[inside] = result.max_overlaps >= 0  # -1 marks the anchors in ignored boxes
         if self.state.mutual or isinstance(head.sampler, PseudoSampler):
-            return gt_inds, (gt_inds > 0, gt_inds == 0)
+            return gt_inds, may_be, (gt_inds > 0, gt_inds == 0)
         sample = head.sampler.sample(result, instances, gts)
         place = inside.nonzero().squeeze(1)
         drawn = torch.zeros(2, len(inside), dtype=torch.bool, device=inside.device)
         drawn[0, place[sample.pos_inds]] = True
         drawn[1, place[sample.neg_inds]] = True
-        return gt_inds, (drawn[0], drawn[1])
+        return gt_inds, may_be, (drawn[0], drawn[1])
 
     def _assignment(
-        self, gt_inds: list[Tensor], priors: Tensor, inside: list[Tensor], gt_boxes: list[Tensor]
+        self, gt_inds: list[Tensor], may_be: list[Tensor], priors: Tensor, gt_boxes: list[Tensor]
     ) -> Assignment:
         """The baseline's. With mutual labeling, MaxIoUAssigner's ignored anchors are candidates, each of the gt of its
         largest IoU, which the assigner does not return."""
         assigner = self.assigner  # type: ignore[attr-defined]
-        counts, candidates = [len(boxes) for boxes in gt_boxes], None
+        candidates = None
         all_candidates = self.state.config.candidates_of("all") == "all"
         if self.state.mutual and all_candidates and isinstance(assigner, MaxIoUAssigner):
             low = assigner.neg_iou_thr
             low = max(low) if isinstance(low, tuple | list) else low
-            offsets = torch.tensor([0, *accumulate(counts)], device=priors.device)
-            best = match_boxes(priors, torch.cat(gt_boxes), offsets, high=low, low=low, forced=None).candidate_gt
-            best = torch.where((best >= 0) & torch.stack(inside), best - offsets[:-1, None], -1)
-            candidates = list(best)
+            candidates = list(torch.where(torch.stack(may_be), nearest_gts(priors, gt_boxes, low), -1))
+        counts = [len(boxes) for boxes in gt_boxes]
         return Assignment.from_matched(gt_inds, num_gts=counts, convention="mmdetection", candidates=candidates)
 
     def _sampled(
@@ -163,31 +169,19 @@ class MLCAnchorHead(MLCHead):
     ) -> tuple[TaskTargets, Tensor, Tensor]:
         """``task`` of the anchors that are drawn, and MMDetection's divisors of both tasks' losses."""
 
-        def rows(x: Tensor) -> Tensor:
-            return x.view(num_images, -1)
-
         sampler = self.sampler  # type: ignore[attr-defined]
         if isinstance(sampler, PseudoSampler):
-            return task, _at_least_one(rows(task.cls_labels > 0)), _at_least_one(rows(task.loc_positive))
-        if self.state.mutual:  # by the weights, and for each task apart
-            size, max_positive = sampler.num, int(sampler.num * sampler.pos_fraction)
-            positive, negative = sample_balanced(
-                rows(task.cls_labels > 0), rows(task.cls_labels == 0), size, max_positive, rows(task.cls_weights)
-            )
-            loc = sample_at_most(rows(task.loc_positive), max_positive, max_positive, rows(task.loc_weights))
+            positives = (task.cls_labels > 0, task.loc_positive)
+            cls_divisor, loc_divisor = (_at_least_one(mask.view(num_images, -1)) for mask in positives)
+            return task, cls_divisor, loc_divisor
+        if self.state.mutual:  # by the weights, each task separately
+            max_positive = int(sampler.num * sampler.pos_fraction)
+            positive, negative, loc = sample_tasks(task, num_images, sampler.num, max_positive)
         else:
             positive, negative = (torch.stack(masks) for masks in zip(*samples, strict=True))
             loc = positive
         divisor = _at_least_one(positive) + _at_least_one(negative)
-        drawn = (positive | negative).flatten()
-        sampled = dataclasses.replace(
-            task,
-            cls_weights=task.cls_weights * drawn,
-            loc_weights=task.loc_weights * loc.flatten(),
-            iou_positive=(positive | loc).flatten(),
-            sampled_normalizer=divisor,
-        )
-        return sampled, divisor, divisor
+        return task.sampled(positive, negative, loc, divisor), divisor, divisor
 
 
 def _at_least_one(mask: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from mmdet.utils import reduce_mean
 from torch import Tensor
 
 from ...assigners import FCOSAssigner
-from ...mutual_labeling import TaskTargets, task_targets
+from ...mutual_labeling import TaskTargets
 from .._gradient import decoding
-from .head import FIRST_LABEL, MLCHead, flat, gts_of
+from .head import MLCHead, flat, gts_of
 
 
 @MODELS.register_module()
@@ -59,16 +59,8 @@ class MLCFCOSHead(MLCHead, FCOSHead):  # type: ignore[misc]
             self.center_sample_radius if self.center_sampling else None,
             candidates=config.candidates_of("all" if config.metric == "alignment" else "positives"),
         )
-        task = task_targets(
-            assigner(levels, [{"boxes": boxes} for boxes in gt_boxes]),
-            logits,
-            boxes,
-            torch.cat(gt_boxes),
-            gt_labels,
-            config,
-            mutual=self.state.mutual,
-            first_label=FIRST_LABEL,
-        )
+        assignment = assigner(levels, [{"boxes": boxes} for boxes in gt_boxes])
+        task = self.targets(assignment, logits, boxes, torch.cat(gt_boxes), gt_labels)
         num_cls = reduce_mean(task.num_cls_positive.float()).clamp(min=1)
         losses = {"loss_cls": self.loss_cls(logits, self.cls_targets(task), task.cls_weights, avg_factor=num_cls)}
         losses |= self._box_losses(task, points, distances, quality)

@@ -8,8 +8,9 @@ import torch
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
+from ...assignment import Assignment
 from ...config import MLCConfig
-from ...mutual_labeling import TaskTargets, mlc_losses
+from ...mutual_labeling import TaskTargets, mlc_losses, task_targets
 from .._iou_layer import rescored_logits
 from .._state import State
 
@@ -34,6 +35,9 @@ class MLCHead:
     detector = ""
     """The name for ``MLCConfig.paper``."""
 
+    has_score_threshold = True
+    """Whether ``score_thr`` of ``test_cfg`` is applied; MMDetection's RPN ignores it."""
+
     def __init__(
         self, *args: Any, mlc: dict[str, Any] | None = None, topk_by_product: bool = False, **kwargs: Any
     ) -> None:
@@ -49,6 +53,15 @@ class MLCHead:
         """Whether the losses differ from MMDetection's own."""
         return self.state.mutual or self.state.rescoring or self.state.config.alignment > 0
 
+    def targets(
+        self, assignment: Assignment, logits: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_labels: Tensor
+    ) -> TaskTargets:
+        """:func:`mlc_ext.task_targets` of the batch at the current epoch."""
+        state = self.state
+        return task_targets(
+            assignment, logits, boxes, gt_boxes, gt_labels, state.config, mutual=state.mutual, first_label=FIRST_LABEL
+        )
+
     def cls_targets(self, task: TaskTargets) -> Tensor:
         """[N] int64 labels as MMDetection's losses take them: the class, or ``num_classes`` for the background."""
         return torch.where(task.cls_labels > 0, task.cls_labels - 1, self.num_classes)  # type: ignore[attr-defined]
@@ -63,9 +76,10 @@ class MLCHead:
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],
         score_factors: list[Tensor] | None = None,
-        *,
+        batch_img_metas: list[dict[str, Any]] | None = None,
         cfg: Any = None,
-        **options: Any,
+        *rest: Any,
+        **named: Any,
     ) -> Any:
         """MMDetection's detections, ranked by the product of score and quality.
 
@@ -73,16 +87,17 @@ class MLCHead:
             cls_scores: [B, A * C, H, W] logits of each level.
             bbox_preds: [B, A * 4, H, W] of each level.
             score_factors: [B, A, H, W] logits of each level.
-            cfg, options: as in MMDetection.
+            batch_img_metas, cfg, rest, named: as in MMDetection.
         """
         if score_factors is not None:
             score_factors = self.factors(score_factors)
             if self.topk_by_product:
                 cfg = copy.deepcopy(self.test_cfg if cfg is None else cfg)  # type: ignore[attr-defined]
-                threshold = cfg.get("score_thr", 0)
+                threshold = cfg.get("score_thr", 0) if self.has_score_threshold else -1.0
                 cls_scores = [_product(*level, threshold) for level in zip(cls_scores, score_factors, strict=True)]
                 score_factors, cfg["score_thr"] = None, 0
-        return super().predict_by_feat(cls_scores, bbox_preds, score_factors, cfg=cfg, **options)  # type: ignore[misc]
+        own = super().predict_by_feat  # type: ignore[misc]
+        return own(cls_scores, bbox_preds, score_factors, batch_img_metas, cfg, *rest, **named)
 
     def factors(self, score_factors: list[Tensor]) -> list[Tensor]:
         """The logits that rank detections, from those of the quality layer."""

@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch
-from mmdet.models.task_modules.assigners import AssignResult, MaxIoUAssigner
+from mmdet.models.task_modules.assigners import AssignResult, BboxOverlaps2D, MaxIoUAssigner
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
-from ...ops import match_boxes
+from ..._transfer import offsets_of
+from ...ops import MatchedBoxes, match_boxes
 
 
 @TASK_UTILS.register_module()
@@ -22,7 +23,8 @@ class MLCMaxIoUAssigner(MaxIoUAssigner):  # type: ignore[misc]
 
     Raises:
         ValueError: a setting that needs the matrix: a tuple as ``neg_iou_thr``, ``gt_max_assign_all=False``,
-        ``ignore_wrt_candidates=False``, ``perm_repeat_gt_cfg``, or another ``iou_calculator``.
+        ``ignore_wrt_candidates=False``, ``perm_repeat_gt_cfg``, or another ``iou_calculator``; or a threshold is
+        outside [0, 1].
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,11 +34,13 @@ class MLCMaxIoUAssigner(MaxIoUAssigner):  # type: ignore[misc]
             "gt_max_assign_all": not self.gt_max_assign_all,
             "ignore_wrt_candidates": not self.ignore_wrt_candidates,
             "perm_repeat_gt_cfg": self.perm_repeat_gt_cfg is not None,
-            "iou_calculator": type(self.iou_calculator).__name__ != "BboxOverlaps2D",
+            "iou_calculator": not _is_plain(self.iou_calculator),
         }
         if any(needs_matrix.values()):
             names = ", ".join(name for name, found in needs_matrix.items() if found)
             raise ValueError(f"MLCMaxIoUAssigner: this value of {names} needs MMDetection's MaxIoUAssigner")
+        none = torch.zeros(0, 4)
+        self._match(none, none)  # refuses thresholds outside of [0, 1]
 
     def assign(
         self, pred_instances: Any, gt_instances: Any, gt_instances_ignore: Any = None, **kwargs: Any
@@ -48,16 +52,7 @@ class MLCMaxIoUAssigner(MaxIoUAssigner):  # type: ignore[misc]
         ignored = self._ignored(priors, gt_instances_ignore)
         # an empty box far away has IoU 0 with every gt
         priors = torch.where(ignored[:, None], torch.full_like(priors, -1e6), priors)
-        offsets = torch.tensor([0, len(gt_boxes)], device=priors.device)
-        found = match_boxes(
-            priors,
-            gt_boxes,
-            offsets,
-            high=self.pos_iou_thr,
-            low=self.neg_iou_thr,
-            forced="forcing" if self.match_low_quality else None,
-            min_forced_iou=self.min_pos_iou,
-        )
+        found = self._match(priors, gt_boxes)
         matched, gt, overlaps = (x[0] for x in (found.labels, found.candidate_gt, found.ious))
         gt_inds = torch.where(matched > 0, gt + 1, matched.long())
         if len(gt_boxes) > 0:
@@ -66,6 +61,17 @@ class MLCMaxIoUAssigner(MaxIoUAssigner):  # type: ignore[misc]
         positive = gt_inds > 0
         labels[positive] = gt_instances.labels[gt_inds[positive] - 1]
         return AssignResult(len(gt_boxes), gt_inds, overlaps, labels)
+
+    def _match(self, priors: Tensor, gt_boxes: Tensor) -> MatchedBoxes:
+        return match_boxes(
+            priors,
+            gt_boxes,
+            offsets_of([len(gt_boxes)], priors.device),
+            high=self.pos_iou_thr,
+            low=self.neg_iou_thr,
+            forced="forcing" if self.match_low_quality else None,
+            min_forced_iou=self.min_pos_iou,
+        )
 
     def _ignored(self, priors: Tensor, instances: Any) -> Tensor:
         """[A] bool: more than ``ignore_iof_thr`` of the prior's area lies in one of the ignored boxes."""
@@ -77,3 +83,7 @@ class MLCMaxIoUAssigner(MaxIoUAssigner):  # type: ignore[misc]
             inside = (torch.minimum(priors[:, 2:], box[2:]) - torch.maximum(priors[:, :2], box[:2])).clamp(min=0)
             ignored |= inside.prod(1) / area > self.ignore_iof_thr
         return ignored
+
+
+def _is_plain(calculator: Any) -> bool:
+    return type(calculator) is BboxOverlaps2D and calculator.scale == 1.0 and calculator.dtype is None

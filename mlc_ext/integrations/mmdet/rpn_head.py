@@ -12,25 +12,23 @@ from .anchor_head import MLCAnchorHead
 
 @MODELS.register_module()
 class MLCRPNHead(MLCAnchorHead, RPNHead):  # type: ignore[misc]
-    """RPNHead with mutual labeling and IoU rescoring, of its own or in a two-stage detector.
+    """RPNHead with mutual labeling and IoU rescoring, standalone or in a two-stage detector.
 
-    With mutual labeling the samples of both tasks are drawn apart, in proportion to the anchors' weights. Proposals are
-    ranked by objectness x IoU. A checkpoint of RPNHead loads; ``conv_iou`` then is new, and does not rank until it has
+    With mutual labeling each task is sampled separately, in proportion to the anchors' weights. Proposals are ranked by
+    objectness x IoU. A checkpoint of RPNHead loads; ``conv_iou`` then is new, and does not rank until it has
     been trained.
 
-    Args: as RPNHead, and those of :class:`MLCHead`.
+    Args: as RPNHead, and those of :class:`MLCHead`; ``topk_by_product`` is ignored.
 
-    Raises:
-        ValueError: ``mlc.candidates`` is "own_levels", or the sampler adds gts or bounds the negatives.
+    Raises: as :class:`MLCAnchorHead`.
     """
 
     detector = "rpn"
+    has_score_threshold = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, topk_by_product=True, **kwargs)
-        sampler = getattr(self, "sampler", None)
-        if getattr(sampler, "add_gt_as_proposals", False) or getattr(sampler, "neg_pos_ub", -1) >= 0:
-            raise ValueError("MLCRPNHead: the sampler needs add_gt_as_proposals=False and neg_pos_ub=-1")
+        super().__init__(*args, **kwargs)
+        self.topk_by_product = True
 
     def _init_layers(self) -> None:
         super()._init_layers()
@@ -44,7 +42,9 @@ class MLCRPNHead(MLCAnchorHead, RPNHead):  # type: ignore[misc]
         x = self.rpn_conv(x).relu()
         return self.rpn_cls(x), self.rpn_reg(x), self.conv_iou(x)
 
-    def loss_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *rest: Any) -> dict[str, Tensor]:
+    def loss_by_feat(
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *rest: Any, **named: Any
+    ) -> dict[str, Tensor]:
         """RPNHead's losses ``loss_rpn_cls`` and ``loss_rpn_bbox``, and ``loss_rpn_iou``."""
-        losses = super().loss_by_feat(cls_scores, bbox_preds, *rest)
+        losses = super().loss_by_feat(cls_scores, bbox_preds, *rest, **named)
         return {name if "_rpn_" in name else name.replace("loss_", "loss_rpn_"): x for name, x in losses.items()}

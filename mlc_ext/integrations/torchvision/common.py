@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...assignment import Assignment
-from ...ops import match_boxes
+from .._candidates import nearest_gts
 from .._state import State
 
 FIRST_LABEL = 0
@@ -93,12 +93,6 @@ def ignored_are_candidates(state: State) -> bool:
     return state.mutual and state.config.candidates_of("all") == "all"
 
 
-def _offsets_of(targets: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-    """[B + 1] int64: where each image's gts begin among those of the batch."""
-    counts = [0, *(len(target["boxes"]) for target in targets)]
-    return torch.tensor(counts, pin_memory=device.type == "cuda").to(device, non_blocking=True).cumsum(0)
-
-
 def assignment_of(
     matched: list[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]], *, with_ignored: bool
 ) -> Assignment:
@@ -112,10 +106,7 @@ def assignment_of(
     """
     candidates = None
     if with_ignored:
-        priors, offsets = anchors[0].float(), _offsets_of(targets, anchors[0].device)
-        boxes = torch.cat([target["boxes"] for target in targets]).to(priors.dtype)
-        best = match_boxes(priors, boxes, offsets, high=0.0, low=0.0, forced=None).candidate_gt
-        candidates = list(torch.where(best >= 0, best - offsets[:-1, None], -1))
+        candidates = list(nearest_gts(anchors[0].float(), [target["boxes"] for target in targets]))
     counts = [len(target["boxes"]) for target in targets]
     return Assignment.from_matched(matched, num_gts=counts, convention="torchvision", candidates=candidates)
 

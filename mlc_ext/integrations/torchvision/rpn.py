@@ -3,7 +3,6 @@
 torchvision's RPN cannot be hooked between its outputs and its losses; ``forward`` is reimplemented.
 """
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from ...losses import binary_cross_entropy_loss
 from ...mutual_labeling import TaskTargets, mlc_losses, task_targets
-from ...sampling import sample_at_most, sample_balanced
+from ...sampling import sample_tasks
 from .._gradient import decoding
 from .._iou_layer import IoULayer, rescored_logits
 from .._state import State
@@ -121,33 +120,19 @@ class RPNMixin(Converted):
         return losses | {f"loss_rpn_{name}": loss for name, loss in added.items()}
 
     def _sampled(self, task: TaskTargets, num_images: int) -> tuple[TaskTargets, Tensor]:
-        """``task`` of the priors that are drawn: by the model's sampler, or for mutual labeling by the priors' weights
-        and for each task apart. Also the divisor of all losses, the size of the classification sample."""
+        """``task`` of the priors that are drawn: by the model's sampler, or for mutual labeling by the priors' weights,
+        each task separately. Also the divisor of all losses, the size of the classification sample."""
 
-        def rows(x: Tensor) -> Tensor:
-            return x.view(num_images, -1)
-
+        sampler = self.fg_bg_sampler
         if self._mlc.mutual:
-            size = self.fg_bg_sampler.batch_size_per_image
-            max_positive = int(size * self.fg_bg_sampler.positive_fraction)
-            positive, negative = sample_balanced(
-                rows(task.cls_labels > 0), rows(task.cls_labels == 0), size, max_positive, rows(task.cls_weights)
-            )
-            loc = sample_at_most(rows(task.loc_positive), max_positive, max_positive, rows(task.loc_weights))
+            size = sampler.batch_size_per_image
+            positive, negative, loc = sample_tasks(task, num_images, size, int(size * sampler.positive_fraction))
         else:
-            masks = self.fg_bg_sampler(list(rows(task.cls_labels)))
+            masks = sampler(list(task.cls_labels.view(num_images, -1)))
             positive, negative = (torch.stack(mask).bool() for mask in masks)
             loc = positive
-        drawn = (positive | negative).flatten()
-        divisor = drawn.sum().clamp(min=1)
-        sampled = dataclasses.replace(
-            task,
-            cls_weights=task.cls_weights * drawn,
-            loc_weights=task.loc_weights * loc.flatten(),
-            iou_positive=(positive | loc).flatten(),
-            sampled_normalizer=divisor,
-        )
-        return sampled, divisor
+        divisor = (positive | negative).sum().clamp(min=1)
+        return task.sampled(positive, negative, loc, divisor), divisor
 
 
 class RescoringRPNMixin(RPNMixin):
