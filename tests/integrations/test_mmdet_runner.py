@@ -87,9 +87,9 @@ def test_the_epoch_of_both_loops(loop, tmp_path):
             return {"loss": next(self.head.parameters()).sum() * 0}
 
     length = {"max_epochs": 2} if loop == "EpochBasedTrainLoop" else {"max_iters": 12}
-    loader = DataLoader(list(torch.zeros(24, 1)), 4, sampler=InfiniteSampler(range(24)))
+    loader = DataLoader([{"inputs": torch.zeros(1)}] * 24, 4, sampler=InfiniteSampler(range(24)))
     if loop == "EpochBasedTrainLoop":
-        loader = DataLoader(list(torch.zeros(24, 1)), 4)
+        loader = DataLoader([{"inputs": torch.zeros(1)}] * 24, 4)
     Runner(
         Model(),
         str(tmp_path),
