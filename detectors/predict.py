@@ -27,7 +27,7 @@ import argparse
 import functools
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.prediction.images import find_images
 from mlc_ext.detectors.prediction.predictor import Predictor
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
                     print_error(prog, f"{path}: {why}")
                 if done.interrupted:
                     print_error(prog, "interrupted")
-                print(_summary(options, len(images), done))
+                say(_summary(options, len(images), done))
     return ending.code or (130 if done.interrupted else 1 if failed else 0)
 
 

@@ -28,7 +28,7 @@ import functools
 import importlib.util
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors
+from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say
 from mlc_ext.detectors.config.files import read_config_file
 from mlc_ext.detectors.config.overrides import assign, override, present_name, update
 from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
@@ -139,7 +139,7 @@ def baseline_of(config: Config) -> Config:
 def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
     options = parse(arguments, prog)
     if options.settings:
-        print(settings_text())
+        say(settings_text())
         return 0
     hold_log()
     show_warnings()
@@ -152,10 +152,10 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
                 for each in runs.values() if distributed.is_main() else ():
                     RunFolder(each.run.out).check_outputs()
             results = {name: _train(name, each, options, allowed) for name, each in runs.items()}
-            _say(report(*results.values(), names=tuple(results)))
+            say(report(*results.values(), names=tuple(results)))
             if options.seeds > 1:
-                _say(f"\n{options.seeds} seeds, mean +- standard deviation\n{spread(_by_seed(results))}")
-            _say(f"\n{_ending(prog, [each.run.out for each in runs.values()])}")
+                say(f"\n{options.seeds} seeds, mean +- standard deviation\n{spread(_by_seed(results))}")
+            say(f"\n{_ending(prog, [each.run.out for each in runs.values()])}")
     return ending.code
 
 
@@ -200,22 +200,17 @@ def _by_seed(results: dict[str, dict[str, float]]) -> dict[str, list[dict[str, f
 
 
 def _train(name: str, config: Config, options: argparse.Namespace, allowed: tuple[str, ...]) -> dict[str, float]:
-    _say(f"{name}: {config.run.out}")
+    say(f"{name}: {config.run.out}")
     trainer = Trainer(config, progress=not options.quiet)
-    _say(f"{trainer.train_set.summary()}\n{trainer.val_set.summary()}")
+    say(f"{trainer.train_set.summary()}\n{trainer.val_set.summary()}")
     for part, start in (("ml", config.mlc.start_epoch), ("iur", config.mlc.rescoring_start)):
         if getattr(config.mlc, part) and start >= config.schedule.epochs:
-            _say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}, so never (--epochs N "
+            say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}, so never (--epochs N "
                  "scales the schedule)")  # fmt: skip
     if options.resume is not None:
         path = trainer.resume(options.resume, allowed)
-        _say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
+        say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
     return trainer.run()
-
-
-def _say(text: str) -> None:
-    if distributed.is_main():
-        print(text, flush=True)
 
 
 def _report_error(prog: str, error: Exception) -> None:
