@@ -39,7 +39,7 @@ from mlc_ext.detectors.runs.log_file import show_warnings
 def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argparse.Namespace:
     parser = make_parser(prog, __doc__)
     parser.add_argument("checkpoint", type=Path, help="a run's folder, or its checkpoint.pt")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER|PATTERN", help="what to predict on")
+    parser.add_argument("images", type=_path, nargs="+", metavar="IMAGE|FOLDER|PATTERN", help="what to predict on")
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
     parser.add_argument("--recursive", action="store_true", help="folders within folders too")
     parser.add_argument(
@@ -54,6 +54,12 @@ def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argpa
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(arguments)
+
+
+def _path(text: str) -> Path:
+    if not text:  # of an unset variable, for example; Path("") would be the current folder
+        raise argparse.ArgumentTypeError("a path must not be empty")
+    return Path(text)
 
 
 @interruptible
