@@ -143,7 +143,8 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
         return 0
     hold_log()
     show_warnings()
-    with program_errors(functools.partial(_report_error, prog)) as ending:
+    begun: list[str] = []
+    with program_errors(functools.partial(_report_error, prog, begun)) as ending:
         config = configuration(options)
         runs = _runs(config, options)
         allowed = tuple(present_name(config, name) for name in options.allow_change)
@@ -151,7 +152,7 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
             with distributed.together():  # of both runs, before the first one begins
                 for each in runs.values() if distributed.is_main() else ():
                     RunFolder(each.run.out).check_outputs()
-            results = {name: _train(name, each, options, allowed) for name, each in runs.items()}
+            results = _train_all(prog, runs, options, allowed, begun)
             say(report(*results.values(), names=tuple(results)))
             if options.seeds > 1:
                 say(f"\n{options.seeds} seeds, mean +- standard deviation\n{spread(_by_seed(results))}")
@@ -199,6 +200,37 @@ def _by_seed(results: dict[str, dict[str, float]]) -> dict[str, list[dict[str, f
     return kinds
 
 
+def _train_all(
+    prog: str, runs: dict[str, Config], options: argparse.Namespace, allowed: tuple[str, ...], begun: list[str]
+) -> dict[str, dict[str, float]]:
+    """The metrics of each run. Of several runs, the names of those that are started are appended to ``begun``; if one
+    fails, the results of the finished ones are printed, and how to continue."""
+    results: dict[str, dict[str, float]] = {}
+    try:
+        for name, each in runs.items():
+            if len(runs) > 1:
+                begun.append(name)
+            results[name] = _train(name, each, options, allowed)
+    except BaseException:  # after Ctrl-C too
+        if begun:
+            say(_unfinished(prog, runs, results, begun[-1]))
+        raise
+    return results
+
+
+def _unfinished(prog: str, runs: dict[str, Config], results: dict[str, dict[str, float]], failed: str) -> str:
+    """The results of the runs that are finished, how to continue the one that failed, and the runs after it."""
+    config = Path(runs[failed].run.out) / "config.json"
+    left = [name for name in runs if name != failed and name not in results]
+    return "\n".join(
+        [""]
+        + ([report(*results.values(), names=tuple(results))] if results else [])
+        + [f"not finished: {failed}"]
+        + ([f"to continue it: {command(prog, 'train', '--config', config, '--resume', 'auto')}"] * config.is_file())
+        + ([f"not started: {'; '.join(left)}"] if left else [])
+    )
+
+
 def _train(name: str, config: Config, options: argparse.Namespace, allowed: tuple[str, ...]) -> dict[str, float]:
     say(f"{name}: {config.run.out}")
     trainer = Trainer(config, progress=not options.quiet)
@@ -213,11 +245,11 @@ def _train(name: str, config: Config, options: argparse.Namespace, allowed: tupl
     return trainer.run()
 
 
-def _report_error(prog: str, error: Exception) -> None:
-    """Logs an error with its traceback, and prints it as one line where it arose."""
+def _report_error(prog: str, begun: list[str], error: Exception) -> None:
+    """Logs an error with its traceback, and prints it as one line where it arose, with the last run that has begun."""
     LOG.error("%s", error, exc_info=error)
     if not isinstance(error, NonFiniteLoss) or error.here:
-        print_error(prog, error)
+        print_error(f"{prog}: {begun[-1]}" if begun else prog, error)
 
 
 def _name(config: Config) -> str:
