@@ -26,7 +26,7 @@ _PLACES = {
 
 
 def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> Predictor:
-    """The trained detector of a run, for predictions: ``load("runs/demo/MLC").predict("photo.jpg")``.
+    """The trained detector of a run, for predictions: ``load("runs/demo/seed0/MLC").predict("photo.jpg")``.
 
     Where the run kept averaged weights (``schedule.ema``), they are used, as in evaluation.
 

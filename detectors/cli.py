@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import sys
 
+from .command_line import say
+
 PROGRAMS = {
     "train": "train a detector, with or without the method",
     "evaluate": "COCO metrics and score-IoU correlations of a checkpoint",
@@ -24,7 +26,7 @@ def main() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         lines = (f"  {program:11} {purpose}" for program, purpose in PROGRAMS.items())
-        print("usage: mlc-ext PROGRAM ...\n", *lines, "\nmlc-ext PROGRAM --help lists its options", sep="\n")
+        say("\n".join(["usage: mlc-ext PROGRAM ...\n", *lines, "\nmlc-ext PROGRAM --help lists its options"]))
         return
     if name not in PROGRAMS:
         print(f"mlc-ext: unknown program {name!r}, there are {', '.join(PROGRAMS)}", file=sys.stderr)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from . import distributed
 from .data.errors import DataError
@@ -24,15 +26,21 @@ class Ending:
     """The program's exit code: 0; 1 if the training failed; 2 if options or data cannot be used."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: IO[str] | None = None) -> None:
+        if file is None:
+            say(self.format_help().rstrip("\n"))
+        else:
+            super().print_help(file)
+
+
 def make_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """A parser whose help shows ``description`` as it is written.
 
     Args:
         prog: the name that the program was called by: "train.py" or "mlc-ext train".
     """
-    return argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return _Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def command(prog: str, program: str, *arguments: object) -> str:
@@ -45,6 +53,22 @@ def command(prog: str, program: str, *arguments: object) -> str:
     file = called.with_name(f"{program}.py")
     words = ["python", str(file)] if called.name == prog and file.is_file() else ["mlc-ext", program]
     return " ".join([*words, *(shlex.quote(str(argument)) for argument in arguments)])
+
+
+def say(text: str) -> None:
+    """Prints ``text`` and a newline on stdout, only on rank 0. All programs print there by this function.
+
+    If the reader of a pipe has closed it, as ``head`` does, this text and later ones are discarded: the program goes on
+    and keeps its exit code.
+    """
+    if not distributed.is_main():
+        return
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())  # what the stream still holds is written there
+        os.close(null)
 
 
 def print_error(prog: str, error: object) -> None:

@@ -22,17 +22,21 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
 import argparse
 import functools
 import json
+import os
+
+import numpy as np
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
 from mlc_ext.detectors.data.coco.ground_truth import GroundTruth
 from mlc_ext.detectors.evaluation.file_divergence import RANKINGS, FileDivergence, measure_predictions
 from mlc_ext.detectors.evaluation.metrics_table import shown
 from mlc_ext.detectors.evaluation.prediction_rows import PredictionRows, read_predictions
 from mlc_ext.detectors.interrupts import interruptible
-from mlc_ext.detectors.reporting.charts import require_matplotlib
+from mlc_ext.detectors.reporting.charts import charts_folder, check_page, require_matplotlib
 from mlc_ext.detectors.reporting.divergence_page import STAGES, divergence_charts, divergence_page
 from mlc_ext.detectors.runs.files import check_writable, plain, write_whole
+from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "divergence.py") -> argparse.Namespace:
@@ -44,7 +48,7 @@ def parse(arguments: list[str] | None = None, prog: str = "divergence.py") -> ar
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     parser.add_argument("--before-nms", action="store_true", help="NMS has not been applied to RESULTS.json")
     parser.add_argument("--class-agnostic", action="store_true", help="all classes are one, as for proposals")
-    parser.add_argument("--top-k", type=int, default=50, metavar="N", help="predictions of an object; default: 50")
+    parser.add_argument("--top-k", type=int, default=50, metavar="N", help="predictions per object; default: 50")
     parser.add_argument("--score-threshold", type=float, default=0.05, metavar="X",
                         help="of pooled pairs, and of detections; default: 0.05")  # fmt: skip
     parser.add_argument("--iou-threshold", type=float, default=0.5, metavar="X", help="of pooled pairs; default: 0.5")
@@ -57,11 +61,12 @@ def parse(arguments: list[str] | None = None, prog: str = "divergence.py") -> ar
 @interruptible
 def main(arguments: list[str] | None = None, prog: str = "divergence.py") -> int:
     options = parse(arguments, prog)
+    show_warnings()
     with program_errors(functools.partial(print_error, prog)) as ending:
         _check(options)
         rows = read_predictions(options.results, class_agnostic=options.class_agnostic, before_nms=options.before_nms)
         truth = GroundTruth(options.annotations, class_agnostic=options.class_agnostic)
-        rows.check(truth, options.results, options.annotations)
+        rows = rows.matched(truth, options.results, options.annotations)
         found = measure_predictions(
             rows,
             truth,
@@ -71,7 +76,7 @@ def main(arguments: list[str] | None = None, prog: str = "divergence.py") -> int
             nms_iou=options.nms_iou,
             progress=not options.quiet,
         )
-        notes = _notes(rows, found, truth)
+        notes = _notes(rows, found, truth, options.score_threshold)
         charts = divergence_charts(found)
         page = divergence_page(
             found,
@@ -83,17 +88,17 @@ def main(arguments: list[str] | None = None, prog: str = "divergence.py") -> int
         )
         write_whole(options.out, page)  # first: the charts are in it too
         for chart in charts:
-            chart.save(_charts_folder(options.out))
+            chart.save(charts_folder(options.out))
         if options.json is not None:
             figures = {"before_nms": rows.before_nms, "notes": notes, **found.to_dict()}
             write_whole(options.json, json.dumps(plain(figures), indent=2) + "\n")
     if ending.code:
         return ending.code
-    print(_summary(found, rows.before_nms))
+    say(_summary(found, rows.before_nms))
     for note in notes:
         print_error(prog, f"warning: {note}")
     figures_at = "" if options.json is None else f"; figures in {options.json}"
-    print(f"{options.out}: charts in {_charts_folder(options.out)}{figures_at}")
+    say(f"{options.out}: charts in {charts_folder(options.out)}{figures_at}")
     return 0
 
 
@@ -105,19 +110,28 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("score_threshold", "iou_threshold", "nms_iou"):
         if not 0 <= (value := getattr(options, name)) <= 1:
             raise ValueError(f"--{name.replace('_', '-')} must be in 0..1, got {value}")
-    if options.out.is_dir():
-        raise IsADirectoryError(f"--out must be a file, {options.out} is a folder")
-    check_writable(options.out)
-    check_writable(_charts_folder(options.out) / "chart.png")
+    files = {"RESULTS": options.results, "ANNOTATIONS": options.annotations, "--out": options.out}
+    if options.json is not None:
+        files["--json"] = options.json
+    _check_distinct(files)
+    check_page(options.out)
     if options.json is not None:
         check_writable(options.json)
 
 
-def _charts_folder(out: Path) -> Path:
-    return out.with_name(f"{out.stem}_charts")
+def _check_distinct(files: dict[str, Path]) -> None:
+    """ValueError for an output in the place of an input or of another output. Devices may be given several times."""
+    places: dict[str, str] = {}
+    for name, path in files.items():
+        place = os.path.realpath(path)
+        if os.path.exists(place) and not os.path.isfile(place):
+            continue
+        if name.startswith("--") and place in places:
+            raise ValueError(f"{name} and {places[place]} are the same file, {path}")
+        places[place] = name
 
 
-def _notes(rows: PredictionRows, found: FileDivergence, truth: GroundTruth) -> list[str]:
+def _notes(rows: PredictionRows, found: FileDivergence, truth: GroundTruth, threshold: float) -> list[str]:
     notes = []
     if not rows.before_nms and rows.look_unsuppressed():
         notes.append(
@@ -126,8 +140,23 @@ def _notes(rows: PredictionRows, found: FileDivergence, truth: GroundTruth) -> l
         )
     if found.num_images < len(truth.image_ids):
         notes.append(f"{len(truth.image_ids) - found.num_images} of {len(truth.image_ids)} images have no prediction")
-    if rows.scores.size and rows.scores.max() > 1:
-        notes.append(f"scores reach {rows.scores.max():g}: the reliability curve is for scores in 0..1")
+    if rows.left_out:
+        notes.append(f"left out: {rows.left_out} predictions on images of the annotation file that cannot be used")
+    categories = np.unique(rows.category_ids)
+    if len(categories) == 1 and len(np.unique(truth.table.labels)) > 1:
+        name = truth.classes.categories[int(categories[0])]
+        notes.append(
+            f"all predictions have the category id {categories[0]} ({name}), the annotations have others too: if the "
+            "predictions are proposals, for objects of any class, use --class-agnostic"
+        )
+    if len(rows):
+        low, high = min(rows.scores.min(), rows.raw_scores.min()), max(rows.scores.max(), rows.raw_scores.max())
+        outside = [f"up to {high:g}"] * bool(high > 1) + [f"down to {low:g}"] * bool(low < 0)
+        notes += [
+            f"scores go {text}: the reliability curve is for scores in 0..1; it and the pooled pairs use scores > "
+            f"{threshold:g} (--score-threshold)"
+            for text in outside
+        ]
     if truth.dropped:
         parts = ", ".join(f"{count} {reason}" for reason, count in truth.dropped.items())
         notes.append(f"left out of the annotation file: {parts}")

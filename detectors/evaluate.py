@@ -21,7 +21,7 @@ import functools
 import json
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
 from mlc_ext.detectors.evaluation.measure import measure_loaded, prediction_writer
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.interrupts import interruptible
@@ -63,13 +63,12 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
             with distributed.together():
                 _check(options)
             loaded = load_for_evaluation(options.checkpoint, options.data, options.device, settings=options.set)
-            if distributed.is_main():
-                print(f"validation set: {Path(loaded.dataset.annotation_file).absolute()}", flush=True)
+            say(f"validation set: {Path(loaded.dataset.annotation_file).absolute()}")
             writer = None if options.predictions is None else prediction_writer(loaded)
             measured = measure_loaded(loaded, options.batch_size, writer)
             writers = [] if writer is None else distributed.gather(writer)
             if distributed.is_main():
-                print(report(measured.metrics()), flush=True)
+                say(report(measured.metrics()))
                 if options.results is not None:
                     write_whole(options.results, json.dumps(measured.evaluator.results()))
                 if writer is not None:
@@ -77,7 +76,7 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
                         writer.merge(other)
                     with writing(options.predictions), replacing(options.predictions) as file:
                         writer.save(file)
-                print(f"\n{_ending(options)}")
+                say(f"\n{_ending(options)}")
     return ending.code
 
 

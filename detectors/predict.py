@@ -27,7 +27,7 @@ import argparse
 import functools
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.prediction.images import find_images
 from mlc_ext.detectors.prediction.predictor import Predictor
@@ -39,7 +39,7 @@ from mlc_ext.detectors.runs.log_file import show_warnings
 def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argparse.Namespace:
     parser = make_parser(prog, __doc__)
     parser.add_argument("checkpoint", type=Path, help="a run's folder, or its checkpoint.pt")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER|PATTERN", help="what to predict on")
+    parser.add_argument("images", type=_path, nargs="+", metavar="IMAGE|FOLDER|PATTERN", help="what to predict on")
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
     parser.add_argument("--recursive", action="store_true", help="folders within folders too")
     parser.add_argument(
@@ -54,6 +54,12 @@ def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argpa
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(arguments)
+
+
+def _path(text: str) -> Path:
+    if not text:  # of an unset variable, for example; Path("") would be the current folder
+        raise argparse.ArgumentTypeError("a path must not be empty")
+    return Path(text)
 
 
 @interruptible
@@ -85,7 +91,7 @@ def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
                     print_error(prog, f"{path}: {why}")
                 if done.interrupted:
                     print_error(prog, "interrupted")
-                print(_summary(options, len(images), done))
+                say(_summary(options, len(images), done))
     return ending.code or (130 if done.interrupted else 1 if failed else 0)
 
 

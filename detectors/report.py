@@ -25,16 +25,16 @@ import functools
 from collections.abc import Sequence
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.interrupts import interruptible
-from mlc_ext.detectors.reporting.charts import COLORS, Chart, require_matplotlib
+from mlc_ext.detectors.reporting.charts import COLORS, Chart, charts_folder, check_page, require_matplotlib
 from mlc_ext.detectors.reporting.curves import loss_charts, metric_charts, precision_charts, recall_charts
 from mlc_ext.detectors.reporting.embedded_images import Pictures
 from mlc_ext.detectors.reporting.page import build_page
 from mlc_ext.detectors.reporting.run_evaluation import Findings, examine, note_other_data, take_metrics
 from mlc_ext.detectors.reporting.scatter import scatter_charts
-from mlc_ext.detectors.runs.files import check_writable, write_whole
+from mlc_ext.detectors.runs.files import write_whole
 from mlc_ext.detectors.runs.history import Run, read_runs
 from mlc_ext.detectors.runs.log_file import show_warnings
 
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
             progress=not options.quiet,
         )
         write_whole(options.out, page)  # first: the charts are in it too
-        folder = _charts_folder(options.out)
+        folder = charts_folder(options.out)
         for chart in charts:
             chart.save(folder)
     if ending.code:
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
     for run in runs:
         for note in run.notes:
             print_error(prog, f"{run.name}: {note}")
-    print(f"{options.out}: {len(runs)} runs, {len(page) / 1e6:.1f} MB; charts in {folder}")
+    say(f"{options.out}: {len(runs)} runs, {len(page) / 1e6:.1f} MB; charts in {folder}")
     return 0
 
 
@@ -93,14 +93,7 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if options.data is not None and not Path(options.data).is_dir():
         raise FileNotFoundError(f"no data folder {options.data}")
-    if options.out.is_dir():
-        raise IsADirectoryError(f"--out must be a file, {options.out} is a folder")
-    check_writable(options.out)
-    check_writable(_charts_folder(options.out) / "chart.png")
-
-
-def _charts_folder(out: Path) -> Path:
-    return out.with_name(f"{out.stem}_charts")
+    check_page(options.out)
 
 
 def make_report(

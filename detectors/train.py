@@ -28,7 +28,7 @@ import functools
 import importlib.util
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors
+from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say
 from mlc_ext.detectors.config.files import read_config_file
 from mlc_ext.detectors.config.overrides import assign, override, present_name, update
 from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
@@ -139,11 +139,12 @@ def baseline_of(config: Config) -> Config:
 def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
     options = parse(arguments, prog)
     if options.settings:
-        print(settings_text())
+        say(settings_text())
         return 0
     hold_log()
     show_warnings()
-    with program_errors(functools.partial(_report_error, prog)) as ending:
+    begun: list[str] = []
+    with program_errors(functools.partial(_report_error, prog, begun)) as ending:
         config = configuration(options)
         runs = _runs(config, options)
         allowed = tuple(present_name(config, name) for name in options.allow_change)
@@ -151,11 +152,11 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
             with distributed.together():  # of both runs, before the first one begins
                 for each in runs.values() if distributed.is_main() else ():
                     RunFolder(each.run.out).check_outputs()
-            results = {name: _train(name, each, options, allowed) for name, each in runs.items()}
-            _say(report(*results.values(), names=tuple(results)))
+            results = _train_all(prog, runs, options, allowed, begun)
+            say(report(*results.values(), names=tuple(results)))
             if options.seeds > 1:
-                _say(f"\n{options.seeds} seeds, mean +- standard deviation\n{spread(_by_seed(results))}")
-            _say(f"\n{_ending(prog, [each.run.out for each in runs.values()])}")
+                say(f"\n{options.seeds} seeds, mean +- standard deviation\n{spread(_by_seed(results))}")
+            say(f"\n{_ending(prog, [each.run.out for each in runs.values()])}")
     return ending.code
 
 
@@ -199,30 +200,56 @@ def _by_seed(results: dict[str, dict[str, float]]) -> dict[str, list[dict[str, f
     return kinds
 
 
+def _train_all(
+    prog: str, runs: dict[str, Config], options: argparse.Namespace, allowed: tuple[str, ...], begun: list[str]
+) -> dict[str, dict[str, float]]:
+    """The metrics of each run. Of several runs, the names of those that are started are appended to ``begun``; if one
+    fails, the results of the finished ones are printed, and how to continue."""
+    results: dict[str, dict[str, float]] = {}
+    try:
+        for name, each in runs.items():
+            if len(runs) > 1:
+                begun.append(name)
+            results[name] = _train(name, each, options, allowed)
+    except BaseException:  # after Ctrl-C too
+        if begun:
+            say(_unfinished(prog, runs, results, begun[-1]))
+        raise
+    return results
+
+
+def _unfinished(prog: str, runs: dict[str, Config], results: dict[str, dict[str, float]], failed: str) -> str:
+    """The results of the runs that are finished, how to continue the one that failed, and the runs after it."""
+    config = Path(runs[failed].run.out) / "config.json"
+    left = [name for name in runs if name != failed and name not in results]
+    return "\n".join(
+        [""]
+        + ([report(*results.values(), names=tuple(results))] if results else [])
+        + [f"not finished: {failed}"]
+        + ([f"to continue it: {command(prog, 'train', '--config', config, '--resume', 'auto')}"] * config.is_file())
+        + ([f"not started: {'; '.join(left)}"] if left else [])
+    )
+
+
 def _train(name: str, config: Config, options: argparse.Namespace, allowed: tuple[str, ...]) -> dict[str, float]:
-    _say(f"{name}: {config.run.out}")
+    say(f"{name}: {config.run.out}")
     trainer = Trainer(config, progress=not options.quiet)
-    _say(f"{trainer.train_set.summary()}\n{trainer.val_set.summary()}")
+    say(f"{trainer.train_set.summary()}\n{trainer.val_set.summary()}")
     for part, start in (("ml", config.mlc.start_epoch), ("iur", config.mlc.rescoring_start)):
         if getattr(config.mlc, part) and start >= config.schedule.epochs:
-            _say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}, so never (--epochs N "
+            say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}, so never (--epochs N "
                  "scales the schedule)")  # fmt: skip
     if options.resume is not None:
         path = trainer.resume(options.resume, allowed)
-        _say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
+        say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
     return trainer.run()
 
 
-def _say(text: str) -> None:
-    if distributed.is_main():
-        print(text, flush=True)
-
-
-def _report_error(prog: str, error: Exception) -> None:
-    """Logs an error with its traceback, and prints it as one line where it arose."""
+def _report_error(prog: str, begun: list[str], error: Exception) -> None:
+    """Logs an error with its traceback, and prints it as one line where it arose, with the last run that has begun."""
     LOG.error("%s", error, exc_info=error)
     if not isinstance(error, NonFiniteLoss) or error.here:
-        print_error(prog, error)
+        print_error(f"{prog}: {begun[-1]}" if begun else prog, error)
 
 
 def _name(config: Config) -> str:

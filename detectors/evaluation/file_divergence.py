@@ -1,4 +1,4 @@
-"""The divergence of predictions from a file, by class and size, and what the ranking costs in AP."""
+"""The divergence of predictions from a file, by class and size, and how much AP is lost by the ranking."""
 
 from __future__ import annotations
 

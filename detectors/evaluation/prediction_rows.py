@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,8 @@ from ..data.coco.values import as_id
 from ..data.images.files import did_you_mean
 
 _COLUMNS = ("image_ids", "category_ids", "boxes", "scores", "raw_scores")
+_ARCHIVE_ERRORS = (KeyError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""Of a zip file that is damaged, encrypted or has other contents."""
 _NEAR, _MOST_NEAR, _LOOKED_AT = 0.9, 0.05, 200
 
 
@@ -38,13 +43,15 @@ class PredictionRows:
     raw_scores: np.ndarray
     """[M] float32, the class scores."""
     before_nms: bool
+    left_out: int = 0
+    """Predictions that :meth:`matched` has left out."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def of_images(self, truth: GroundTruth) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """(index, predictions) of each image of the annotation file: ``boxes``, ``scores``, ``raw_scores`` and
-        ``labels``, of equal images in the order of the file."""
+        ``labels``, within an image in file order."""
         order = np.argsort(self.image_ids, kind="stable")
         ids = self.image_ids[order]
         labels = _mapped(self.category_ids, truth.classes.category_to_label)
@@ -60,18 +67,26 @@ class PredictionRows:
                 },
             )
 
-    def check(self, truth: GroundTruth, path: Path, annotations: Path) -> None:
-        """ValueError, naming both files, for images or categories that the annotation file does not have."""
-        for what, ids, known in (
-            ("image", self.image_ids, truth.image_ids),
-            ("category", self.category_ids, list(truth.label_to_category.values())),
+    def matched(self, truth: GroundTruth, path: Path, annotations: Path) -> PredictionRows:
+        """Those on the images of the annotation file. Predictions on images that it has, but that cannot be used, are
+        left out and counted.
+
+        ValueError, naming both files, for images or categories that the annotation file does not have.
+        """
+        categories = list(truth.label_to_category.values())
+        for what, ids, known, shown in (
+            ("an image", self.image_ids, [*truth.image_ids, *truth.unusable_images], truth.image_ids),
+            ("a category", self.category_ids, categories, categories),
         ):
             unknown = ~np.isin(ids, known)
             if unknown.any():
                 raise ValueError(
-                    f"{path}: {unknown.sum()} of {len(ids)} predictions have a {what} id that {annotations} does not "
-                    f"have, such as {ids[unknown][0]}; it has {len(known)} such as {known[0]}"
+                    f"{path}: {unknown.sum()} of {len(ids)} predictions have {what} id that {annotations} does not "
+                    f"have, such as {ids[unknown][0]}; it has {len(known)} such as {shown[0]}"
                 )
+        kept = np.isin(self.image_ids, truth.image_ids)
+        columns = {name: getattr(self, name)[kept] for name in _COLUMNS}
+        return dataclasses.replace(self, **columns, left_out=int((~kept).sum()))
 
     def look_unsuppressed(self) -> bool:
         """Whether many of the first images' predictions overlap a better one of their class almost completely: NMS
@@ -109,10 +124,16 @@ def read_predictions(path: Path, *, class_agnostic: bool = False, before_nms: bo
         rows = _read_archive(path)
     else:
         rows = _read_results(path, before_nms)
-    for name in ("boxes", "scores", "raw_scores"):
+    for name in _COLUMNS[2:]:
         values = getattr(rows, name)
         if not np.isfinite(values).all():
             raise ValueError(f"{path}: {name} must be finite; {(~np.isfinite(values)).sum()} values are not")
+    turned = (rows.boxes[:, 2:] < rows.boxes[:, :2]).any(1)
+    if turned.any():  # with a negative area every IoU is meaningless, and most such files have another form of boxes
+        raise ValueError(
+            f"{path}: {turned.sum()} of {len(rows)} boxes have a negative width or height, such as that of entry "
+            f"{turned.argmax()}"
+        )
     if class_agnostic:
         rows.category_ids = np.ones_like(rows.category_ids)
     return rows
@@ -121,15 +142,23 @@ def read_predictions(path: Path, *, class_agnostic: bool = False, before_nms: bo
 def _read_archive(path: Path) -> PredictionRows:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            columns = {name: archive[name] for name in _COLUMNS}
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+            columns = {name: np.asarray(archive[name]) for name in _COLUMNS}
+    except _ARCHIVE_ERRORS as error:
         raise ValueError(f"{path} is not an archive of mlc_ext.PredictionWriter: {error}") from error
-    count = len(columns["scores"])
-    shapes = {name: values.shape for name, values in columns.items()}
-    if any(shape != ((count, 4) if name == "boxes" else (count,)) for name, shape in shapes.items()):
-        raise ValueError(f"{path} is not an archive of mlc_ext.PredictionWriter: shapes {shapes}")
+    count = columns["scores"].size
+    for name, values in columns.items():
+        shape, kinds = ((count, 4) if name == "boxes" else (count,)), ("iu" if name in _COLUMNS[:2] else "iuf")
+        if values.shape != shape or values.dtype.kind not in kinds:
+            found = f"{name} of shape {list(values.shape)} and type {values.dtype}"
+            raise ValueError(f"{path} is not an archive of mlc_ext.PredictionWriter: it has {found}")
     ids = {name: columns.pop(name).astype(np.int64) for name in _COLUMNS[:2]}
-    return PredictionRows(**ids, **{name: x.astype(np.float32) for name, x in columns.items()}, before_nms=True)
+    return PredictionRows(**ids, **{name: _float32(x) for name, x in columns.items()}, before_nms=True)
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    """Values beyond float32 become infinite, which :func:`read_predictions` refuses."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _read_results(path: Path, before_nms: bool) -> PredictionRows:
@@ -144,12 +173,13 @@ def _read_results(path: Path, before_nms: bool) -> PredictionRows:
     parsed = [_parse(entry, k, path) for k, entry in enumerate(content)]
     image_ids, category_ids, boxes, scores = zip(*parsed, strict=True) if parsed else ((), (), (), ())
     corners = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    values = np.array(scores, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+        corners[:, 2:] += corners[:, :2]
+    values = _float32(np.array(scores, dtype=np.float64))
     return PredictionRows(
         np.array(image_ids, dtype=np.int64),
         np.array(category_ids, dtype=np.int64),
-        corners.astype(np.float32),
+        _float32(corners),
         values,
         values,
         before_nms,
@@ -168,8 +198,15 @@ def _parse(entry: Any, k: int, path: Path) -> tuple[int, int, list[float], float
         raise ValueError(f"{path}: entry {k} has ids {entry['image_id']!r} and {entry['category_id']!r}, not integers")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in (*box, score)):
         raise ValueError(f"{path}: entry {k} has bbox {box!r:.60} and score {score!r:.20}, not numbers")
-    return image_id, category_id, box, score
+    return image_id, category_id, [_as_float(value) for value in box], _as_float(score)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond float64
+        return math.inf

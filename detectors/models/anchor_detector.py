@@ -39,7 +39,7 @@ class AnchorDetector(DenseDetector):
     ) -> None:
         super().__init__(backbone, fpn, head, assigner=assigner, **options)
         self.anchors, self.coder = anchors, DeltaXYWHCoder(mmdet1=mmdet1)
-        self.smooth_l1_beta = smooth_l1_beta
+        self.strides, self.smooth_l1_beta = anchors.strides, smooth_l1_beta
 
     def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:
         return self.anchors(feature_sizes, device=like.device)

@@ -20,9 +20,6 @@ from mlc_ext import (
     alignment_targets,
 )
 
-STRIDES = (8, 16, 32, 64, 128)
-"""Of the levels of FCOS and RetinaNet."""
-
 RETINANET_ANCHORS = 9
 """At every location."""
 
@@ -37,8 +34,8 @@ class ChosenAssigner:
     """A library's assigner in a detector. With ``points`` it assigns FCOS's points by the squares around them.
 
     A point can be trained to regress l, t, r, b only from within a gt. PAA, MAL and SimOTA also choose points outside
-    (ATSS and TaskAligned do not). Such a positive is ignored, and such a point is no candidate of mutual labeling: its
-    box cannot match the gt, but the assigner does not take it for background either. Other points keep their labels.
+    (ATSS and TaskAligned do not). Such a positive is ignored, and such a point is no candidate of mutual labeling: it
+    cannot be regressed to the gt, and it is not background. Other points keep their labels.
 
     Args:
         assigner: the library's.
@@ -89,6 +86,16 @@ def keep_inside(found: Assignment, points: Tensor, gt_boxes: Tensor) -> Assignme
     )
 
 
+def chosen_candidates(name: str, mlc: MLCConfig) -> str:
+    """``mlc.candidates`` for the assigner called ``name``; ValueError if it does not have these."""
+    candidates = mlc.candidates_of("positives")
+    allowed = ("positives", "all") if name in _WITH_ALL else ("positives",)
+    if candidates not in allowed:
+        choices = ", ".join(map(repr, allowed))
+        raise ValueError(f"mlc.candidates must be {choices} or None with model.assigner={name!r}, got {candidates!r}")
+    return candidates
+
+
 def build_assigner(name: str, strides: Sequence[int], mlc: MLCConfig, *, epochs: float, points: bool) -> ChosenAssigner:
     """The assigner called ``name`` ("atss", "task_aligned", "sim_ota", "paa" or "mal").
 
@@ -103,11 +110,7 @@ def build_assigner(name: str, strides: Sequence[int], mlc: MLCConfig, *, epochs:
     Raises:
         ValueError: the assigner does not have these candidates.
     """
-    candidates = mlc.candidates_of("positives")
-    allowed = ("positives", "all") if name in _WITH_ALL else ("positives",)
-    if candidates not in allowed:
-        choices = ", ".join(map(repr, allowed))
-        raise ValueError(f"mlc.candidates must be {choices} or None with model.assigner={name!r}, got {candidates!r}")
+    candidates = chosen_candidates(name, mlc)
     per_location = 1 if points else RETINANET_ANCHORS
     makers: dict[str, Callable[[], Assigner]] = {
         "atss": lambda: ATSSAssigner(topk=ATSSAssigner.topk * per_location, candidates=candidates),

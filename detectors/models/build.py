@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ..config.settings import Config
-from .assigners import STRIDES, ChosenAssigner, build_assigner
+from .assigners import build_assigner, chosen_candidates
 from .dense_detector import DenseDetector
 from .fcos import FCOS
 from .postprocess import Postprocessor
@@ -29,6 +29,20 @@ def build_model(config: Config, num_classes: int) -> DenseDetector:
 
     Raises ValueError for a setting that the detector does not have.
     """
+    detector = _own_detector(config, num_classes)
+    if config.model.assigner is not None:  # in place of its own: it needs the strides of the levels
+        detector.assigner = build_assigner(
+            config.model.assigner,
+            detector.strides,
+            config.mlc,
+            epochs=config.schedule.epochs,
+            points=isinstance(detector, FCOS),
+        )
+    return detector
+
+
+def _own_detector(config: Config, num_classes: int) -> DenseDetector:
+    """The detector with its own assigner."""
     model = config.model
     _check_settings(config)
     common = {
@@ -52,7 +66,6 @@ def build_model(config: Config, num_classes: int) -> DenseDetector:
             centerness_weights=model.centerness_weights,
             box_loss=model.box_loss,
             cls_loss=model.cls_loss,
-            assigner=_assigner(config),
             num_convs=model.num_convs,
             center_sampling_radius=model.center_sampling_radius,
             norm_on_bbox=model.norm_on_bbox,
@@ -68,7 +81,6 @@ def build_model(config: Config, num_classes: int) -> DenseDetector:
             mmdet1=model.mmdet1,
             smooth_l1_beta=beta,
             cls_loss=model.cls_loss,
-            assigner=_assigner(config),
             num_convs=model.num_convs,
             postprocessor=Postprocessor(**options),
             **common,
@@ -76,14 +88,6 @@ def build_model(config: Config, num_classes: int) -> DenseDetector:
     beta = (1 / 9 if model.mmdet1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
     postprocessor = dataclasses.replace(PROPOSALS, **options)
     return RPN(mmdet1=model.mmdet1, smooth_l1_beta=beta, postprocessor=postprocessor, **common)
-
-
-def _assigner(config: Config) -> ChosenAssigner | None:
-    name = config.model.assigner
-    if name is None:
-        return None
-    points = config.model.detector != "retinanet"
-    return build_assigner(name, STRIDES, config.mlc, epochs=config.schedule.epochs, points=points)
 
 
 def _check_settings(config: Config) -> None:
@@ -94,5 +98,7 @@ def _check_settings(config: Config) -> None:
             raise ValueError(f"model.{setting.name} is no setting of {model.detector!r}")
     if model.assigner is not None and model.center_sampling_radius is not None:
         raise ValueError(f"model.center_sampling_radius is no setting of the assigner {model.assigner!r}")
+    if model.assigner is not None:
+        chosen_candidates(model.assigner, config.mlc)  # checked
     if model.nms == "iou" and not config.mlc.iur:
         raise ValueError("model.nms='iou' ranks by the predicted IoU: it needs mlc.iur")

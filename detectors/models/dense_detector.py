@@ -53,6 +53,9 @@ class DenseDetector(nn.Module):
     num_classes: int | None = None
     """Real classes, C; the targets' labels are checked against it."""
 
+    strides: Sequence[int]
+    """Pixels per cell of each level."""
+
     class_agnostic: bool = False
     """Whether detections are proposals: evaluated by recall, all classes as one."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
@@ -12,11 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.errors import ImageDecodeError
-from ..data.images.decode import decode_image, read_image
+from ..data.images.decode import decode_image, read_image, to_rgb
 from ..data.images.orientation import turned
 
 Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 """An image: its file, or the image itself."""
+
+KINDS = (str, os.PathLike, Image.Image, np.ndarray, Tensor)
+"""Classes of :data:`Source`, for isinstance()."""
 
 
 def read_pixels(source: Source) -> Tensor:
@@ -47,16 +49,11 @@ def read_pixels(source: Source) -> Tensor:
 
 
 def _of_pil(image: Image.Image) -> Tensor:
+    if 0 in image.size:
+        raise ValueError(f"an image must have pixels, got size {list(image.size)}")
     try:
         image.load()
-        image = turned(image, None)
-        if image.mode.startswith("I") or image.mode == "F":  # scaled as files of these modes are
-            with io.BytesIO() as file:
-                image.save(file, "TIFF")
-                return decode_image(file.getvalue())
-        if image.mode in ("P", "PA"):  # a palette's own transparency needs the alpha channel in between
-            image = image.convert("RGBA")
-        pixels = np.array(image.convert("RGB"))
+        pixels = np.array(to_rgb(turned(image, None)))
     except (MemoryError, ImageDecodeError):
         raise
     except Exception as error:  # Pillow's decoders raise some ten unrelated types on broken files

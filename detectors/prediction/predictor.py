@@ -21,7 +21,7 @@ from ..evaluation.measure import to_original
 from ..models.dense_detector import DenseDetector
 from ..runs.load import load_trained, trained_config, trained_detector
 from .images import find_images, image_ids, is_one_file
-from .pixels import Source, read_pixels
+from .pixels import KINDS, Source, read_pixels
 from .result import Classes, Detections, Results
 
 _LOG = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Predictor:
                 tensor [3, H, W]; arrays and tensors are RGB (OpenCV's are BGR), uint8 or floats in 0..1. The path of a
                 folder, or a pattern such as ``"photos/**/*.jpg"``, stands for the images in it.
             threshold: objects with a higher score are returned. The detector itself drops those whose class score is
-                not above 0.05 (none of proposals).
+                not above 0.05 (RPN drops none).
             batch_size: images at a time; None is 8 on a GPU and 1 on a CPU. Images are batched with those of the same
                 padded size, so the results do not depend on it, except for rounding.
             recursive: whether folders within a folder are searched too.
@@ -121,11 +121,14 @@ class Predictor:
             OSError: a file that was named cannot be read. Files of a folder or pattern that cannot be read or decoded
                 are left out, logged as a warning, and listed in ``Results.failed``.
             ValueError: a file that was named is not an image (ImageDecodeError); an array, a tensor or an argument of
-                another shape or range; a folder without images.
+                another shape or range; a folder without images; an empty path.
             TypeError: an image of another type.
         """
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in 0..1, got {threshold}")
+        if not isinstance(source, (list, tuple, *KINDS)):
+            expected = "a path, a PIL image, an array or a tensor, or a list of these"
+            raise TypeError(f"an image must be {expected}, got {type(source).__name__}")
         several = isinstance(source, (list, tuple))
         entries: Sequence[Any] = source if isinstance(source, (list, tuple)) else [source]
         results = Results()
@@ -155,6 +158,8 @@ class Predictor:
         """The images of a folder or pattern; None for an image."""
         if not isinstance(entry, (str, os.PathLike)) or is_one_file(entry):
             return None
+        if not os.fspath(entry):  # Path("") would be the current folder
+            raise ValueError("the path of an image must not be empty")
         found = [path for path, _ in find_images([Path(entry)], recursive, None, failed)]
         if not found:
             raise ValueError(f"no images in {entry}" + ("" if recursive else " (recursive=True looks deeper)"))

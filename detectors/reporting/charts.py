@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runs.files import writing
+from ..runs.files import check_writable, writing
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which color-blind readers can distinguish."""
@@ -46,6 +46,19 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError(f"the charts need matplotlib (pip install mlc-ext[report]): {error}") from error
+
+
+def charts_folder(page: Path) -> Path:
+    """The folder of the PNG files of an HTML page."""
+    return page.with_name(f"{page.stem}_charts")
+
+
+def check_page(page: Path) -> None:
+    """OSError if an HTML page, or its charts, cannot be written: tried before the work."""
+    if page.is_dir():
+        raise IsADirectoryError(f"--out must be a file, {page} is a folder")
+    check_writable(page)
+    check_writable(charts_folder(page) / "chart.png")
 
 
 def line_style(run: int) -> dict[str, str]:

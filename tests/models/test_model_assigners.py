@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from assigner_cases import check_invariants
+from assigner_cases import STRIDES, check_invariants
 from torch import nn
 from whole_models import BATCHES, IMAGES, build
 
@@ -21,7 +21,7 @@ from mlc_ext import (
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.presets import preset
 from mlc_ext.detectors.config.settings import ASSIGNERS, CLS_LOSSES
-from mlc_ext.detectors.models.assigners import STRIDES, build_assigner, keep_inside
+from mlc_ext.detectors.models.assigners import build_assigner, keep_inside
 from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.models.dense_detector import prepare_targets
 
@@ -60,12 +60,11 @@ def library_assigner(name, candidates):
     }[name]()
 
 
-@pytest.mark.parametrize("candidates", ["positives", "all"])
-@pytest.mark.parametrize("name", ASSIGNERS)
+@pytest.mark.parametrize(
+    ("name", "candidates"), [(name, "positives") for name in ASSIGNERS] + [(name, "all") for name in WITH_ALL]
+)
 def test_points_are_assigned_as_squares_and_lie_in_their_gt(name, candidates):
     """Point by point: what the library assigns to squares of eight strides, without what lies outside of its gt."""
-    if candidates == "all" and name not in WITH_ALL:
-        return
     model = model_of(name, "fcos-", MLCConfig(candidates=candidates, start_epoch=0))
     small = {"boxes": torch.tensor([[17.0, 17, 19, 19], [41, 33, 46, 39]]), "labels": torch.tensor([1, 2])}
     levels, targets, predictions, found = labeled(model, targets=[BATCHES[0][0], small])
@@ -164,6 +163,7 @@ def test_settings_reach_the_model():
     model = built("retinanet_r50_mal_mlc", **{"mlc.candidates": "all", "model.cls_loss": "varifocal"})
     assert model.assigner.assigner == MALAssigner(first_label=1, candidates="all") and model.cls_loss == "varifocal"
     assert model.assigner.epochs == 24 and not model.assigner.points
+    assert model.assigner.strides == STRIDES == tuple(model.strides)
     fcos = built("fcos_r50_atss")
     assert fcos.assigner.points and fcos.assigner.strides == tuple(fcos.strides) and fcos.cls_loss == "focal"
     own = MLCConfig(metric="alignment", candidates=None)

@@ -7,7 +7,7 @@ import pytest
 from small_runs import DETECTORS
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import command, print_error, program_errors
+from mlc_ext.detectors.command_line import command, print_error, program_errors, say
 from mlc_ext.detectors.data.errors import DataError, StarvedLoader
 from mlc_ext.detectors.distributed import LostPeer, SetupError
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
@@ -61,6 +61,23 @@ def test_rank_0_prints_the_errors_of_all(monkeypatch, capsys, rank, error, line)
     monkeypatch.setattr(distributed, "rank", lambda: rank)
     print_error("p", error)
     assert capsys.readouterr().err == line
+
+
+def test_rank_0_prints_on_stdout(monkeypatch, capsys):
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        say(f"rank {rank}\n")
+    assert capsys.readouterr().out == "rank 0\n\n"
+
+
+def test_an_error_of_stdout_that_is_not_a_closed_pipe_is_raised(monkeypatch):
+    class Full:
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(OSError, match="No space left"):
+        say("text")
 
 
 def test_the_next_command_is_named_as_this_one_was_called(monkeypatch, tmp_path):

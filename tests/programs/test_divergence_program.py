@@ -162,13 +162,16 @@ def test_before_nms(files, capsys, tmp_path):
     writer.save(files / "predictions.npz")
     code, out, _, found = run(files, capsys, results="predictions.npz")
     assert code == 0 and out.startswith("BEFORE NMS") and found["before_nms"] is True
-    _, _, _, same = run(files, capsys, "--before-nms", "--nms-iou", 0.6)
+    _, _, _, same = run(files, capsys, "--before-nms")
     assert {name: found[name] for name in ("per_gt", "pooled", "pooled_count")} == pytest.approx(
         {name: same[name] for name in ("per_gt", "pooled", "pooled_count")}, abs=1e-6
     )
     assert found["ap"].keys() == same["ap"].keys()
     for name in found["ap"]:
         assert found["ap"][name] == pytest.approx(same["ap"][name], abs=1e-6)
+    _, _, _, other = run(files, capsys, "--before-nms", "--nms-iou", 0.3)
+    assert all(other["ap"][name]["AP"] != pytest.approx(same["ap"][name]["AP"], abs=1e-3) for name in same["ap"])
+    assert other["per_gt"] == same["per_gt"]
     assert found["ap"]["score"]["AP"] < found["ap"]["oracle_nms"]["AP"] <= found["ap"]["oracle_ranking"]["AP"] + 1e-9
 
 
@@ -198,6 +201,46 @@ def test_a_warning_for_predictions_that_nms_would_remove(files, capsys):
     assert "use --before-nms" not in run(files, capsys)[2]
 
 
+@pytest.mark.parametrize(("scale", "shift", "text"), [(9, 0, "up to 8.9"), (1, -1, "down to -0.9"), (1, 0, None)])
+def test_a_note_on_scores_outside_of_0_to_1(files, capsys, scale, shift, text):
+    rows = json.loads((files / "results.json").read_text())
+    (files / "scaled.json").write_text(json.dumps([{**row, "score": scale * row["score"] + shift} for row in rows]))
+    _, _, err, found = run(files, capsys, "--score-threshold", 0.125, results="scaled.json")
+    notes = [note for note in found["notes"] if note.startswith("scores go ")]
+    assert len(notes) == (text is not None)
+    for note in notes:
+        assert note.startswith(f"scores go {text}") and "use scores > 0.125" in note and note in err
+
+
+def test_a_note_on_predictions_of_one_category(files, capsys):
+    """As in the archive of an RPN, whose categories are all 1."""
+    rows = json.loads((files / "results.json").read_text())
+    (files / "proposals.json").write_text(json.dumps([{**row, "category_id": 8} for row in rows]))
+    text = "all predictions have the category id 8 (<b>dog)"
+    assert text in run(files, capsys, results="proposals.json")[2]
+    assert text not in run(files, capsys, "--class-agnostic", results="proposals.json")[2]
+    truth = json.loads((files / "annotations.json").read_text())
+    truth["annotations"] = [row for row in truth["annotations"] if row["category_id"] == 8]
+    (files / "dogs.json").write_text(json.dumps(truth))
+    assert text not in run(files, capsys, results="proposals.json", annotations="dogs.json")[2]
+
+
+def test_no_file_is_given_twice(files, capsys):
+    results, annotations = ((files / f"{name}.json").read_text() for name in ("results", "annotations"))
+    (files / "link.html").symlink_to("page.html")
+    for option, name, message in (
+        ("--json", "page.html", "--json and --out are the same file, "),
+        ("--json", "link.html", "--json and --out are the same file, "),
+        ("--json", "results.json", "--json and RESULTS are the same file, "),
+        ("--out", "results.json", "--out and RESULTS are the same file, "),
+        ("--out", "annotations.json", "--out and ANNOTATIONS are the same file, "),
+    ):
+        code, _, err, _ = run(files, capsys, option, files / name)
+        assert code == 2 and err.startswith(f"divergence.py: {message}") and err.count("\n") == 1
+    assert (files / "results.json").read_text() == results and (files / "annotations.json").read_text() == annotations
+    assert run(files, capsys, "--json", "/dev/null")[0] == 0
+
+
 def test_no_predictions_at_all(files, capsys):
     (files / "empty.json").write_text("[]")
     code, out, _, found = run(files, capsys, results="empty.json")
@@ -207,15 +250,12 @@ def test_no_predictions_at_all(files, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "is not in COCO's results format: a dict, not a list"),
-        ('{"annotations": []}', "is an annotation file: the arguments are RESULTS, then ANNOTATIONS"),
         ("not json", "is neither JSON nor a .npz archive"),
-        ("[1]", "entry 0 has no object"),
-        ('[{"image_id": 100, "category_id": 3, "bbox": [1, 2, 3, 4]}]', "entry 0 has no score"),
-        ('[{"image_id": 100, "category_id": 3, "bbox": [1, 2, 3], "score": 1}]', r"entry 0 has bbox \[1, 2, 3\]"),
-        ('[{"image_id": "x", "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1}]', "entry 0 has ids 'x' and 3"),
         ('[{"image_id": 100, "category_id": 3, "bbox": [1, 2, 3, 4], "score": NaN}]', "scores must be finite"),
-        ('[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1}]', "1 of 1 predictions have a image id"),
+        (
+            '[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1}]',
+            "1 of 1 predictions have an image id",
+        ),
         ('[{"image_id": 100, "category_id": 4, "bbox": [1, 2, 3, 4], "score": 1}]', "have a category id that"),
     ],
 )

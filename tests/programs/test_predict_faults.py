@@ -232,3 +232,10 @@ def test_the_near_name_of_a_missing_input_is_suggested(program, tmp_path, given)
 def test_nothing_is_suggested_where_nothing_is_near(program):
     code, _, error = program("photos/quite_another.jpg", "--out", "found")
     assert code == 2 and error == "predict.py: no image or folder photos/quite_another.jpg\n"
+
+
+def test_an_empty_path_is_refused(checkpoint, capsys):
+    """It is not the current folder."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(checkpoint), "photos/a.png", ""])
+    assert ended.value.code == 2 and "a path must not be empty" in capsys.readouterr().err

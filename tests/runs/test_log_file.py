@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mlc_ext.detectors import evaluate, predict, report, train
+from mlc_ext.detectors import divergence, evaluate, predict, report, train
 from mlc_ext.detectors.runs.log_file import LOG, hold_log, open_log, show_warnings
 
 
@@ -102,10 +102,12 @@ def test_a_closed_terminal_does_not_end_the_run(monkeypatch):
     LOG.warning("unread")
 
 
-@pytest.mark.parametrize("program", [train, evaluate, predict, report])
+@pytest.mark.parametrize("program", [train, evaluate, predict, report, divergence])
 def test_every_program_prints_warnings(program, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    absent = {train: ["--data", "absent"], predict: ["absent.pt", "absent.png"]}.get(program, ["absent"])
+    absent = {train: ["--data", "absent"], predict: ["absent.pt", "absent.png"], divergence: ["absent", "absent"]}.get(
+        program, ["absent"]
+    )
     assert program.main(absent) == 2
     capsys.readouterr()
     LOG.warning("relabeled")

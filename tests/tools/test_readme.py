@@ -63,8 +63,8 @@ def test_a_trained_detector_finds_objects(capsys, tmp_path, monkeypatch):
     """On the first screen, in five lines that need nothing but a run and an image."""
     lines = snippet("load(")
     assert blocks(README, "python")[0] == lines and len([line for line in lines.splitlines() if line]) == 5
-    (tmp_path / "runs/demo/MLC").mkdir(parents=True)
-    write_checkpoint(tmp_path, "fcos_minus_r50_mlc").rename(tmp_path / "runs/demo/MLC/checkpoint.pt")
+    (tmp_path / "runs/demo/seed0/MLC").mkdir(parents=True)
+    write_checkpoint(tmp_path, "fcos_minus_r50_mlc").rename(tmp_path / "runs/demo/seed0/MLC/checkpoint.pt")
     Image.new("RGB", (90, 60), (200, 0, 0)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     found = run(lines, {})["found"]

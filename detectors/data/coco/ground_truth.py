@@ -34,6 +34,10 @@ class GroundTruth:
         path: a COCO detection JSON.
         class_agnostic: treat all classes as one, "object", with the category id 1.
 
+    Attributes:
+        image_ids: of the usable images.
+        unusable_images: ids of the file's other images.
+
     Raises:
         FileNotFoundError: no such file. ValueError: it is not COCO detection data, or has no usable image.
     """
@@ -49,6 +53,7 @@ class GroundTruth:
                 row.label = 1
         self.classes = classes
         self.image_ids = list(content.images)
+        self.unusable_images = sorted(content.known_images - content.images.keys())
         self.table = BoxTable.of_rows(rows, self.image_ids)
         self.sizes = np.array([(entry["height"], entry["width"]) for entry in content.images.values()], dtype=np.int64)
 

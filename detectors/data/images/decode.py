@@ -50,7 +50,7 @@ def decode_image(
             if size is not None and image.size not in (size, size[::-1]):
                 raise _differs(image, size)
             image.load()
-            image = _to_rgb(turned(image, size), note)
+            image = to_rgb(turned(image, size), note)
     except (MemoryError, ImageDecodeError):
         raise
     except UnidentifiedImageError as error:  # its own text is the address of a Python object
@@ -84,7 +84,8 @@ def _what(data: bytes) -> str:
     return f"no image of a known format, begins with {data[:8]!r}" if data else "an empty file"
 
 
-def _to_rgb(image: Image.Image, note: Callable[[str], None]) -> Image.Image:
+def to_rgb(image: Image.Image, note: Callable[[str], None] = _LOG.warning) -> Image.Image:
+    """The image in mode RGB, converted as :func:`decode_image` describes."""
     if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16 (Pillow's own conversion would clip at 255)
         image = Image.fromarray((_clipped(np.asarray(image), 65535, note) >> 8).astype(np.uint8))
     elif image.mode == "F":
