@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- settings: written by tools/settings_docs.py -->\n", "<!-- /settings -->\n"
 TITLE = """# Settings
 
-Written by `python tools/settings_docs.py` from the dataclasses in `detectors/config/settings.py` and `MLCConfig`. Each
+Written by `python tools/settings_docs.py` from the dataclasses in `detectors/config/sections/` and `MLCConfig`. Each
 is set by `--set section.key=value` or in a YAML file. Presets change some of the defaults.
 
 """

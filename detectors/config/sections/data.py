@@ -1,0 +1,90 @@
+"""Settings of the images, annotations and their loading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..checks import COUNT, SHARE, Range, check_choices, check_numbers, check_texts
+
+EVALUATORS = ("pycocotools", "faster_coco_eval")
+"""Packages that compute the COCO metrics."""
+
+_SIDE = Range(1, 65536)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images, annotations and how they are loaded."""
+
+    data: str | None = None
+    """Folder of a data set in COCO's format; None: one is generated."""
+    train_images: str | None = None
+    """Folder of the training images; None: found in data.data."""
+    train_annotations: str | None = None
+    """COCO JSON of the training images; None: found in data.data."""
+    val_images: str | None = None
+    """Folder of the validation images; None: found in data.data."""
+    val_annotations: str | None = None
+    """COCO JSON of the validation images; None: found in data.data."""
+    categories: tuple[str, ...] | None = None
+    """Names of the categories to train and evaluate on: "person, car", or a YAML list in which names with commas, and
+    names such as none, are quoted: '["car (parked)", "lamp, desk", "none"]'. None (as text "~"): all."""
+    short_side: int | tuple[int, ...] = 800
+    """Length in pixels that the short side is resized to. Several (480,640,800) are multi-scale training: each image
+    draws one."""
+    long_side: int = 1333
+    """Upper limit of the long side in pixels; an image that would exceed it is resized to this long side instead."""
+    eval_short_side: int | None = None
+    """Short side in evaluation and prediction, in pixels; None: the largest of short_side."""
+    flip: float = 0.5
+    """Probability of a horizontal flip in training, in 0..1."""
+    limit_train: int | None = None
+    """Number of training images to use, the first by id (for overfitting checks); None: all."""
+    val_is_train: bool = False
+    """Evaluate on the training images (overfitting checks)."""
+    keep_empty: bool = True
+    """Keep training images without boxes: all of their priors are background."""
+    strict: bool = False
+    """Raise an error for a missing, malformed or broken image; otherwise it is left out and reported."""
+    verify: bool = False
+    """Decode every image once before training and leave out the broken ones."""
+    cache: bool = False
+    """Keep all image files in memory, encoded."""
+    workers: int = 0
+    """Processes that load images; 0: the training process loads them."""
+    evaluator: str = "pycocotools"
+    """"pycocotools", or "faster_coco_eval" (the same metrics in less time; pycocotools is used if it is not
+    installed)."""
+    generated_images: int = 320
+    """Training images of the generated set; a quarter as many are added for validation."""
+    generated_size: int = 160
+    """Side of the generated images, in pixels."""
+
+    def __post_init__(self) -> None:
+        if self.short_side == ():
+            raise ValueError("data.short_side must be a side or several, got none")
+        check_texts("data", self)
+        check_choices("data", self, evaluator=EVALUATORS)
+        check_numbers(
+            "data",
+            self,
+            short_side=_SIDE,
+            long_side=_SIDE,
+            eval_short_side=_SIDE,
+            flip=SHARE,
+            limit_train=COUNT,
+            workers=Range(0, 1024),
+            generated_images=Range(1, 1_000_000),
+            generated_size=Range(48, 4096),
+        )
+        if self.categories == ():
+            raise ValueError("data.categories must be names or None, got none")
+        if self.categories is not None and len(set(self.categories)) != len(self.categories):
+            raise ValueError(f"data.categories names a category twice: {self.categories!r}")
+
+    @property
+    def evaluated_side(self) -> int:
+        """The short side in evaluation and prediction."""
+        if self.eval_short_side is not None:
+            return self.eval_short_side
+        return max(self.short_side) if isinstance(self.short_side, tuple) else self.short_side
