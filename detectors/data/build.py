@@ -11,11 +11,12 @@ import torch
 
 from .. import distributed
 from ..config.settings import Config
+from .augmentation.pipeline import training_transforms, with_mosaics
 from .coco.dataset import CocoDetection
 from .generated.dataset import generate
 from .loading.loader import DetectionLoader, build_loader
 from .paths import DatasetPaths, find_dataset
-from .transforms import Compose, detection_transforms
+from .transforms import Compose, Resize
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def dataset_paths(config: Config, cache: Path, splits: Sequence[str] = ("train",
 
 def evaluation_transforms(config: Config) -> Compose:
     """The preprocessing of images in evaluation and prediction."""
-    return detection_transforms(config.data.evaluated_side, config.data.long_side)
+    return Compose([Resize(config.data.evaluated_side, config.data.long_side)])
 
 
 def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tuple[CocoDetection, CocoDetection]:
@@ -57,7 +58,7 @@ def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tu
     train = CocoDetection(
         paths.train_images,
         paths.train_annotations,
-        transforms=detection_transforms(data.short_side, data.long_side, flip=data.flip),
+        transforms=training_transforms(data),
         keep_empty=data.keep_empty,
         limit=data.limit_train,
         **_common(config, progress),
@@ -109,7 +110,7 @@ def build_training_loader(config: Config, train: CocoDetection, device: torch.de
             f"{schedule.batch_size}"
         )
     return build_loader(
-        train,
+        with_mosaics(train, config.data, schedule.epochs),
         schedule.batch_size,
         shuffle=True,
         num_workers=config.data.workers,

@@ -54,22 +54,30 @@ class Resize:
         scale = min(self.long / max(height, width), short / min(height, width))
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
-    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    def drawn_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after resizing to the short side, drawn from several if there are."""
         short = self.short[0]
         if len(self.short) > 1:
             short = self.short[int(torch.randint(len(self.short), ()))]
-        height, width = image.shape[-2:]
-        new_height, new_width = self.output_size(height, width, short)
-        if (new_height, new_width) == (height, width):
-            return image, target
-        image = _interpolate(image, new_height, new_width)
-        # By the sizes that came out, not by the scale: rounding makes the two sides' ratios differ.
-        fx, fy = new_width / width, new_height / height
-        boxes = target["boxes"] * target["boxes"].new_tensor([fx, fy, fx, fy])
-        return image, {**target, "boxes": boxes, "area": target["area"] * (fx * fy)}
+        return self.output_size(height, width, short)
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        return resized(image, target, *self.drawn_size(*image.shape[-2:]))
 
     def __repr__(self) -> str:
         return f"Resize(short={self.short}, long={self.long})"
+
+
+def resized(image: Tensor, target: Target, height: int, width: int) -> tuple[Tensor, Target]:
+    """The image at a size, with its boxes and areas."""
+    old_height, old_width = image.shape[-2:]
+    if (height, width) == (old_height, old_width):
+        return image, target
+    image = _interpolate(image, height, width)
+    # By the sizes that came out, not by the scale: rounding makes the two sides' ratios differ.
+    fx, fy = width / old_width, height / old_height
+    boxes = target["boxes"] * target["boxes"].new_tensor([fx, fy, fx, fy])
+    return image, {**target, "boxes": boxes, "area": target["area"] * (fx * fy)}
 
 
 def _interpolate(image: Tensor, height: int, width: int) -> Tensor:
@@ -99,9 +107,3 @@ class RandomHorizontalFlip:
 
     def __repr__(self) -> str:
         return f"RandomHorizontalFlip(p={self.p})"
-
-
-def detection_transforms(short: int | Sequence[int], long: int, *, flip: float = 0.0) -> Compose:
-    """The field's usual pipeline: `Resize`, then a flip with probability `flip` (0.5 in training, 0 in
-    evaluation)."""
-    return Compose([Resize(short, long), *([RandomHorizontalFlip(flip)] if flip > 0 else [])])

@@ -125,6 +125,7 @@ class Trainer:
                 self.log.write(self.iteration, means)
             if last:
                 self.log.images(self.iteration, images, targets)
+                self._log_cut()
             if run.save_every is not None and self.iteration % run.save_every == 0:
                 self.save()
             interruption.check(last=last)
@@ -188,6 +189,12 @@ class Trainer:
         self.iteration, self.metrics.entries = state["iteration"], state["history"]
         self.folder.resumed(path, self.iteration)
         return path
+
+    def _log_cut(self) -> None:
+        """Logs how many boxes the crops and mosaics of an epoch have left out."""
+        if self.loader.cut:
+            where = "" if distributed.world_size() == 1 else ", in this process's share of the images"
+            LOG.info("%d boxes left out of crops and mosaics in this epoch%s", self.loader.cut, where)
 
     def _begin(self) -> None:
         self.folder.begin(self.config)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlc_ext.detectors.data.transforms import Compose, RandomHorizontalFlip, Resize, detection_transforms
+from mlc_ext.detectors.data.transforms import Compose, RandomHorizontalFlip, Resize
 
 
 def make_target(boxes) -> dict:
@@ -95,7 +95,7 @@ def test_shrinking_is_antialiased():
 def test_inputs_are_not_changed():
     image, target = painted(40, 60, [3, 4, 20, 30]), make_target([[3, 4, 20, 30]])
     before = image.clone(), target["boxes"].clone(), target["area"].clone()
-    detection_transforms(20, 100, flip=1.0)(image, target)
+    Compose([Resize(20, 100), RandomHorizontalFlip(1.0)])(image, target)
     assert (
         torch.equal(image, before[0])
         and torch.equal(target["boxes"], before[1])
@@ -132,7 +132,8 @@ def test_multi_scale_draws_every_side():
 
 
 def test_no_boxes():
-    image, target = detection_transforms(20, 40, flip=1.0)(torch.zeros(3, 30, 30, dtype=torch.uint8), make_target([]))
+    transforms = Compose([Resize(20, 40), RandomHorizontalFlip(1.0)])
+    image, target = transforms(torch.zeros(3, 30, 30, dtype=torch.uint8), make_target([]))
     assert image.shape == (3, 20, 20) and target["boxes"].shape == (0, 4) and target["area"].shape == (0,)
 
 

@@ -38,6 +38,21 @@ class DataConfig:
     """Short side in evaluation and prediction, in pixels; None: the largest of short_side."""
     flip: float = 0.5
     """Probability of a horizontal flip in training, in 0..1."""
+    scale_jitter: tuple[float, ...] | None = None
+    """Lowest and highest factor on the size of a training image, such as (0.1, 2); each image draws one. What is larger
+    than short_side x long_side (in the image's orientation) is cropped to that at a random place. None: no jitter."""
+    min_visible: float = 0.1
+    """Crops and mosaics: objects and crowds of whose box less than this share is visible, or less than a pixel of a
+    side, are left out of the image; the log has their number."""
+    photometric: float = 0.0
+    """Probability of changing each of brightness, contrast, saturation and hue in training, in 0..1, by the amounts of
+    torchvision's RandomPhotometricDistort."""
+    mosaic: float = 0.0
+    """Probability that a training image becomes a mosaic of short_side x long_side with three others, in 0..1; their
+    sizes have the factors of scale_jitter, or without it (0.5, 1)."""
+    mosaic_end: float = 0.85
+    """Share of the epochs after which there are no mosaics, in 0..1: the last ones train on images as evaluation has
+    them."""
     limit_train: int | None = None
     """Number of training images to use, the first by id (for overfitting checks); None: all."""
     val_is_train: bool = False
@@ -72,19 +87,37 @@ class DataConfig:
             long_side=_SIDE,
             eval_short_side=_SIDE,
             flip=SHARE,
+            scale_jitter=Range(0.01, 4),
+            min_visible=SHARE,
+            photometric=SHARE,
+            mosaic=SHARE,
+            mosaic_end=SHARE,
             limit_train=COUNT,
             workers=Range(0, 1024),
             generated_images=Range(1, 1_000_000),
             generated_size=Range(48, 4096),
         )
+        if self.scale_jitter is not None:
+            if len(self.scale_jitter) != 2 or self.scale_jitter[0] > self.scale_jitter[1]:
+                raise ValueError(
+                    f"data.scale_jitter must be a lowest and a highest factor or None, got {self.scale_jitter}"
+                )
+            if isinstance(self.short_side, tuple) and len(self.short_side) > 1:
+                raise ValueError(
+                    "data.scale_jitter and several data.short_side are both multi-scale training: one must go, got "
+                    f"{self.scale_jitter} and {self.short_side}"
+                )
         if self.categories == ():
             raise ValueError("data.categories must be names or None, got none")
         if self.categories is not None and len(set(self.categories)) != len(self.categories):
             raise ValueError(f"data.categories names a category twice: {self.categories!r}")
 
     @property
+    def largest_side(self) -> int:
+        """The largest of short_side."""
+        return max(self.short_side) if isinstance(self.short_side, tuple) else self.short_side
+
+    @property
     def evaluated_side(self) -> int:
         """The short side in evaluation and prediction."""
-        if self.eval_short_side is not None:
-            return self.eval_short_side
-        return max(self.short_side) if isinstance(self.short_side, tuple) else self.short_side
+        return self.largest_side if self.eval_short_side is None else self.eval_short_side

@@ -169,6 +169,11 @@ class CocoDetection(Dataset):
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        item = self.untransformed(index)
+        return item if self.transforms is None else self.transforms(*item)
+
+    def untransformed(self, index: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Item `index` before transforms; that of the next readable image in the place of a broken one."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images")
         index = int(index) % len(self)
@@ -188,7 +193,7 @@ class CocoDetection(Dataset):
                 target["skipped"] = skipped
             if notes:
                 target["clipped"] = {self._names[at]: notes[0]}
-            return (image, target) if self.transforms is None else self.transforms(image, target)
+            return image, target
         shown = _first(list(skipped.values()))
         raise DataError(f"none of the {len(self)} images in {self.image_dir} can be read: {shown}")
 

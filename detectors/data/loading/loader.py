@@ -42,7 +42,8 @@ class _SeededItems(Dataset):
         np.random.seed(numpy_seed)
         random.seed(numpy_seed)
         try:
-            return self.dataset[index]
+            dataset = self.dataset.of_epoch(epoch) if hasattr(self.dataset, "of_epoch") else self.dataset
+            return dataset[index]
         except (OSError, ImageDecodeError, DataError) as error:
             return error
         finally:  # with no workers this is the training process, whose own draws are not ours to change
@@ -89,6 +90,8 @@ class DetectionLoader:
         self.loader, self.batch_sampler = loader, sampler
         self.position = 0
         self._resume_at = 0
+        self.cut = 0
+        """Boxes left out of crops and mosaics in the batches of this pass and this process."""
         self._reported: set[str] = set()
         self._lengths: tuple[int, list[int]] | None = None  # of an epoch's batches
 
@@ -107,7 +110,7 @@ class DetectionLoader:
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
         self.batch_sampler.start = self.position = self._resume_at
-        self._resume_at = 0
+        self._resume_at = self.cut = 0
         for batch in batches(self.loader, self._reported):
             batch = self._usable(batch)
             self.position += 1
@@ -115,9 +118,9 @@ class DetectionLoader:
 
     @property
     def dataset(self) -> Dataset:
-        """The data set of the images; the whole one if a subset is loaded."""
+        """The data set of the images; the whole one if a subset, or one of mosaics, is loaded."""
         dataset = self.loader.dataset.dataset
-        return dataset.dataset if isinstance(dataset, Subset) else dataset
+        return dataset.dataset if isinstance(dataset, Subset) or hasattr(dataset, "of_epoch") else dataset
 
     def batch_length(self, position: int) -> int:
         """Images of a batch of the present epoch, over all ranks."""
@@ -136,6 +139,7 @@ class DetectionLoader:
         if isinstance(batch, Exception):
             raise batch
         for target in batch[1]:
+            self.cut += target.pop("cut", 0)
             if skipped := target.pop("skipped", None):
                 self.dataset.findings.note_broken(skipped)
             if clipped := target.pop("clipped", None):
@@ -178,7 +182,8 @@ def build_loader(
     depend only on `seed` and the epoch: not on the number of workers, nor on a resume.
 
     Args:
-        dataset: map-style; `aspect_ratios()` of `CocoDetection` is needed for grouping only.
+        dataset: map-style; `aspect_ratios()` of `CocoDetection` is needed for grouping only. With `of_epoch(epoch)`
+            the items of an epoch are those of the data set that it returns.
         group_by_aspect: keep portrait and landscape apart; by default when shuffling, if the images' sizes are known.
         batch_size: images of a batch over all ranks.
         rank, world_size: this process's share of each batch; all ranks have equally many.

@@ -1,0 +1,1 @@
+"""Random changes of training images beyond a resize and a flip."""
