@@ -39,7 +39,9 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def milestones(self) -> tuple[float, ...]:
-        """Epochs at which the learning rate falls."""
+        """Epochs at which the learning rate falls to a tenth."""
+        if self.schedule.kind != "step":
+            return ()
         if self.schedule.milestones is not None:
             return self.schedule.milestones
         return milestones(self.schedule.epochs)

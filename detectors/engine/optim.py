@@ -47,25 +47,34 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
 
 
 class LearningRate:
-    """The factor on every group's rate at an iteration: warm-up, then a tenth at each milestone.
+    """The factor on every group's rate at an iteration: warm-up, then a tenth at each milestone or half a cosine.
 
-    It depends on the iteration only, so there is no state to resume.
+    The cosine is that of PyTorch's CosineAnnealingLR over the iterations after the warm-up. The factor depends on the
+    iteration only, so there is no state to resume.
     """
 
     def __init__(self, config: Config, iterations_per_epoch: int) -> None:
         schedule = config.schedule
+        if schedule.milestones and schedule.kind == "cosine":
+            raise ValueError(f"schedule.kind=cosine has no schedule.milestones, got {schedule.milestones}")
         self.schedule = schedule
         # ceil: a milestone inside an epoch falls on the first iteration past it
         self.milestones = [math.ceil(epoch * iterations_per_epoch - 1e-9) for epoch in config.milestones()]
+        self.iterations = schedule.epochs * iterations_per_epoch
 
     def factor(self, iteration: int) -> float:
         """The factor of iteration 0, 1, ..."""
         factor = 0.1 ** sum(iteration >= milestone for milestone in self.milestones)
-        if iteration < self.schedule.warmup_iterations:
+        warmup = self.schedule.warmup_iterations
+        if iteration < warmup:
             start = self.schedule.warmup_factor
             if self.schedule.warmup == "linear":
-                start += (1 - start) * iteration / self.schedule.warmup_iterations
-            factor *= start
+                start += (1 - start) * iteration / warmup
+            return factor * start
+        if self.schedule.kind == "cosine":
+            progress = (iteration - warmup) / max(1, self.iterations - warmup)
+            end = self.schedule.end_factor
+            return end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2
         return factor
 
     def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:

@@ -72,6 +72,8 @@ OUTSIDE = {
     "schedule.warmup_iterations": (-1,),
     "schedule.warmup": ("cosine",),
     "schedule.warmup_factor": (-1 / 3, 1.5),
+    "schedule.kind": ("linear", "Cosine"),
+    "schedule.end_factor": (-0.1, 1.5),
     "schedule.milestones": ("-1", "0,8", "11,8", "8,8"),
     "run.seed": (-1, 2**63),
     "run.device": ("tpu", "meta", "cuda:", "cuda:-1", "cuda:0:1", "CPU", "mps", " cpu", "cuda:1\n"),

@@ -71,6 +71,39 @@ def test_given_milestones_and_none_at_all():
     assert {rate.factor(i) for i in range(40)} == {1.0}
 
 
+@pytest.mark.parametrize(("warmup", "end"), [(0, 0.0), (7, 0.0), (7, 0.05)])
+def test_cosine_is_torchs_after_the_warmup(warmup, end):
+    config = schedule(kind="cosine", lr=0.2, epochs=5, end_factor=end, warmup="linear", warmup_iterations=warmup,
+                      warmup_factor=0.1)  # fmt: skip
+    rate = LearningRate(config, 8)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40 - warmup, eta_min=0.2 * end)
+    expected = [0.2 * (0.1 + 0.9 * iteration / 7) for iteration in range(warmup)]
+    for _ in range(40 - warmup):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cosine.step()
+    assert [0.2 * rate.factor(iteration) for iteration in range(40)] == pytest.approx(expected, rel=1e-9)
+    assert rate.factor(40) == pytest.approx(end, abs=1e-12)
+
+
+def test_cosine_at_a_quarter_half_and_all_of_the_training():
+    rate = LearningRate(schedule(kind="cosine", epochs=8, warmup_iterations=0, end_factor=0.2), 10)
+    found = [rate.factor(iteration) for iteration in (0, 20, 40, 80)]
+    assert found == pytest.approx([1.0, 0.2 + 0.8 * (1 + 2**-0.5) / 2, 0.6, 0.2])
+
+
+def test_cosine_with_a_warmup_longer_than_the_training():
+    rate = LearningRate(schedule(kind="cosine", epochs=1, warmup="linear", warmup_iterations=500), 10)
+    assert all(rate.factor(iteration) < 0.36 for iteration in range(10))
+
+
+def test_cosine_has_no_milestones():
+    assert schedule(kind="cosine").milestones() == ()
+    with pytest.raises(ValueError, match=r"schedule.kind=cosine has no schedule.milestones, got \(8.0,\)"):
+        LearningRate(schedule(kind="cosine", milestones=(8.0,)), 10)
+
+
 def test_warmup_over_a_milestone_multiplies():
     rate = LearningRate(schedule(warmup="linear", warmup_iterations=10, warmup_factor=0.5, milestones=(1,)), 4)
     assert rate.factor(5) == pytest.approx(0.1 * 0.75)
@@ -117,8 +150,9 @@ def test_apply_keeps_the_groups_ratio_and_returns_the_first_rate():
         assert optimizer.param_groups[-1]["lr"] == pytest.approx(2 * expected)
 
 
-def test_resuming_gives_the_same_rate_wherever_it_happens():
-    config = schedule(lr=0.01, warmup_iterations=10, epochs=24)
+@pytest.mark.parametrize("kind", ["step", "cosine"])
+def test_resuming_gives_the_same_rate_wherever_it_happens(kind):
+    config = schedule(lr=0.01, warmup_iterations=10, epochs=24, kind=kind)
     net = Net()
     optimizer, rate = build_optimizer(net, config), LearningRate(config, 10)
     for stop in (0, 5, 10, 199, 230):

@@ -46,7 +46,11 @@ VARIANTS = {
     "rpn": ("rpn_r50_mlc", EVERYTHING, (1, 3)),
     "fp16": ("fcos_minus_r50_mlc", {"schedule__precision": "fp16", "mlc__start_epoch": 1.5}, (2,)),
     "mal": ("fcos_minus_r50_mal_mlc", {"mlc__start_epoch": 1.5}, (3,)),
-    "adamw": ("retinanet_r50_mlc", {"schedule__optimizer": "adamw", "run__eval_every": 1}, (1, 2)),
+    "adamw": (
+        "retinanet_r50_mlc",
+        {"schedule__optimizer": "adamw", "schedule__kind": "cosine", "run__eval_every": 1},
+        (1, 2),
+    ),
 }
 """Preset, settings, and how many iterations before the end the runs are resumed."""
 

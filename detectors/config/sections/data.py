@@ -97,16 +97,9 @@ class DataConfig:
             generated_images=Range(1, 1_000_000),
             generated_size=Range(48, 4096),
         )
-        if self.scale_jitter is not None:
-            if len(self.scale_jitter) != 2 or self.scale_jitter[0] > self.scale_jitter[1]:
-                raise ValueError(
-                    f"data.scale_jitter must be a lowest and a highest factor or None, got {self.scale_jitter}"
-                )
-            if isinstance(self.short_side, tuple) and len(self.short_side) > 1:
-                raise ValueError(
-                    "data.scale_jitter and several data.short_side are both multi-scale training: one must go, got "
-                    f"{self.scale_jitter} and {self.short_side}"
-                )
+        factors = self.scale_jitter
+        if factors is not None and (len(factors) != 2 or factors[0] > factors[1]):
+            raise ValueError(f"data.scale_jitter must be a lowest and a highest factor or None, got {factors}")
         if self.categories == ():
             raise ValueError("data.categories must be names or None, got none")
         if self.categories is not None and len(set(self.categories)) != len(self.categories):

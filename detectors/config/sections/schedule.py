@@ -46,12 +46,24 @@ class ScheduleConfig:
     """Learning rate in the warm-up: "constant" (warmup_factor x lr) or "linear" (from there to lr)."""
     warmup_factor: float = 1 / 3
     """Factor on the learning rate at the beginning of the warm-up, in 0..1."""
+    kind: str = "step"
+    """Learning rate after the warm-up: "step" (a tenth at each milestone) or "cosine" (half a cosine, from lr down to
+    end_factor x lr at the end of the training)."""
+    end_factor: float = 0.0
+    """Cosine: factor on the learning rate at the end, in 0..1."""
     milestones: tuple[float, ...] | None = None
-    """Increasing epochs at which the learning rate falls to a tenth; None: 8 and 11 of 12; 18 and 22 of 24, in
+    """Step: increasing epochs at which the learning rate falls to a tenth; None: 8 and 11 of 12; 18 and 22 of 24, in
     proportion for more; for other lengths in proportion to 16 and 18 of 19."""
 
     def __post_init__(self) -> None:
-        check_choices("schedule", self, precision=PRECISIONS, optimizer=("sgd", "adamw"), warmup=("constant", "linear"))
+        check_choices(
+            "schedule",
+            self,
+            precision=PRECISIONS,
+            optimizer=("sgd", "adamw"),
+            warmup=("constant", "linear"),
+            kind=("step", "cosine"),
+        )
         check_numbers(
             "schedule",
             self,
@@ -67,6 +79,7 @@ class ScheduleConfig:
             clip_grad=POSITIVE,
             warmup_iterations=NOT_NEGATIVE,
             warmup_factor=SHARE,
+            end_factor=SHARE,
             milestones=POSITIVE,
         )
         if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):

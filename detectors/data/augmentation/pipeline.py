@@ -16,10 +16,17 @@ MOSAIC_FACTORS = (0.5, 1.0)
 
 
 def training_transforms(data: DataConfig) -> Compose:
-    """Resize, or with ``data.scale_jitter`` scale jitter and a crop; then what changes no size."""
+    """Resize, or with ``data.scale_jitter`` scale jitter and a crop; then what changes no size.
+
+    ValueError if there are several short sides to draw from beside the factors of ``data.scale_jitter``.
+    """
     resize = Resize(data.short_side, data.long_side)
     if data.scale_jitter is None:
         return Compose([resize, *_changes(data)])
+    if len(resize.short) > 1:
+        raise ValueError(
+            f"data.scale_jitter takes one data.short_side, got {data.short_side}: both are multi-scale training"
+        )
     crop = RandomCrop(data.largest_side, data.long_side, data.min_visible)
     return Compose([ScaleJitter(resize, data.scale_jitter), crop, *_changes(data)])
 

@@ -64,3 +64,8 @@ def test_off_it_is_the_resize():
     image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
     plain = training_transforms(DataConfig(short_side=32, long_side=48, flip=0.0))(image, target_of([]))
     assert torch.equal(plain[0], Resize(32, 48)(image, target_of([]))[0]) and "cut" not in plain[1]
+
+
+def test_two_kinds_of_multi_scale_training_are_refused():
+    with pytest.raises(ValueError, match=r"data.scale_jitter takes one data.short_side, got \(32, 48\)"):
+        training_transforms(DataConfig(short_side=(32, 48), long_side=64, scale_jitter=(0.5, 1.0)))
