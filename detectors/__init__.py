@@ -31,7 +31,8 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> Predictor:
     Where the run kept averaged weights (``schedule.ema``), they are used, as in evaluation.
 
     Args:
-        checkpoint: a run's folder, for its newest usable checkpoint, or a checkpoint's file.
+        checkpoint: a run's folder, for its best.pt (``run.best_metric``) or else its newest usable checkpoint; or a
+            checkpoint's file.
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
 
     Raises:

@@ -38,7 +38,7 @@ from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report, spread
 from mlc_ext.detectors.interrupts import interruptible
-from mlc_ext.detectors.runs.checkpoint import NAME
+from mlc_ext.detectors.runs.checkpoint import BEST, NAME
 from mlc_ext.detectors.runs.folder import RunFolder
 from mlc_ext.detectors.runs.log_file import LOG, hold_log, show_warnings
 
@@ -162,11 +162,13 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
 
 def _ending(prog: str, folders: list[str]) -> str:
     """Where the results are, and what to do next."""
-    checkpoint = Path(folders[-1]) / NAME
+    best = Path(folders[-1], BEST)
+    checkpoint = best if best.is_file() else best.with_name(NAME)
     if len(folders) > 1:
         return f"results: {', '.join(folders)}\nnext: {command(prog, 'report', *folders)}"
     evaluate, predict = command(prog, "evaluate", checkpoint), command(prog, "predict", checkpoint)
-    return f"results: {folders[0]} ({NAME}, metrics.json, log.txt)\nnext: {evaluate}, or {predict} IMAGE"
+    files = ", ".join(([BEST] * best.is_file()) + [NAME, "metrics.json", "log.txt"])
+    return f"results: {folders[0]} ({files})\nnext: {evaluate}, or {predict} IMAGE"
 
 
 def _runs(config: Config, options: argparse.Namespace) -> dict[str, Config]:
@@ -242,7 +244,10 @@ def _train(name: str, config: Config, options: argparse.Namespace, allowed: tupl
     if options.resume is not None:
         path = trainer.resume(options.resume, allowed)
         say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
-    return trainer.run()
+    metrics = trainer.run()
+    for line in trainer.ending():
+        say(line)
+    return metrics
 
 
 def _report_error(prog: str, begun: list[str], error: Exception) -> None:

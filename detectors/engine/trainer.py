@@ -20,6 +20,7 @@ from ..data.build import (
 )
 from ..data.coco.trained import require_trained
 from ..models.build import build_model
+from ..runs.best import BestCheckpoint
 from ..runs.checkpoint import NAME, as_misfit
 from ..runs.folder import RunFolder
 from ..runs.log_file import LOG
@@ -45,6 +46,7 @@ class Trainer:
         self.main = distributed.is_main()
         self.progress = progress and self.main
         self.iteration = 0
+        self.ended_early: str | None = None
         self.folder = RunFolder(config.run.out)
         with distributed.together():
             self.folder.open()
@@ -57,6 +59,7 @@ class Trainer:
             seeding.seed_everything(config.run.seed)
             require_objects(self.train_set)
             self.loader = build_training_loader(config, self.train_set, self.device)
+            self.best = BestCheckpoint(config)
             self.model = build_model(config, self.train_set.num_classes).to(self.device)
             precision.prepare(self.model, config.run)
             self.stepper = Stepper(self.model, config, len(self.loader), self.device)
@@ -72,7 +75,8 @@ class Trainer:
         return self.config.schedule.epochs * len(self.loader)
 
     def run(self, until: int | None = None) -> dict[str, float]:
-        """Trains to the end, evaluates and returns the metrics.
+        """Trains to the end, evaluates and returns the metrics; with ``run.patience`` it may end before, and returns
+        those of the last evaluation.
 
         With ``until`` it stops at that iteration instead, saves a checkpoint that other runs may resume from,
         evaluates nothing and returns {}.
@@ -96,15 +100,14 @@ class Trainer:
             while self.iteration < stop:
                 if self._evaluation_is_due():  # also after resuming from a checkpoint saved just before it
                     self.save()  # an evaluation that fails loses no step
-                    self.evaluate()
-                    self.save()
+                    self._evaluate_and_save()
+                if self.best.ends(self.metrics.entries):
+                    return self._end_early()
                 self.train_one_epoch(interruption, stop)
             self.save()
             if stop < self.total_iterations:
                 return {}
-            metrics = self.evaluate()
-            self.save()
-            return metrics
+            return self._evaluate_and_save()
 
     def train_one_epoch(self, interruption: Interruption, stop: int) -> None:
         """Trains from the current iteration to the end of its epoch, or to iteration ``stop``."""
@@ -143,14 +146,24 @@ class Trainer:
             self.folder.save_metrics(self.iteration, metrics, self.metrics.entries)
         return metrics
 
+    def _evaluate_and_save(self) -> dict[str, float]:
+        metrics = self.evaluate()
+        self.save()
+        if self.main:  # after checkpoint.pt: a resumed run that finds no best.pt of its history takes that
+            self.best.save(self.metrics.entries, self._state())
+        return metrics
+
     def save(self) -> None:
         """Writes checkpoint.pt on rank 0 and keeps older ones. NonFiniteLoss, and no file, after a bad step."""
         self._stop_if_bad(self.stepper.guard.first_bad_step())
-        if not self.main:
-            return
+        if self.main:
+            self.folder.save(self._state(), self.config.run.keep_checkpoints)
+
+    def _state(self) -> dict:
+        """The content of a checkpoint."""
         # the loader may have handed out batches whose step was never taken
         place = {"epoch": self.iteration // len(self.loader), "position": self.iteration % len(self.loader)}
-        state = {
+        return {
             **self.stepper.state_dict(),
             "config": with_absolute_paths(self.config).to_dict(),
             "num_classes": self.train_set.num_classes,
@@ -160,7 +173,6 @@ class Trainer:
             "history": self.metrics.entries,
             "loader": self.loader.state_dict() | place,
         }
-        self.folder.save(state, self.config.run.keep_checkpoints)
 
     def resume(self, source: Path | str, allowed: tuple[str, ...] = ()) -> Path | None:
         """Continues from a checkpoint, which is returned. "auto" is the newest usable one in the run's folder, None
@@ -198,12 +210,29 @@ class Trainer:
 
     def _begin(self) -> None:
         self.folder.begin(self.config)
+        if self.main:
+            self.best.begin(self.metrics.entries, self.folder.resumed_from)
+        self._had_ended = self.best.ends(self.metrics.entries)
         self.metrics.start()
         self.log.start(self.iteration)
         LOG.info("%s", self.train_set.summary())
         count = sum(p.numel() for p in self.model.parameters())
         LOG.info("%d parameters, %d iterations on %d x %s from %d", count, self.total_iterations,
                  distributed.world_size(), self.device, self.iteration)  # fmt: skip
+
+    def _end_early(self) -> dict[str, float]:
+        """Reports that the training ends by ``run.patience`` -> the metrics of the last evaluation."""
+        what = "not trained on, the run had ended" if self._had_ended else "ended early"
+        self.ended_early = (
+            f"{what} at iteration {self.iteration} of {self.total_iterations}: no better {self.best.metric} in "
+            f"{self.best.patience} evaluations (run.patience)"
+        )
+        LOG.info("%s", self.ended_early)
+        return [entry["metrics"] for entry in self.metrics.entries if "metrics" in entry][-1]
+
+    def ending(self) -> list[str]:
+        """After :meth:`run`: why it ended early, if it did, and which evaluation was the best, each in a line."""
+        return [line for line in (self.ended_early, self.best.ending(self.metrics.entries)) if line is not None]
 
     def _evaluation_is_due(self) -> bool:
         """At the end of every ``run.eval_every``-th epoch, once."""

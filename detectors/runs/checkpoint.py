@@ -8,7 +8,7 @@ import itertools
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +24,8 @@ from .files import replacing, writing
 
 FORMAT = "mlc_ext detector checkpoint 2"
 NAME = "checkpoint.pt"
+BEST = "best.pt"
+"""The checkpoint of the best evaluation (``run.best_metric``)."""
 FREE = ("data.workers", "data.cache", "data.evaluator", "data.strict", "data.eval_short_side")
 """Settings that a resumed run may change, in addition to those of ``run`` except its seed: these affect execution, not
 results."""
@@ -111,7 +113,16 @@ def tidy(folder: Path) -> None:
 def set_aside(folder: Path) -> None:
     """Moves the checkpoints of an earlier run to ``earlier/`` (``earlier.1/``, ... if that exists), so that a new run
     cannot resume from them."""
-    found = _numbered(folder).values()
+    _move(folder, [*_numbered(folder).values(), folder / BEST])
+
+
+def set_best_aside(folder: Path) -> None:
+    """Moves best.pt alone as :func:`set_aside` does, if there is one."""
+    _move(folder, [folder / BEST])
+
+
+def _move(folder: Path, paths: Sequence[Path]) -> None:
+    found = [path for path in paths if path.is_file()]
     if not found:
         return
     place = next(p for n in itertools.count() if not (p := folder / (f"earlier.{n}" if n else "earlier")).exists())

@@ -11,6 +11,7 @@ from .. import distributed
 from ..config.paths import with_absolute_paths
 from ..config.settings import Config
 from .checkpoint import (
+    BEST,
     NAME,
     VERSIONS,
     check_unchanged,
@@ -24,14 +25,14 @@ from .files import check_writable, plain, write_whole
 from .lock import FolderLock
 from .log_file import LOG, open_log
 
-_FILES = (NAME, "metrics.jsonl", "metrics.json", "results.json", "config.json", "log.txt")
+_FILES = (NAME, "metrics.jsonl", "metrics.json", "results.json", "config.json", "log.txt", BEST)
 
 
 class RunFolder:
     """The files of one run. Rank 0 writes them; the other ranks write only a log of their own warnings.
 
-    ``checkpoint.pt`` and older ones, ``metrics.jsonl`` (log entries and evaluations, one per line), ``metrics.json``
-    (result and history), ``log.txt``, ``config.json``.
+    ``checkpoint.pt`` and older ones, ``best.pt`` (with ``run.best_metric``), ``metrics.jsonl`` (log entries and
+    evaluations, one per line), ``metrics.json`` (result and history), ``log.txt``, ``config.json``.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -39,7 +40,8 @@ class RunFolder:
         self.main = distributed.is_main()
         self._lock = FolderLock(self.path)
         self._saved_at: int | None = None
-        self._resumed_from: Path | None = None
+        self.resumed_from: Path | None = None
+        """The checkpoint that the run has resumed from."""
 
     def check_outputs(self) -> None:
         """Makes the folder; OSError for the first of its files that cannot be written."""
@@ -75,7 +77,7 @@ class RunFolder:
         if not self.main:
             return
         self._lock.acquire()  # held since open(), unless the run was closed and goes on
-        if self._resumed_from is None or self._resumed_from.parent != self.path.resolve():
+        if self.resumed_from is None or self.resumed_from.parent != self.path.resolve():
             set_aside(self.path)
         write_whole(self.path / "config.json", with_absolute_paths(config).to_json())
 
@@ -108,7 +110,7 @@ class RunFolder:
 
     def resumed(self, path: Path, iteration: int) -> None:
         """Remembers the checkpoint that the run has resumed from."""
-        self._resumed_from = path
+        self.resumed_from = path
         self._saved_at = iteration if path == self.path.resolve() / NAME else None
 
     def save(self, state: dict, keep: int) -> None:

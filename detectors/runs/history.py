@@ -106,7 +106,7 @@ def comparable(a: Run, b: Run) -> bool:
 
 def _validation_settings(config: Config) -> list[object]:
     data = with_absolute_paths(config).data
-    names = ["data", "val_images", "val_annotations", "val_is_train", "categories"]
+    names = ["data", "val_images", "val_annotations", "val_is_train", "limit_val", "categories"]
     if data.val_is_train:
         names += ["train_images", "train_annotations", "limit_train"]
     if data.data is None:

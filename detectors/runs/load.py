@@ -19,13 +19,13 @@ from ..data.coco.trained import label_as_trained
 from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
 from ..models.memory_layout import set_memory_layout
-from .checkpoint import NAME, as_misfit, load_checkpoint, load_newest, trained_weights
+from .checkpoint import BEST, NAME, as_misfit, load_checkpoint, load_newest, trained_weights
 
 _LOG = logging.getLogger(__name__)
 
 
 def load_trained(path: Path) -> tuple[Path, dict]:
-    """The checkpoint ``path`` and its state, or those of the newest usable checkpoint of a run's folder.
+    """The checkpoint ``path`` and its state; of a run's folder best.pt, or without one the newest usable checkpoint.
 
     Raises:
         FileNotFoundError: no such file, or a folder without checkpoints. ValueError: the file, or every checkpoint of
@@ -33,6 +33,12 @@ def load_trained(path: Path) -> tuple[Path, dict]:
     """
     if not path.is_dir():
         return path, load_checkpoint(path)
+    best = path / BEST
+    if best.is_file():
+        try:
+            return best, load_checkpoint(best)
+        except ValueError as error:
+            _LOG.warning("%s; the newest checkpoint is used", error)
     found = load_newest(path, _LOG.warning)
     if found is None:
         runs = sorted(below.parent for below in path.glob(f"*/{NAME}"))

@@ -53,6 +53,7 @@ OUTSIDE = {
     "data.mosaic": (-0.1, 1.5),
     "data.mosaic_end": (-0.1, 1.5),
     "data.limit_train": (0, -1),
+    "data.limit_val": (0, -1),
     "data.workers": (-1, 100_000),
     "data.evaluator": ("fast",),
     "data.generated_images": (0, -5, 10**7),
@@ -83,6 +84,8 @@ OUTSIDE = {
     "run.label_images": (0, -1),
     "run.save_every": (0,),
     "run.keep_checkpoints": (0,),
+    "run.best_metric": ("loss", "ap", "correlation"),
+    "run.patience": (0, -2),
 }
 FREE_TEXT = ("model.weights", "data.data", "data.train_images", "data.train_annotations", "data.val_images",
              "data.val_annotations", "data.categories", "run.out", "run.compile")  # fmt: skip

@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..checks import COUNT, Range, check_numbers, check_texts
+from ..checks import COUNT, Range, check_choices, check_numbers, check_texts
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?")
+
+BOX_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
+"""Metrics of detections."""
+PROPOSAL_METRICS = ("AR@100", "AR@300", "AR@1000", "ARs", "ARm", "ARl")
+"""Metrics of proposals (RPN)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,12 @@ class RunConfig:
     those."""
     keep_checkpoints: int = 3
     """Number of checkpoints that are kept: checkpoint.pt, checkpoint.1.pt, ...; older ones are deleted."""
+    best_metric: str | None = None
+    """Metric by which the best evaluation's checkpoint is kept as best.pt, which predictions from the run's folder then
+    use: "AP", "AP50", another one of COCO's, or of proposals "AR@1000" and its like; None: no best.pt."""
+    patience: int | None = None
+    """The training ends after this number of evaluations in a row without a better best_metric (needs eval_every);
+    None: it always has schedule.epochs epochs."""
     compile: str | None = None
     """Backend of torch.compile for backbone, pyramid and head, for example "inductor"; None: not compiled."""
     channels_last: bool | None = None
@@ -55,6 +66,7 @@ class RunConfig:
         check_texts("run", self)
         if not DEVICE.fullmatch(self.device):
             raise ValueError(f"run.device must be cpu, cuda, cuda:N or auto, got {self.device!r}")
+        check_choices("run", self, best_metric=BOX_METRICS + PROPOSAL_METRICS)
         check_numbers(
             "run",
             self,
@@ -65,4 +77,5 @@ class RunConfig:
             label_images=COUNT,
             save_every=COUNT,
             keep_checkpoints=COUNT,
+            patience=COUNT,
         )

@@ -1,0 +1,109 @@
+"""The best evaluation of a run by a metric, its checkpoint best.pt, and the end of a training without a better one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config.sections.run import PROPOSAL_METRICS
+from ..config.settings import Config
+from .checkpoint import BEST, load_checkpoint, save_checkpoint, set_best_aside
+from .log_file import LOG
+
+
+class Evaluation(NamedTuple):
+    """An evaluation's metric; larger is better, NaN where it is undefined."""
+
+    iteration: int
+    value: float
+
+
+def evaluations(history: Sequence[dict[str, Any]], metric: str) -> list[Evaluation]:
+    """The evaluations among a run's history; the last one of each iteration."""
+    found = {entry["iteration"]: entry["metrics"].get(metric) for entry in history if "metrics" in entry}
+    return [Evaluation(iteration, math.nan if value is None else value) for iteration, value in found.items()]
+
+
+def best_of(found: Sequence[Evaluation]) -> Evaluation | None:
+    """The first of the best evaluations; None if the metric is defined in none."""
+    return max((each for each in found if not math.isnan(each.value)), key=lambda each: each.value, default=None)
+
+
+def without_improvement(found: Sequence[Evaluation]) -> int:
+    """Evaluations since the best one; all of them if the metric is defined in none."""
+    best = best_of(found)
+    return len(found) if best is None else len(found) - 1 - found.index(best)
+
+
+class BestCheckpoint:
+    """best.pt in a run's folder: the checkpoint of the best evaluation by ``run.best_metric``, if that is not None.
+
+    What is best is decided by the run's history, which its checkpoints contain: a resumed run continues. Rank 0 alone
+    writes.
+
+    Raises ValueError if the detector is not evaluated by the metric, or ``run.patience`` cannot be followed.
+    """
+
+    def __init__(self, config: Config) -> None:
+        run = config.run
+        self.path, self.metric, self.patience = Path(run.out) / BEST, run.best_metric, run.patience
+        if self.metric is not None and (self.metric in PROPOSAL_METRICS) != config.model.class_agnostic:
+            kind = f"model.detector={config.model.detector!r}"
+            raise ValueError(f"run.best_metric={self.metric} is no metric that {kind} is evaluated by")
+        if self.patience is not None:
+            for name in ("best_metric", "eval_every"):
+                if getattr(run, name) is None:
+                    raise ValueError(f"run.patience={self.patience} needs run.{name}, got None")
+
+    def begin(self, history: Sequence[dict[str, Any]], resumed_from: Path | None) -> None:
+        """At the start of a run. A best.pt that is not of the best evaluation so far is moved to ``earlier/``; that of
+        the best one is copied from the folder of the checkpoint that the run resumes from, or is that checkpoint."""
+        best = self._best(history)
+        if best is None or resumed_from is None:
+            set_best_aside(self.path.parent)
+            return
+        for path in (self.path, resumed_from.with_name(BEST), resumed_from):
+            state = _read(path)
+            if state is not None and state["iteration"] == best.iteration:
+                if path != self.path:
+                    save_checkpoint(self.path, {key: state[key] for key in state if key != "format"})
+                return
+        set_best_aside(self.path.parent)
+        LOG.warning("the checkpoint of the best evaluation (%s) is gone: %s is written at the next better one",
+                    self._text(best), self.path)  # fmt: skip
+
+    def save(self, history: Sequence[dict[str, Any]], state: dict) -> None:
+        """Writes ``state`` to best.pt if the last evaluation of the history, of that state, is the best."""
+        best = self._best(history)
+        if best is not None and best.iteration == state["iteration"]:
+            save_checkpoint(self.path, state)
+            LOG.info("best evaluation so far (%s): written to %s", self._text(best), self.path)
+
+    def ends(self, history: Sequence[dict[str, Any]]) -> bool:
+        """Whether the last ``run.patience`` evaluations were no better than one before them."""
+        if self.metric is None or self.patience is None:
+            return False
+        return without_improvement(evaluations(history, self.metric)) >= self.patience
+
+    def ending(self, history: Sequence[dict[str, Any]]) -> str | None:
+        """Names the best evaluation and its file."""
+        best = self._best(history)
+        if best is None:
+            return None
+        return f"best evaluation: {self._text(best)}" + (f", in {self.path}" if self.path.is_file() else "")
+
+    def _best(self, history: Sequence[dict[str, Any]]) -> Evaluation | None:
+        return None if self.metric is None else best_of(evaluations(history, self.metric))
+
+    def _text(self, best: Evaluation) -> str:
+        return f"{self.metric} {100 * best.value:.1f} at iteration {best.iteration}"
+
+
+def _read(path: Path) -> dict | None:
+    """The state of a checkpoint; None if there is none, or a damaged one."""
+    try:
+        return load_checkpoint(path)
+    except (FileNotFoundError, ValueError):
+        return None

@@ -1,0 +1,219 @@
+"""The best checkpoint and early stopping: by the history, over resumed runs, and what the programs do with them."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_runs import assert_same, config_of, finish, history, start, train_here
+
+import mlc_ext.detectors
+from mlc_ext.detectors.config.sections.run import BOX_METRICS, PROPOSAL_METRICS
+from mlc_ext.detectors.engine import trainer as trainer_module
+from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
+from mlc_ext.detectors.runs.best import Evaluation, best_of, evaluations, without_improvement
+from mlc_ext.detectors.runs.checkpoint import load_checkpoint
+from mlc_ext.detectors.runs.load import load_trained
+
+pytestmark = pytest.mark.usefixtures("in_folder")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("best")
+
+
+@given(st.lists(st.sampled_from([0.1, 0.2, 0.3, math.nan, None])))
+def test_the_first_of_the_best(values):
+    entries = [{"iteration": k, "epoch": 0.0, "loss": 1.0} for k in range(len(values))]
+    entries += [{"iteration": 5 * k, "metrics": {"AP": value, "AP50": 0.0}} for k, value in enumerate(values)]
+    found = evaluations(entries, "AP")
+    numbers = [-1.0 if value is None or math.isnan(value) else value for value in values]
+    if max(numbers, default=-1.0) < 0:
+        assert best_of(found) is None and without_improvement(found) == len(values)
+        return
+    first = numbers.index(max(numbers))
+    assert best_of(found) == Evaluation(5 * first, numbers[first])
+    assert without_improvement(found) == len(values) - 1 - first
+    assert best_of(evaluations(entries, "AR1")) is None
+
+
+def test_an_iteration_that_is_evaluated_again_counts_once():
+    entries = [{"iteration": k, "metrics": {"AP": value}} for k, value in ((2, 0.5), (4, 0.1), (4, 0.2))]
+    assert evaluations(entries, "AP") == [(2, 0.5), (4, 0.2)] and without_improvement(evaluations(entries, "AP")) == 1
+
+
+def scripted(monkeypatch, values):
+    """Evaluations that return AP from a list instead of running; what a resumed run evaluates again is the same."""
+    monkeypatch.setattr(trainer_module, "validate", lambda config, model, *_, **__: {"AP": values[round(model.epoch)]})
+
+
+VALUES = [None, 0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.1, 0.1]
+"""AP after epoch 1, 2, ..."""
+
+
+def run_of(out, epochs=8, **settings):
+    options = {"run__eval_every": 1, "run__best_metric": "AP", "run__correlation": False} | settings
+    return Trainer(config_of("fcos_minus_r50_mlc", out, epochs, **options), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("patience", "epochs", "best"), [(None, 8, 6), (4, 8, 6), (3, 5, 2), (1, 3, 2)]
+)  # a tie is no better one
+def test_the_best_is_kept_and_patience_ends_the_run(folder, monkeypatch, patience, epochs, best):
+    scripted(monkeypatch, VALUES)
+    out = folder / f"patience{patience}"
+    trainer = run_of(out, run__patience=patience)
+    assert trainer.run() == {"AP": VALUES[epochs]}
+    assert trainer.iteration == 2 * epochs
+    assert load_checkpoint(out / "best.pt")["iteration"] == 2 * best
+    assert load_checkpoint(out / "checkpoint.pt")["iteration"] == 2 * epochs
+    lines = trainer.ending()
+    assert lines[-1] == f"best evaluation: AP {100 * VALUES[best]:.1f} at iteration {2 * best}, in {out / 'best.pt'}"
+    early = f"ended early at iteration {2 * epochs} of 16: no better AP in {patience} evaluations (run.patience)"
+    assert lines[:-1] == ([early] if epochs < 8 else [])
+    log = (out / "log.txt").read_text()
+    assert (early in log) == (epochs < 8) and f"AP 30.0 at iteration 4): written to {out / 'best.pt'}" in log
+
+
+def test_best_pt_is_the_checkpoint_of_its_iteration(folder, monkeypatch):
+    scripted(monkeypatch, VALUES)
+    out = folder / "equal"
+    run_of(out, 3, run__keep_checkpoints=9, schedule__ema=0.9).run()
+    best, same = (load_checkpoint(out / name) for name in ("best.pt", "checkpoint.1.pt"))
+    assert best["iteration"] == same["iteration"] == 4
+    for key in ("model", "optimizer", "ema", "loader", "config", "categories"):
+        assert_same(best[key], same[key], key)
+
+
+def test_a_resumed_run_that_had_ended_is_not_trained_on(folder, monkeypatch):
+    scripted(monkeypatch, VALUES)
+    out = folder / "ended"
+    run_of(out, run__patience=1).run()
+    entries, best = history(out), (out / "best.pt").read_bytes()
+    again = run_of(out, run__patience=1)
+    again.resume("auto")
+    assert again.run() == {"AP": VALUES[3]} and again.iteration == 6
+    assert again.ending()[0] == (
+        "not trained on, the run had ended at iteration 6 of 16: no better AP in 1 evaluations (run.patience)"
+    )
+    assert history(out) == entries and (out / "best.pt").read_bytes() == best
+    longer = run_of(out, run__patience=4)
+    longer.resume("auto")
+    longer.run()
+    assert longer.iteration == 16 and load_checkpoint(out / "best.pt")["iteration"] == 12
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_the_best_is_kept_over_a_resume(folder, monkeypatch, kept, elsewhere):
+    """Stopped after an evaluation that was not the best; the run goes on in its folder, or in another one."""
+    scripted(monkeypatch, VALUES)
+    first = folder / f"first{kept}{elsewhere}"
+    out = folder / f"second{kept}{elsewhere}" if elsewhere else first
+    assert run_of(first).run(until=7) == {}
+    assert load_checkpoint(first / "best.pt")["iteration"] == 4
+    if not kept:
+        (first / "best.pt").unlink()
+    again = run_of(out)
+    again.resume(first / "checkpoint.pt")
+    assert again.run(until=10) == {}
+    assert (out / "best.pt").is_file() == kept  # 0.3 again is no better one
+    if kept:
+        assert load_checkpoint(out / "best.pt")["iteration"] == 4
+    else:
+        assert again.ending() == ["best evaluation: AP 30.0 at iteration 4"]
+        assert "the checkpoint of the best evaluation (AP 30.0 at iteration 4) is gone" in (out / "log.txt").read_text()
+    last = run_of(out)
+    last.resume("auto")
+    last.run()
+    assert load_checkpoint(out / "best.pt")["iteration"] == 12
+
+
+def test_a_kill_between_the_checkpoint_and_best_pt(folder, monkeypatch):
+    scripted(monkeypatch, VALUES)
+    out = folder / "killed"
+    run_of(out).run(until=5)
+    os.unlink(out / "best.pt")
+    again = run_of(out)
+    again.resume(out / "checkpoint.1.pt")  # of iteration 4, with its evaluation
+    assert again.iteration == 4
+    again.run(until=5)
+    assert load_checkpoint(out / "best.pt")["iteration"] == 4
+
+
+def test_one_of_a_later_iteration_is_put_aside(folder, monkeypatch):
+    """A run that goes back to an earlier checkpoint may not end with the best of what it has not trained."""
+    scripted(monkeypatch, VALUES)
+    out = folder / "back"
+    run_of(out, 2, run__keep_checkpoints=9).run()
+    again = run_of(out, 2, run__best_metric=None)
+    again.resume(out / "checkpoint.pt")
+    again.run()
+    assert not (out / "best.pt").exists() and load_checkpoint(out / "earlier" / "best.pt")["iteration"] == 4
+    assert again.ending() == []
+    run_of(out, 1).run()  # a new run: all of the old one's
+    assert {path.name for path in (out / "earlier.1").iterdir()} >= {"checkpoint.pt", "checkpoint.1.pt"}
+    assert load_checkpoint(out / "best.pt")["iteration"] == 2
+
+
+def test_predictions_from_a_folder_are_the_bests(folder, monkeypatch, caplog):
+    scripted(monkeypatch, VALUES)
+    out = folder / "predicting"
+    run_of(out, 3).run()
+    assert load_trained(out)[0] == out / "best.pt" and load_trained(out / "checkpoint.pt")[1]["iteration"] == 6
+    weights = load_checkpoint(out / "best.pt")["model"]
+    predictor = mlc_ext.detectors.load(out, "cpu")
+    assert all(torch.equal(value, weights[name]) for name, value in predictor.model.state_dict().items())
+    (out / "best.pt").write_text("damaged")
+    path, state = load_trained(out)
+    assert path == out / "checkpoint.pt" and state["iteration"] == 6
+    assert "best.pt is no readable checkpoint" in caplog.text and "the newest checkpoint is used" in caplog.text
+
+
+def test_the_program_names_it(folder, monkeypatch, capsys):
+    scripted(monkeypatch, VALUES)
+    settings = {"run.eval_every": 1, "run.best_metric": "AP", "run.patience": 1}
+    code, out, _ = train_here(capsys, "--epochs", 8, "--out", "named", **settings)
+    assert code == 0 and "ended early at iteration 6 of 16" in out
+    assert "best evaluation: AP 30.0 at iteration 4, in named/best.pt" in out
+    assert "results: named (best.pt, checkpoint.pt, metrics.json, log.txt)" in out
+    assert "evaluate named/best.pt" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("fcos_minus_r50", {"run.best_metric": "AR@100"}, "run.best_metric=AR@100 is no metric that model.detector"),
+        ("rpn_r50", {"run.best_metric": "AP"}, "run.best_metric=AP is no metric that model.detector='rpn'"),
+        ("rpn_r50", {"run.patience": 2, "run.eval_every": 1}, "run.patience=2 needs run.best_metric, got None"),
+        ("rpn_r50", {"run.patience": 2, "run.best_metric": "ARs"}, "run.patience=2 needs run.eval_every, got None"),
+    ],
+)
+def test_settings_that_do_not_fit(folder, capsys, name, settings, message):
+    code, _, error = train_here(capsys, "--out", "refused", name=name, **settings)
+    assert code == 2 and message in error and error.count("\n") == 1
+
+
+def test_the_names_are_those_of_the_evaluators():
+    class Data:
+        label_to_category = {1: 1}
+
+        def ground_truth(self):
+            return {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+
+    assert tuple(CocoEvaluator(Data()).summarize()) == BOX_METRICS
+    assert tuple(ProposalEvaluator(Data()).summarize()) == PROPOSAL_METRICS
+
+
+def test_two_processes_end_together(folder):
+    settings = {"run.eval_every": 1, "run.best_metric": "AP", "run.patience": 1, "schedule.lr": 1e-9}
+    code, out, error = finish(start(folder, "--epochs", 5, "--out", "two", ranks=2, **settings))
+    assert code == 0, error
+    assert "ended early at iteration 4 of 10" in out
+    assert load_checkpoint(folder / "two" / "best.pt")["iteration"] == 2
