@@ -106,8 +106,20 @@ def small() -> Config:
     )
 
 
+def few_images() -> Config:
+    """For some tens to hundreds of images: `small` with scale jitter, photometric distortion, a cosine schedule, the
+    best checkpoint by AP, and an end after 12 epochs without a better one."""
+    config = with_epochs(small(), 40)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, scale_jitter=(0.5, 1.5), photometric=0.5),
+        schedule=dataclasses.replace(config.schedule, kind="cosine"),
+        run=RunConfig(eval_every=2, best_metric="AP", patience=6),
+    )
+
+
 def _all() -> dict[str, Callable[[], Config]]:
-    presets: dict[str, Callable[[], Config]] = {"demo": demo, "small": small}
+    presets: dict[str, Callable[[], Config]] = {"demo": demo, "small": small, "few_images": few_images}
     off = METHODS[""]
     for name, detector in DETECTORS.items():
         for suffix, method in METHODS.items():
@@ -136,4 +148,5 @@ def preset(name: str) -> Config:
         raise ValueError(f"unknown preset {name!r}{hint} (train --help lists them)")
     if present != name:
         report_renamed("preset", name, present)
-    return dataclasses.replace(PRESETS[present](), run=RunConfig(out=f"runs/{name}"))
+    config = PRESETS[present]()
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, out=f"runs/{name}"))

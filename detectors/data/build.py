@@ -143,7 +143,7 @@ def build_validation_set(config: Config, cache: Path, *, progress: bool = False)
         getattr(paths, f"{split}_images"),
         getattr(paths, f"{split}_annotations"),
         transforms=evaluation_transforms(config),
-        limit=config.data.limit_train if config.data.val_is_train else None,
+        limit=config.data.validation_limit,
         **_common(config, progress),
     )
     require_usable(dataset)

@@ -89,8 +89,9 @@ def load_for_evaluation(
         config = trained_config(state)
         if data is not None:
             config = override(config, "data.data", data)
-            for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
-                config = override(config, f"data.{name}", None)  # those of the run would take precedence
+            # the run's paths would take precedence, and its limit is meant for its own images
+            for name in ("train_images", "train_annotations", "val_images", "val_annotations", "limit_val"):
+                config = override(config, f"data.{name}", None)
         config = assign(config, settings)
         target = distributed.pick_device(device)
         dataset = build_validation_set(config, CACHE)

@@ -55,6 +55,8 @@ class DataConfig:
     them."""
     limit_train: int | None = None
     """Number of training images to use, the first by id (for overfitting checks); None: all."""
+    limit_val: int | None = None
+    """Number of validation images to use, the first by id, in training and by evaluate; None: all."""
     val_is_train: bool = False
     """Evaluate on the training images (overfitting checks)."""
     keep_empty: bool = True
@@ -93,6 +95,7 @@ class DataConfig:
             mosaic=SHARE,
             mosaic_end=SHARE,
             limit_train=COUNT,
+            limit_val=COUNT,
             workers=Range(0, 1024),
             generated_images=Range(1, 1_000_000),
             generated_size=Range(48, 4096),
@@ -104,6 +107,12 @@ class DataConfig:
             raise ValueError("data.categories must be names or None, got none")
         if self.categories is not None and len(set(self.categories)) != len(self.categories):
             raise ValueError(f"data.categories names a category twice: {self.categories!r}")
+
+    @property
+    def validation_limit(self) -> int | None:
+        """Number of images to evaluate on: limit_val, and of the training images (val_is_train) limit_train at most."""
+        limits = [self.limit_val, self.limit_train if self.val_is_train else None]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def largest_side(self) -> int:
