@@ -70,6 +70,19 @@ def find_dataset(
     return DatasetPaths(**found)
 
 
+def find_split(data_dir: str | os.PathLike, name: str) -> tuple[Path, Path]:
+    """(images, annotations) of a split of any name, in one of the layouts of :func:`find_dataset`.
+
+    FileNotFoundError, with the places that were searched.
+    """
+    candidates = _candidates(data_dir, name, {})
+    for pair in candidates:
+        if pair["images"].is_dir() and pair["annotations"].is_file():
+            return pair["images"], pair["annotations"]
+    searched = "; ".join(f"{pair['images']} with {pair['annotations']}" for pair in candidates)
+    raise FileNotFoundError(f"no split {name!r} in {data_dir}; looked for {searched}")
+
+
 def _candidates(
     data_dir: str | os.PathLike | None, split: str, explicit: dict[str, str | os.PathLike | None]
 ) -> list[dict[str, Path]]:

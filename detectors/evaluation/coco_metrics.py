@@ -126,6 +126,26 @@ class _Collector:
                 merged.setdefault(image_id, row)
         self._rows, self._done = merged, None
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The outputs so far, as ``torch.save`` takes them: ``image_ids`` and ``counts`` [M], and of all images in
+        that order ``boxes`` [N, 4], ``scores`` and ``labels`` [N]."""
+        rows = list(self._rows.values())
+        return {
+            "image_ids": torch.tensor(list(self._rows), dtype=torch.int64),
+            "counts": torch.tensor([len(scores) for _, scores, _ in rows], dtype=torch.int64),
+            "boxes": torch.from_numpy(np.concatenate([np.zeros((0, 4)), *(boxes for boxes, _, _ in rows)])),
+            "scores": torch.from_numpy(np.concatenate([np.zeros(0), *(scores for _, scores, _ in rows)])),
+            "labels": torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *(labels for _, _, labels in rows)])),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Replaces the outputs by those of :meth:`state_dict`; errors as of :meth:`update`."""
+        self.reset()
+        counts = state["counts"].tolist()
+        parts = (state[name].split(counts) for name in ("boxes", "scores", "labels"))
+        outputs = [dict(zip(("boxes", "scores", "labels"), part, strict=True)) for part in zip(*parts, strict=True)]
+        self.update(state["image_ids"].tolist(), outputs)
+
     def _check(self, image_id: int, output: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         boxes, scores, labels = (_array(output[key]) for key in ("boxes", "scores", "labels"))
         if boxes.size == 0:

@@ -16,6 +16,7 @@ from ..config.settings import Config
 from ..data.build import CACHE, build_validation_set, verify
 from ..data.coco.dataset import CocoDetection
 from ..data.coco.trained import label_as_trained
+from ..data.splits import with_split
 from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
 from ..models.memory_layout import set_memory_layout
@@ -71,24 +72,30 @@ class Loaded(NamedTuple):
     device: torch.device
     iteration: int
     """Of the checkpoint."""
+    checkpoint: Path
 
 
 def load_for_evaluation(
-    path: Path, data: str | None = None, device: str = "auto", *, settings: Sequence[str] = ()
+    path: Path,
+    data: str | None = None,
+    device: str = "auto",
+    *,
+    settings: Sequence[str] = (),
+    split: str | None = None,
 ) -> Loaded:
-    """The detector of a checkpoint and its validation set; arguments and errors as for
-    :func:`~mlc_ext.detectors.evaluation.measure.evaluate_checkpoint`."""
+    """The detector of a checkpoint, or of the newest one of a run's folder, and its validation set; other arguments and
+    errors as for :func:`~mlc_ext.detectors.evaluation.measure.evaluate_checkpoint`."""
     with distributed.together():
-        state = load_checkpoint(path)
+        path, state = load_trained(path)
         config = trained_config(state)
         if data is not None:
             config = override(config, "data.data", data)
             for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
                 config = override(config, f"data.{name}", None)  # those of the run would take precedence
-        config = assign(config, settings)
+        config = with_split(assign(config, settings), split)
         target = distributed.pick_device(device)
         dataset = build_validation_set(config, CACHE)
         label_as_trained(dataset, state, path)
         model = trained_detector(path, state, config, target)
     verify(config, dataset)
-    return Loaded(model, dataset, config, target, state["iteration"])
+    return Loaded(model, dataset, config, target, state["iteration"], path)
