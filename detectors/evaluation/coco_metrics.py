@@ -63,6 +63,21 @@ class PrecisionCurves(NamedTuple):
         return self.precision.mean(1)
 
 
+class ClassCurves(NamedTuple):
+    """Precision and recall of all areas by class; NaN for a class without objects."""
+
+    categories: list[int]
+    """The K category ids, sorted."""
+    ious: np.ndarray
+    """[T] IoU thresholds."""
+    recalls: np.ndarray
+    """[R] recall levels."""
+    precision: np.ndarray
+    """[T, R, K]."""
+    recall: np.ndarray
+    """[T, K] the largest recall."""
+
+
 class RecallCurves(NamedTuple):
     """Recall of proposals; NaN without objects."""
 
@@ -266,6 +281,19 @@ class CocoEvaluator(_Collector):
         evaluation = self._evaluation()
         precision = evaluation.eval["precision"][:, :, :, _AREAS["all"], -1]  # [T, R, K]
         return PrecisionCurves(evaluation.params.iouThrs, evaluation.params.recThrs, _means(precision))
+
+    def class_curves(self) -> ClassCurves:
+        """Precision over recall of every class, from COCO's own arrays."""
+        evaluation = self._evaluation()
+        precision, recall = (
+            np.where(values > -1, values, np.nan)
+            for values in (
+                evaluation.eval["precision"][:, :, :, _AREAS["all"], -1],
+                evaluation.eval["recall"][:, :, _AREAS["all"], -1],
+            )
+        )
+        params = evaluation.params
+        return ClassCurves(list(map(int, params.catIds)), params.iouThrs, params.recThrs, precision, recall)
 
     def summarize(self) -> dict[str, float]:
         """AP (IoU .5:.95), AP50, AP75, APs, APm, APl and AR1, AR10, AR100 (the counts of `max_detections`),

@@ -40,7 +40,7 @@ def image_pairs(
     Args:
         truth: COCO detection data. results: detections in COCO's results format.
         most: detections of an image and class that count, as in COCO's AP.
-        score_threshold: detections below it do not count.
+        score_threshold: detections of this score or less do not count.
     """
     number = {category: k for k, category in enumerate(sorted(entry["id"] for entry in truth["categories"]))}
     objects = [entry for entry in truth["annotations"] if not entry["iscrowd"]]
@@ -51,7 +51,7 @@ def image_pairs(
     scores = np.array([row["score"] for row in results], dtype=np.float64)
     for image_id in sorted(entry["id"] for entry in truth["images"]):
         rows = np.array(found.get(image_id, ()), dtype=np.int64)
-        rows = rows[scores[rows] >= score_threshold]
+        rows = rows[scores[rows] > score_threshold]
         rows = rows[np.argsort(-scores[rows], kind="stable")]
         rows = rows[_ranks(labels[rows]) < most]
         gts, areas = own.get(image_id, []), own_crowd.get(image_id, [])

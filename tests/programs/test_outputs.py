@@ -15,6 +15,7 @@ from mlc_ext.detectors.config.paths import PATHS, with_absolute_paths
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.generated.dataset import generate
 from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 
 
@@ -115,7 +116,8 @@ def test_results_that_cannot_be_written_are_found_before_the_work(program, monke
 
 
 def test_a_disk_that_is_full_after_the_evaluation_leaves_the_metrics(program, monkeypatch):
-    monkeypatch.setattr("mlc_ext.detectors.evaluation.coco_metrics.CocoEvaluator.results", lambda _: ["x" * 9000])
+    row = {"image_id": 1, "category_id": 1, "bbox": [0.0, 0.0, 5.0, 5.0], "score": 0.5}
+    monkeypatch.setattr(CocoEvaluator, "results", lambda _: [row] * 200)
     with full_disk(5000):
         code, out, error = program(evaluate, "run/checkpoint.pt", "--device", "cpu", "--results", "d.json")
     assert code == 2 and "corr(gt)" in out and error.endswith("File too large: 'd.json'\n")
