@@ -29,7 +29,14 @@ from mlc_ext.detectors.command_line import make_parser, print_error, program_err
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, charts_folder, check_page, require_matplotlib
-from mlc_ext.detectors.reporting.curves import loss_charts, metric_charts, precision_charts, recall_charts
+from mlc_ext.detectors.reporting.class_charts import class_charts, error_charts
+from mlc_ext.detectors.reporting.curves import (
+    legend_charts,
+    loss_charts,
+    metric_charts,
+    precision_charts,
+    recall_charts,
+)
 from mlc_ext.detectors.reporting.embedded_images import Pictures
 from mlc_ext.detectors.reporting.page import build_page
 from mlc_ext.detectors.reporting.run_evaluation import Findings, examine, note_other_data, take_metrics
@@ -115,7 +122,9 @@ def make_report(
         take_metrics(run, findings[-1], data)
     note_other_data(runs)
     curves = [None if found is None else found.curves for found in findings]
+    details = [None if found is None else found.explanation for found in findings]
     charts = {
+        "legend": legend_charts(runs),
         "losses": loss_charts(runs),
         "metrics": metric_charts(runs),
         "scatter": [
@@ -125,9 +134,11 @@ def make_report(
             for chart in scatter_charts(found.divergence, k + 1, COLORS[k % len(COLORS)])
         ],
         "curves": [
-            *precision_charts(runs, [each if isinstance(each, PrecisionCurves) else None for each in curves]),
-            *recall_charts(runs, [each if isinstance(each, RecallCurves) else None for each in curves]),
+            *precision_charts([each if isinstance(each, PrecisionCurves) else None for each in curves]),
+            *recall_charts([each if isinstance(each, RecallCurves) else None for each in curves]),
         ],
+        "errors": error_charts(details),
+        "classes": [chart for k, each in enumerate(details, 1) if each is not None for chart in class_charts(each, k)],
     }
     return build_page(runs, findings, charts, pictures), [chart for part in charts.values() for chart in part]
 

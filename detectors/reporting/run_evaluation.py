@@ -10,6 +10,7 @@ from typing import Any
 from mlc_ext.divergence import Divergence
 
 from ..evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from ..evaluation.explanation import Explanation, explain
 from ..evaluation.metrics_table import REPORTED
 from ..evaluation.stored import digest, measure_once
 from ..runs.history import Run, comparable
@@ -34,6 +35,8 @@ class Findings:
     metrics: dict[str, float]
     curves: PrecisionCurves | RecallCurves
     divergence: Divergence
+    explanation: Explanation | None
+    """None: proposals."""
     groups: list[tuple[Group, list[tuple[str, str, str]]]]
     """With (data URI, caption, file name) of each crop."""
     labels: dict[str, Any]
@@ -80,6 +83,7 @@ def examine(
         metrics=measured.metrics(),
         curves=measured.evaluator.curves(),
         divergence=measured.divergence,
+        explanation=None if model.class_agnostic else explain(measured.evaluator),
         groups=groups,
         labels=label_data(model, dataset, names, images, pictures),
     )

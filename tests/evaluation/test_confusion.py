@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from random_detections import random_case, results_of, truth_of
-from test_error_shares import box_iou, coco
+from random_detections import box_iou, coco, random_case, results_of, truth_of
 
 from mlc_ext.detectors.evaluation.confusion import confusion
 

@@ -1,14 +1,10 @@
 """TIDE's kinds of errors: hand-made cases, and a plain loop over the paper's definition."""
 
-import contextlib
-import io
 import math
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from random_detections import random_case, results_of, truth_of
+from random_detections import box_iou, coco, random_case, results_of, truth_of
 
 from mlc_ext.detectors.evaluation.error_shares import KINDS, average_precision, error_shares
 
@@ -18,20 +14,6 @@ OBJECT = [10, 10, 40, 40]
 def shares(objects, detections, **options):
     found = error_shares(truth_of(objects, **options), results_of(detections))
     return found, {name: share.count for name, share in found.kinds.items() if share.count}
-
-
-def coco(truth, results):
-    with contextlib.redirect_stdout(io.StringIO()):
-        gt, dt = COCO(), COCO()
-        gt.dataset = truth
-        dt.dataset = {**truth, "annotations": [{**row, "id": k, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-                                               for k, row in enumerate(results, start=1)]}  # fmt: skip
-        gt.createIndex()
-        dt.createIndex()
-        evaluation = COCOeval(gt, dt, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation
 
 
 @pytest.mark.parametrize(
@@ -97,13 +79,6 @@ def test_a_hundred_detections_of_a_class_count():
     false = [(1, 1, [80, 80, 5, 5], 0.9)] * 100
     found, counts = shares([(1, 1, OBJECT)], [*false, (1, 1, OBJECT, 0.1)])
     assert counts == {"background": 100, "missed": 1} and found.ap50 == 0
-
-
-def box_iou(a, b):
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    inter = max(width, 0) * max(height, 0)
-    return inter / (a[2] * a[3] + b[2] * b[3] - inter)
 
 
 def brute_force(truth, results):

@@ -5,35 +5,10 @@ import math
 
 import numpy as np
 import pytest
-import torch
-from random_detections import random_case, results_of, truth_of
-from test_error_shares import coco
+from random_detections import coco, evaluated, random_case, results_of, truth_of
 
-from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
 from mlc_ext.detectors.evaluation.explanation import MOST_CLASSES, as_text, explain, most_objects
 from mlc_ext.detectors.runs.files import plain
-
-
-class Data:
-    def __init__(self, truth):
-        self.truth = truth
-        self.label_to_category = {k + 1: entry["id"] for k, entry in enumerate(truth["categories"])}
-
-    def ground_truth(self):
-        return self.truth
-
-
-def evaluated(truth, results):
-    evaluator = CocoEvaluator(Data(truth))
-    for image in truth["images"]:
-        rows = [row for row in results if row["image_id"] == image["id"]]
-        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        evaluator.update([image["id"]], [{
-            "boxes": boxes, "scores": torch.tensor([row["score"] for row in rows], dtype=torch.float64),
-            "labels": torch.tensor([row["category_id"] for row in rows], dtype=torch.int64),
-        }])  # fmt: skip
-    return evaluator
 
 
 @pytest.mark.parametrize("seed", range(4))

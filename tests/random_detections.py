@@ -1,8 +1,16 @@
-"""Random objects and detections on a few images, in COCO's formats."""
+"""Objects and detections on a few images, in COCO's formats, by hand or at random, and pycocotools on them."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
 
 
 def truth_of(objects, num_images=2, num_classes=3):
@@ -44,3 +52,51 @@ def random_case(seed, *, num_images=6, num_classes=3, crowd=0.1):
             box = [*rng.integers(0, 80, 2), *rng.integers(4, 20, 2)]
             detections.append((image, int(rng.integers(1, num_classes + 1)), box, float(rng.uniform())))
     return truth_of(objects, num_images, num_classes), results_of(detections)
+
+
+def coco(truth, results):
+    """pycocotools' evaluation."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt, dt = COCO(), COCO()
+        gt.dataset = truth
+        dt.dataset = {**truth, "annotations": [{**row, "id": k, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+                                               for k, row in enumerate(results, start=1)]}  # fmt: skip
+        gt.createIndex()
+        dt.createIndex()
+        evaluation = COCOeval(gt, dt, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def box_iou(a, b):
+    """Of two boxes xywh."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    inter = max(width, 0) * max(height, 0)
+    return inter / (a[2] * a[3] + b[2] * b[3] - inter)
+
+
+class Data:
+    """Ground truth as CocoEvaluator takes it."""
+
+    def __init__(self, truth):
+        self.truth = truth
+        self.label_to_category = {k + 1: entry["id"] for k, entry in enumerate(truth["categories"])}
+
+    def ground_truth(self):
+        return self.truth
+
+
+def evaluated(truth, results):
+    """An evaluator with the results."""
+    evaluator = CocoEvaluator(Data(truth))
+    for image in truth["images"]:
+        rows = [row for row in results if row["image_id"] == image["id"]]
+        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        evaluator.update([image["id"]], [{
+            "boxes": boxes, "scores": torch.tensor([row["score"] for row in rows], dtype=torch.float64),
+            "labels": torch.tensor([row["category_id"] for row in rows], dtype=torch.int64),
+        }])  # fmt: skip
+    return evaluator
