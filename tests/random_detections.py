@@ -88,9 +88,9 @@ class Data:
         return self.truth
 
 
-def evaluated(truth, results):
+def evaluated(truth, results, backend="pycocotools"):
     """An evaluator with the results."""
-    evaluator = CocoEvaluator(Data(truth))
+    evaluator = CocoEvaluator(Data(truth), backend=backend)
     for image in truth["images"]:
         rows = [row for row in results if row["image_id"] == image["id"]]
         boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).reshape(-1, 4)

@@ -30,6 +30,15 @@ def test_classes_are_pycocotools_of_one_class(seed):
     assert found.errors.ap50 == pytest.approx(metrics["AP50"])
 
 
+def test_the_faster_evaluator_gives_the_same():
+    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed (pip install mlc-ext[faster])")
+    case = random_case(2, num_images=10)
+    slow, fast = (explain(evaluated(*case, backend)).to_dict() for backend in ("pycocotools", "faster_coco_eval"))
+    for a, b in zip(slow.pop("classes"), fast.pop("classes"), strict=True):
+        assert a == pytest.approx(b)
+    assert fast == slow
+
+
 def test_json_has_all_figures():
     truth, results = random_case(1)
     truth["categories"].append({"id": 9, "name": "without objects"})
