@@ -84,7 +84,7 @@ def _results(runs: Sequence[Run]) -> str:
         "AP and AR in percent (COCO); corr: Spearman's rank correlation of score and IoU before NMS, by gt (protocol "
         "a) and pooled (protocol b). -: not measured, or undefined."
     )
-    if len(runs) > 1:
+    if any(comparable(runs[0], run) for run in runs[1:]):
         reported += f" Small: the difference from {text(runs[0].name)}."
     others = [text(run.name) for run in runs if not comparable(runs[0], run)]
     warning = (

@@ -78,6 +78,7 @@ def test_runs_without_checkpoints_are_compared_by_their_settings(tmp_path, monke
     page, error = make(tmp_path / "page.html", *runs, capsys=capsys)
     assert ("<small>-15.7</small>" in page) == same
     assert ("These metrics cannot be compared" in page) == (not same)
+    assert ("Small: the difference from a" in page) == same
     assert ("b: evaluated on another validation set than a: no differences are shown" in error) == (not same)
 
 
