@@ -1,0 +1,144 @@
+"""What of a file's detector a model can take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..config.settings import ModelConfig
+from ..models.dense_detector import DenseDetector
+from .class_layer import class_layer
+from .conversion import CONV, MEAN, for_input, same_input
+from .own import head_of, structure
+from .parts import COUNTER, aligned_pyramid, by_part, misfit, needed_parts, surplus_biases
+from .source import Source
+
+_OF_ALL_HEADS = ("backbone", "style", "fpn_channels")
+"""Settings that mean the same whatever the head."""
+
+
+@dataclass
+class Part:
+    """What happens to a part of the model."""
+
+    name: str
+    total: int
+    """Tensors of the model."""
+    taken: int = 0
+    remark: str = ""
+    """Why it is not taken, or what is new in it."""
+
+
+@dataclass
+class Transfer:
+    """The tensors that replace the model's, and what the user should know."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    parts: list[Part] = field(default_factory=list)
+    unused: dict[str, int] = field(default_factory=dict)
+    """Parts of the file that the model lacks -> number of tensors."""
+    other_settings: dict[str, tuple[object, object]] = field(default_factory=dict)
+    """Setting of section ``model`` -> (the file's, this run's) where the structure differs."""
+    notes: list[str] = field(default_factory=list)
+
+
+def plan(source: Source, model: DenseDetector, config: ModelConfig, categories: Sequence[str] | None) -> Transfer:
+    """The transfer from a file to a new model; nothing is changed.
+
+    Args:
+        config: of the model.
+        categories: the model's classes by column; None for a detector without classes.
+
+    Raises:
+        ValueError: the backbone is another one, or in another style: nothing else would mean the same.
+    """
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
+    given = dict(source.tensors)
+    result = Transfer(notes=list(source.notes))
+    result.other_settings = _differences(source, config)
+    if "style" in result.other_settings and config.backbone.startswith("resnet"):
+        theirs, ours = result.other_settings["style"]
+        raise ValueError(f"its ResNet is in {theirs} style, model.style is {ours}: strides and pixel values differ; "
+                         f"--set model.style={theirs} fits")  # fmt: skip
+    wanted_input = model.backbone.normalization
+    if source.normalization is not None and {CONV, MEAN} <= given.keys():
+        if not same_input(source.normalization, wanted_input):
+            given = for_input(given, source.normalization, wanted_input)
+            result.notes.append("the backbone expects other pixel values: its first convolution is converted, exact "
+                                "but for the image's border")  # fmt: skip
+    given, absent_levels = aligned_pyramid(given, len(model.fpn.lateral_convs))
+    parts, found = by_part(own), by_part(given)
+    for name, wanted in parts.items():
+        present = found.get(name, {})
+        if name == "pyramid" and absent_levels:
+            wanted = {key: x for key, x in wanted.items() if int(key.split(".")[2]) >= absent_levels}
+        part = Part(name, len(parts[name]))
+        result.parts.append(part)
+        needs = needed_parts(name, one_tower=model.head.reg_tower is None, centerness_on=config.centerness_on)
+        if name == "class layer" and present and not config.class_agnostic:
+            reason = _needs(needs, result) or _other_head(source, config)
+            if reason is None:
+                layer = class_layer(wanted, present, source.classes, categories, model.head.num_anchors)
+                result.tensors |= layer.tensors
+                part.taken, reason = len(layer.tensors), layer.remark
+        else:
+            reason = (_other_meaning(name, source, config) if present else None) or misfit(wanted, present)
+            reason = reason or _needs(needs, result)
+            if reason is None:
+                result.tensors |= {key: present[key] for key in wanted}
+                part.taken = len(wanted)
+                if absent_levels and name == "pyramid":
+                    reason = "the file has no P2"
+                elif count := surplus_biases(wanted, present):
+                    reason = f"without {count} biases of the file's convolutions"
+        part.remark = reason or ""
+        if name == "backbone" and part.taken == 0:
+            raise ValueError(_other_backbone(source, config, part.remark))
+    absent = {name: len(tensors) for name, tensors in found.items() if name not in parts}
+    result.unused = absent | dict(source.unused)
+    counters = {key: x for key, x in source.tensors.items() if key.startswith("backbone.") and key.endswith(COUNTER)}
+    result.tensors |= {key: x for key, x in counters.items() if key in model.state_dict()}
+    return result
+
+
+def _differences(source: Source, config: ModelConfig) -> dict[str, tuple[object, object]]:
+    ours = structure(config)
+    names = source.settings if source.head == head_of(config) else set(_OF_ALL_HEADS) & set(source.settings)
+    return {
+        name: (source.settings[name], ours[name])
+        for name in ours
+        if name in names and source.settings[name] != ours[name] and source.settings[name] is not None
+    }
+
+
+def _needs(needs: Sequence[str], result: Transfer) -> str | None:
+    new = [part.name for part in result.parts if part.name in needs and part.taken == 0]
+    return f"the {new[0]} is new" if new else None
+
+
+def _other_head(source: Source, config: ModelConfig) -> str | None:
+    if source.head == head_of(config):
+        return None
+    return f"the file's head is of {source.head}" if source.head else "the file's head is of another kind"
+
+
+def _other_meaning(name: str, source: Source, config: ModelConfig) -> str | None:
+    """Why a part of the head means something else in the file, whatever its shape."""
+    if name in ("backbone", "pyramid", "extra levels"):
+        return None
+    if reason := _other_head(source, config):
+        return reason
+    for part, setting in (("box layer", "norm_on_bbox"), ("centerness layer", "centerness_on")):
+        value = source.settings.get(setting)
+        if name == part and value not in (None, getattr(config, setting)):
+            return f"model.{setting} is {value} in the file"
+    return None
+
+
+def _other_backbone(source: Source, config: ModelConfig, reason: str) -> str:
+    name = source.settings.get("backbone")
+    if name and name != config.backbone:
+        return f"its backbone is {name}, model.backbone is {config.backbone}"
+    return f"its backbone does not fit model.backbone={config.backbone}: {reason}"
