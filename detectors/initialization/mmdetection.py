@@ -23,10 +23,10 @@ NAMES = NameMap(
         (r"bbox_head\.(?:retina|conv|fcos)_reg\.(\w+)", r"head.bbox_regression.\1"),
         (r"bbox_head\.(?:conv|fcos)_centerness\.(\w+)", r"head.bbox_ctrness.\1"),
         (r"bbox_head\.scales\.(\d+)\.scale", r"head.scales.\1"),
-        (r"rpn_head\.rpn_conv\.(weight|bias)", r"head.cls_tower.0.\1"),
-        (r"rpn_head\.rpn_conv\.(\d+)\.conv\.(\w+)", r"head.cls_tower.\1.conv.\2"),
-        (r"rpn_head\.rpn_cls\.(\w+)", r"head.cls_logits.\1"),
-        (r"rpn_head\.rpn_reg\.(\w+)", r"head.bbox_regression.\1"),
+        (r"(?:rpn|bbox)_head\.rpn_conv\.(weight|bias)", r"head.cls_tower.0.\1"),
+        (r"(?:rpn|bbox)_head\.rpn_conv\.(\d+)\.conv\.(\w+)", r"head.cls_tower.\1.conv.\2"),
+        (r"(?:rpn|bbox)_head\.rpn_cls\.(\w+)", r"head.cls_logits.\1"),
+        (r"(?:rpn|bbox)_head\.rpn_reg\.(\w+)", r"head.bbox_regression.\1"),
     )
 )
 
@@ -76,7 +76,7 @@ def _head(names: Mapping[str, Tensor]) -> str | None:
         return "retinanet"
     if any(f"bbox_head.{name}_centerness.weight" in names for name in ("conv", "fcos")):
         return "fcos"
-    return "rpn" if "rpn_head.rpn_cls.weight" in names else None
+    return "rpn" if any(f"{name}.rpn_cls.weight" in names for name in ("rpn_head", "bbox_head")) else None
 
 
 def _with_levels(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
