@@ -50,13 +50,15 @@ def from_mmdetection(file: WeightFile) -> Source:
     head = _head(file.tensors)
     config = written_config(file.meta)
     settings: dict[str, Any] = {"backbone": backbone_name(tensors), **tower_settings(tensors, head)}
-    settings["style"] = config.get("style") or ("caffe" if _has_folded_norms(tensors) else None)
+    settings["style"] = config.get("style")
     if head in ("fcos", "retinanet") and (levels := _extra_levels(config, head)):
         settings["extra_levels"] = levels
     if head == "fcos" and config:
         settings["norm_on_bbox"] = bool(config.get("norm_on_bbox", False))
         settings["centerness_on"] = "reg" if config.get("centerness_on_reg", False) else "cls"
     notes = () if config else ("the file has no configuration: style, inputs and box layer are taken as set here",)
+    if not config and _has_folded_norms(tensors):
+        notes += ("its batch norms have the statistics 0 and 1, as Caffe's weights, which need model.style=caffe",)
     if averages:
         notes += ("of its two sets of weights, the plain names are taken: MMDetection saves the averages there",)
     return Source(

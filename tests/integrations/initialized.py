@@ -11,6 +11,7 @@ from mlc_ext import MLCConfig
 from mlc_ext.detectors.config.settings import Config, ModelConfig
 from mlc_ext.detectors.initialization.initialize import plan_from
 from mlc_ext.detectors.initialization.transfer import Transfer
+from mlc_ext.detectors.models.backbones.base import Normalization
 from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.models.dense_detector import DenseDetector
 
@@ -42,11 +43,18 @@ def images(seed: int = 0) -> list[torch.Tensor]:
     return [torch.rand(3, h, w, generator=g) for h, w in IMAGES]
 
 
-def started(path: Path, classes: list[str], **settings) -> tuple[DenseDetector, Transfer, str]:
-    """A model of these settings that has started from the file, in evaluation; what it took; and the table."""
+def started(
+    path: Path, classes: list[str], normalization: Normalization | None = None, **settings
+) -> tuple[DenseDetector, Transfer, str]:
+    """A model of these settings that has started from the file, in evaluation; what it took; and the table.
+
+    ``normalization`` is the model's, if not its own.
+    """
     config = Config(model=ModelConfig(init=str(path), **settings), mlc=MLCConfig(ml=False, iur=False))
     torch.manual_seed(1)
     model = build_model(config, len(classes))
+    if normalization is not None:
+        model.backbone.normalization = normalization
     transfer, table = plan_from(path, model, config.model, classes)
     model.load_state_dict(transfer.tensors, strict=False)
     return model.eval(), transfer, table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +82,58 @@ def test_same_detections(name, tmp_path):
         if name == "fcos":
             each["scores"] = each["scores"].sqrt()
     assert_same_detections(found, expected)
+
+
+def test_same_proposals(tmp_path):
+    """Of the RPN of Faster R-CNN, whose other heads are reported."""
+    theirs = untrained(fasterrcnn_resnet50_fpn)
+    torch.save(theirs.state_dict(), tmp_path / "detector.pth")
+    ours, transfer, table = started(tmp_path / "detector.pth", CLASSES, detector="rpn", torchvision_anchors=True)
+    assert all(part.taken == part.total for part in transfer.parts) and "roi_heads (8)" in table
+    ours.postprocessor = dataclasses.replace(ours.postprocessor, pre_nms_top_k=1000, min_size=1e-3)
+    with torch.no_grad():
+        batch, _ = theirs.transform(images())
+        boxes, _ = theirs.rpn(batch, theirs.backbone(batch.tensors))
+        found = ours(images())
+    for each, expected in zip(found, boxes, strict=True):
+        assert len(each["boxes"]) == len(expected) > 20
+        assert (torch.cdist(each["boxes"], expected, p=float("inf")).min(1).values < 5e-4).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_structure_that_is_missing(name, tmp_path):
+    """With the detector's own structure the table names the settings that would give torchvision's detections."""
+    make, settings, _ = CASES[name]
+    torch.save(untrained(make).state_dict(), tmp_path / "detector.pth")
+    _, transfer, table = started(tmp_path / "detector.pth", CLASSES, detector=settings["detector"])
+    assert {key: theirs for key, (theirs, _) in transfer.other_settings.items()} == {
+        key: value for key, value in settings.items() if key != "detector"
+    }
+    assert "the detections differ from the file's" in table
+    taken = {part.name: part.taken for part in transfer.parts}
+    expected = {
+        "fcos": {"extra levels": 4, "class tower": 12, "class layer": 2, "box layer": 0, "centerness layer": 0},
+        "retinanet": {"extra levels": 0, "class tower": 8, "class layer": 2, "box layer": 2},
+        "retinanet_v2": {"extra levels": 4, "class tower": 0, "class layer": 0, "box layer": 0},
+    }[name]
+    assert {part: taken[part] for part in expected} == expected and taken["backbone"] == 265
+
+
+def test_columns_are_torchvisions_categories():
+    for weights in (FCOS_ResNet50_FPN_Weights, RetinaNet_ResNet50_FPN_Weights, RetinaNet_ResNet50_FPN_V2_Weights):
+        names = weights.COCO_V1.meta["categories"]
+        assert [None if name == "N/A" else name for name in names[1:]] == list(COCO_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        FCOS_ResNet50_FPN_Weights,
+        RetinaNet_ResNet50_FPN_Weights,
+        RetinaNet_ResNet50_FPN_V2_Weights,
+        FasterRCNN_ResNet50_FPN_Weights,
+    ],
+)
+def test_the_documentation_names_the_published_file(weights):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
+    assert weights.COCO_V1.url.rpartition("/")[2] in text and f"{weights.__name__}.COCO_V1" in text
