@@ -105,7 +105,9 @@ def plan(source: Source, model: DenseDetector, config: ModelConfig, categories: 
 
 def _differences(source: Source, config: ModelConfig) -> dict[str, tuple[object, object]]:
     ours = structure(config)
-    names = source.settings if source.head == head_of(config) else set(_OF_ALL_HEADS) & set(source.settings)
+    names = set(source.settings if source.head == head_of(config) else _OF_ALL_HEADS) & set(source.settings)
+    if config.detector == "fcos-":
+        names.discard("centerness_on")
     return {
         name: (source.settings[name], ours[name])
         for name in ours
