@@ -81,5 +81,5 @@ def _unknown(file: WeightFile) -> str:
     shown = f"{file.path} holds {len(names)} tensors, but no detector that is known here"
     if "fc.weight" in names and "conv1.weight" in names:
         return f"{shown}: it looks like a classifier; --set model.weights={file.path} starts the backbone from it"
-    begin = ", ".join(f"{name}.* ({count})" for name, count in list(counted(names, 2).items())[:4])
+    begin = ", ".join(f"{name}.* ({count})" for name, count in list(counted(names).items())[:4])
     return f"{shown}: {begin}"

@@ -56,11 +56,15 @@ def from_mmdetection(file: WeightFile) -> Source:
     if head == "fcos" and config:
         settings["norm_on_bbox"] = bool(config.get("norm_on_bbox", False))
         settings["centerness_on"] = "reg" if config.get("centerness_on_reg", False) else "cls"
-    notes = () if config else ("the file has no configuration: style, inputs and box layer are taken as set here",)
-    if not config and _has_folded_norms(tensors):
-        notes += ("its batch norms have the statistics 0 and 1, as Caffe's weights, which need model.style=caffe",)
+    notes = []
+    if not config:
+        notes.append("the file has no configuration: style, inputs and box layer are taken as set here")
+        if _has_folded_norms(tensors):
+            notes.append(
+                "its batch norms have the statistics 0 and 1, as Caffe's weights, which need model.style=caffe"
+            )
     if averages:
-        notes += ("of its two sets of weights, the plain names are taken: MMDetection saves the averages there",)
+        notes.append("of its two sets of weights, the plain names are taken: MMDetection saves the averages there")
     return Source(
         f"MMDetection's {KINDS.get(head, 'detector')}",
         head,
@@ -69,7 +73,7 @@ def from_mmdetection(file: WeightFile) -> Source:
         {name: value for name, value in settings.items() if value is not None or name == "tower_norm"},
         class_names(file.meta),
         _normalization(config),
-        notes,
+        tuple((None, note) for note in notes),
     )
 
 

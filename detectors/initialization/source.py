@@ -34,8 +34,8 @@ class Source:
     """Names of the columns of the class layer; None if they are not known, and for a column that is no class."""
     normalization: Normalization | None = None
     """What the backbone expects; None if it is not known."""
-    notes: tuple[str, ...] = ()
-    """What the user should know."""
+    notes: tuple[tuple[str | None, str], ...] = ()
+    """What the user should know: the part that must be taken for it to matter, or None; and the text."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class NameMap:
         return mapped, unknown
 
 
-def counted(names: Iterable[str], depth: int = 1) -> dict[str, int]:
-    """How many names begin with the same ``depth`` parts."""
-    return dict(Counter(".".join(name.split(".")[:depth]) for name in names))
+def counted(names: Iterable[str]) -> dict[str, int]:
+    """How many names begin with the same part, or within backbone and head with the same two parts."""
+    begin = (name.split(".")[: 2 if name.startswith(("backbone.", "head.")) else 1] for name in names)
+    return dict(Counter(map(".".join, begin)))
 
 
 def place_in_towers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

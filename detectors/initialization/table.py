@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .source import Source
-from .transfer import Transfer
+from .transfer import Transfer, setting_text
 
 
 def transfer_table(path: Path, source: Source, transfer: Transfer) -> str:
@@ -21,11 +21,8 @@ def transfer_table(path: Path, source: Source, transfer: Transfer) -> str:
         lines.append(f"  only in the file: {listed}")
     lines += [f"  note: {note}" for note in transfer.notes]
     if transfer.other_settings:
-        settings = " ".join(f"--set model.{name}={_text(theirs)}" for name, (theirs, _) in
-                            transfer.other_settings.items())  # fmt: skip
+        settings = " ".join(
+            f"--set model.{name}={setting_text(theirs)}" for name, (theirs, _) in transfer.other_settings.items()
+        )
         lines.append(f"  the detections differ from the file's; its structure is {settings}")
     return "\n".join(lines)
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

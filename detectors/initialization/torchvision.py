@@ -54,12 +54,14 @@ def from_torchvision(file: WeightFile) -> Source:
         settings["extra_levels"] = _extra_levels(tensors)
         tensors, classes = _without_background(tensors)
         if classes is not None:
-            notes = ("91 class columns are read as COCO's category ids, the first as background",)
+            notes = (("class layer", "91 class columns are read as COCO's category ids, the first as background"),)
     if head == "fcos":
         settings |= {"norm_on_bbox": True, "centerness_on": "reg"}
         tensors = _from_cell_corners(tensors)
-        notes += ("its points are the corners of the cells, here the centers: the box layer's bias is moved by half "
-                  "a cell", "its scores are the roots of the products that are the scores here")  # fmt: skip
+        notes += (
+            ("box layer", "its points are the cells' corners, here the centers: the bias is moved by half a cell"),
+            ("centerness layer", "its scores are the square roots of those here"),
+        )
     return Source(
         f"torchvision's {KINDS.get(head, 'detector')}",
         head,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ..config.settings import ModelConfig
+from ..models.build import tower_norm
 from ..models.dense_detector import DenseDetector
 from .class_layer import class_layer
 from .conversion import CONV, MEAN, for_input, same_input
@@ -54,53 +55,66 @@ def plan(source: Source, model: DenseDetector, config: ModelConfig, categories: 
     Raises:
         ValueError: the backbone is another one, or in another style: nothing else would mean the same.
     """
-    own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
-    given = dict(source.tensors)
-    result = Transfer(notes=list(source.notes))
-    result.other_settings = _differences(source, config)
-    if "style" in result.other_settings and config.backbone.startswith("resnet"):
-        theirs, ours = result.other_settings["style"]
-        raise ValueError(f"its ResNet is in {theirs} style, model.style is {ours}: strides and pixel values differ; "
-                         f"--set model.style={theirs} fits")  # fmt: skip
-    wanted_input = model.backbone.normalization
-    if source.normalization is not None and {CONV, MEAN} <= given.keys():
-        if not same_input(source.normalization, wanted_input):
-            given = for_input(given, source.normalization, wanted_input)
-            result.notes.append("the backbone expects other pixel values: its first convolution is converted, exact "
-                                "but for the image's border")  # fmt: skip
-    given, absent_levels = aligned_pyramid(given, len(model.fpn.lateral_convs))
+    own = model.state_dict()
+    result = Transfer(other_settings=_differences(source, config))
+    given, absent_levels = aligned_pyramid(_for_model(source, model, config, result), len(model.fpn.lateral_convs))
     parts, found = by_part(own), by_part(given)
     for name, wanted in parts.items():
         present = found.get(name, {})
-        if name == "pyramid" and absent_levels:
-            wanted = {key: x for key, x in wanted.items() if int(key.split(".")[2]) >= absent_levels}
-        part = Part(name, len(parts[name]))
+        part = Part(name, len(wanted))
         result.parts.append(part)
         needs = needed_parts(name, one_tower=model.head.reg_tower is None, centerness_on=config.centerness_on)
-        if name == "class layer" and present and not config.class_agnostic:
-            reason = _needs(needs, result) or _other_head(source, config)
-            if reason is None:
-                layer = class_layer(wanted, present, source.classes, categories, model.head.num_anchors)
-                result.tensors |= layer.tensors
-                part.taken, reason = len(layer.tensors), layer.remark
+        reason = _other_meaning(name, source, config) or _needs(needs, result) if present else "not in the file"
+        if reason is None and name == "class layer" and categories is not None:
+            layer = class_layer(wanted, present, source.classes, categories, model.head.num_anchors)
+            tensors, part.remark = layer.tensors, layer.remark
+        elif reason is None:
+            tensors, part.remark = _whole_part(name, wanted, present, absent_levels)
         else:
-            reason = (_other_meaning(name, source, config) if present else None) or misfit(wanted, present)
-            reason = reason or _needs(needs, result)
-            if reason is None:
-                result.tensors |= {key: present[key] for key in wanted}
-                part.taken = len(wanted)
-                if absent_levels and name == "pyramid":
-                    reason = "the file has no P2"
-                elif count := surplus_biases(wanted, present):
-                    reason = f"without {count} biases of the file's convolutions"
-        part.remark = reason or ""
-        if name == "backbone" and part.taken == 0:
+            tensors, part.remark = {}, reason
+        if name == "backbone" and not tensors:
             raise ValueError(_other_backbone(source, config, part.remark))
-    absent = {name: len(tensors) for name, tensors in found.items() if name not in parts}
-    result.unused = absent | dict(source.unused)
-    counters = {key: x for key, x in source.tensors.items() if key.startswith("backbone.") and key.endswith(COUNTER)}
-    result.tensors |= {key: x for key, x in counters.items() if key in model.state_dict()}
+        part.taken = len(tensors)
+        result.tensors |= tensors
+    taken = {part.name for part in result.parts if part.taken}
+    result.notes += [text for part, text in source.notes if part is None or part in taken]
+    result.unused = {name: len(tensors) for name, tensors in found.items() if name not in parts} | dict(source.unused)
+    result.tensors |= {
+        key: x for key, x in given.items() if key.endswith(COUNTER) and key.startswith("backbone.") and key in own
+    }
     return result
+
+
+def _for_model(source: Source, model: DenseDetector, config: ModelConfig, result: Transfer) -> dict[str, Tensor]:
+    """The file's tensors, for the pixel values that the model's backbone gets; ValueError for the other style."""
+    if "style" in result.other_settings and config.backbone.startswith("resnet"):
+        theirs, ours = result.other_settings["style"]
+        raise ValueError(
+            f"its ResNet is in {theirs} style, model.style is {ours}: strides and pixel values differ; "
+            f"--set model.style={theirs} fits"
+        )
+    given, wanted = source.normalization, model.backbone.normalization
+    if given is None or not {CONV, MEAN} <= source.tensors.keys() or same_input(given, wanted):
+        return source.tensors
+    result.notes.append(
+        "the backbone expects other pixel values: its first convolution is converted, exact but for the image's border"
+    )
+    return for_input(source.tensors, given, wanted)
+
+
+def _whole_part(
+    name: str, wanted: Mapping[str, Tensor], present: Mapping[str, Tensor], absent_levels: int
+) -> tuple[dict[str, Tensor], str]:
+    """-> (the tensors of a part, none if it does not fit; a remark)."""
+    remark = ""
+    if name == "pyramid" and absent_levels:
+        wanted = {key: x for key, x in wanted.items() if int(key.split(".")[2]) >= absent_levels}
+        remark = "the file has no P2"
+    if reason := misfit(wanted, present):
+        return {}, reason
+    if count := surplus_biases(wanted, present):
+        remark = f"without {count} biases of the file's convolutions"
+    return {key: present[key] for key in wanted}, remark
 
 
 def _differences(source: Source, config: ModelConfig) -> dict[str, tuple[object, object]]:
@@ -135,12 +149,22 @@ def _other_meaning(name: str, source: Source, config: ModelConfig) -> str | None
     for part, setting in (("box layer", "norm_on_bbox"), ("centerness layer", "centerness_on")):
         value = source.settings.get(setting)
         if name == part and value not in (None, getattr(config, setting)):
-            return f"model.{setting} is {value} in the file"
+            return f"model.{setting} is {setting_text(value)} in the file"
+    norm = source.settings.get("tower_norm")
+    if name in ("class tower", "box tower") and (norm is None) != (tower_norm(config) is None):
+        return f"the file's towers have {'no norm' if norm is None else 'group norm'}"
     return None
+
+
+def setting_text(value: object) -> str:
+    """A value as it stands after --set."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _other_backbone(source: Source, config: ModelConfig, reason: str) -> str:
     name = source.settings.get("backbone")
     if name and name != config.backbone:
-        return f"its backbone is {name}, model.backbone is {config.backbone}"
+        return (
+            f"its backbone is {name}, model.backbone is {config.backbone} (--set model.backbone, or another --preset)"
+        )
     return f"its backbone does not fit model.backbone={config.backbone}: {reason}"

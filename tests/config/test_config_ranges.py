@@ -79,8 +79,8 @@ OUTSIDE = {
     "run.save_every": (0,),
     "run.keep_checkpoints": (0,),
 }
-FREE_TEXT = ("model.weights", "model.init", "data.data", "data.train_images", "data.train_annotations", "data.val_images",
-             "data.val_annotations", "data.categories", "run.out", "run.compile")  # fmt: skip
+FREE_TEXT = ("model.weights", "model.init", "data.data", "data.train_images", "data.train_annotations",
+             "data.val_images", "data.val_annotations", "data.categories", "run.out", "run.compile")  # fmt: skip
 
 
 def settings():

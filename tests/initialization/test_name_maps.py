@@ -117,7 +117,7 @@ def test_mmdetections_fcos(tmp_path, layer):
     meta = {"dataset_meta": {"classes": ["a", "b", "c"]}, "cfg": CONFIG}
     source = source_of({"state_dict": tensors | averages, "meta": meta}, tmp_path)
     assert_same_tensors(source.tensors, model.state_dict())
-    assert source.unused == {"ema_*": len(tensors)} and any("averages" in note for note in source.notes)
+    assert source.unused == {"ema_*": len(tensors)} and any("averages" in note for _, note in source.notes)
     expected = {"style": "caffe", "extra_levels": "p5_relu", "norm_on_bbox": True, "centerness_on": "reg",
                 "tower_norm": "gn", "num_convs": 2}  # fmt: skip
     assert expected.items() <= source.settings.items()

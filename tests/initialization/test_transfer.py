@@ -57,7 +57,7 @@ def test_centerness_is_only_in_the_file():
     ("theirs", "ours", "new", "remark"),
     [
         ({"detector": "fcos"}, {"detector": "fcos", "norm_on_bbox": True}, {"box layer"},
-         ("box layer", "model.norm_on_bbox is False in the file")),
+         ("box layer", "model.norm_on_bbox is false in the file")),
         ({"detector": "fcos"}, {"detector": "fcos", "centerness_on": "reg"}, {"centerness layer"},
          ("centerness layer", "model.centerness_on is cls in the file")),
         ({"num_convs": 3}, {}, {"class tower", "box tower", "class layer", "box layer", "IoU layer"},
@@ -66,6 +66,10 @@ def test_centerness_is_only_in_the_file():
          ("box tower", "the file has no reg_tower.4.weight")),
         ({"tower_norm": "gn"}, {}, {"class tower", "box tower", "class layer", "box layer", "IoU layer"},
          ("box layer", "the box tower is new")),
+        ({"tower_norm": "gn_bias"}, {}, {"class tower", "box tower", "class layer", "box layer", "IoU layer"},
+         ("class tower", "the file's towers have group norm")),
+        ({}, {"tower_norm": "gn"}, {"class tower", "box tower", "class layer", "box layer", "IoU layer"},
+         ("class tower", "the file's towers have no norm")),
         ({"extra_levels": "p5"}, {}, {"extra levels"},
          ("extra levels", "extra_convs.0.weight is (32, 32, 3, 3), (32, 512, 3, 3) here")),
         ({"fpn_channels": 64}, {}, {"pyramid", "extra levels", "class tower", "box tower", "class layer", "box layer",
@@ -73,7 +77,7 @@ def test_centerness_is_only_in_the_file():
          ("pyramid", "lateral_convs.0.weight is (64, 128, 1, 1), (32, 128, 1, 1) here")),
         ({"detector": "fcos"}, {}, {"extra levels", "class tower", "box tower", "class layer", "box layer",
                                     "IoU layer"},
-         ("class layer", "the class tower is new")),
+         ("class layer", "the file's head is of fcos")),
     ],
 )  # fmt: skip
 def test_parts_that_start_anew(theirs, ours, new, remark):
