@@ -24,7 +24,7 @@ from .backbones.build import build_backbone
 from .cls_losses import classification_loss
 from .coders import LTRBCoder
 from .dense_detector import DenseDetector
-from .fpn import FPN
+from .fpn import pyramid
 from .heads import FCOSHead
 from .postprocess import Postprocessor
 
@@ -47,6 +47,7 @@ class FCOS(DenseDetector):
         assigner: of points to gts, in which its positives must lie. None: FCOS's own, with ``center_sampling_radius``
             and the candidates of ``mlc``.
         fpn_channels, num_convs, norm: width of the pyramid, depth and normalization of the towers.
+        extra_levels: see :func:`pyramid`.
         center_sampling_radius, norm_on_bbox, centerness_on: the later tricks (see FCOSAssigner, FCOSHead).
         mmdet1: MMDetection 1.1's: the classification loss is divided by positives + images, areas have +1 widths.
         postprocessor: defaults to score 0.05, 1000 a level, NMS 0.5, 100 an image.
@@ -67,6 +68,7 @@ class FCOS(DenseDetector):
         fpn_channels: int = 256,
         num_convs: int = 4,
         norm: str | None = "gn",
+        extra_levels: str = "p5_relu",
         center_sampling_radius: float | None = None,
         norm_on_bbox: bool = False,
         centerness_on: str = "cls",
@@ -77,13 +79,7 @@ class FCOS(DenseDetector):
         mlc = mlc or MLCConfig()
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, **(backbone_options or {}))
-        fpn = FPN(
-            backbone.out_channels,
-            fpn_channels,
-            extra="on_p5",
-            num_extra=NUM_LEVELS - len(backbone.out_channels),
-            relu_before_extra=True,
-        )
+        fpn = pyramid(backbone.out_channels, fpn_channels, extra_levels, NUM_LEVELS)
         strides = fpn.level_strides(backbone.strides)
         head = FCOSHead(
             fpn_channels,

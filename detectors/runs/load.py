@@ -42,8 +42,9 @@ def load_trained(path: Path) -> tuple[Path, dict]:
 
 
 def trained_config(state: dict) -> Config:
-    """The configuration of a checkpoint, without ``model.weights``: the checkpoint contains the trained weights."""
-    return override(from_dict(state["config"]), "model.weights", None)
+    """The configuration of a checkpoint, without ``model.weights`` and ``model.init``: the checkpoint contains the
+    trained weights."""
+    return override(override(from_dict(state["config"]), "model.weights", None), "model.init", None)
 
 
 def trained_detector(path: Path, state: dict, config: Config, device: torch.device) -> DenseDetector:
