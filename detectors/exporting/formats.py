@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from ..models.dense_detector import DenseDetector
 from ..prediction.exported import EXTRA_FILE, Metadata, finite_or_none
 from ..prediction.predictor import Predictor
 from ..runs.files import replacing, writing
-from .program import INPUT, OUTPUTS
+from .program import INPUT, OUTPUTS, sizes_may_be_one
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -36,27 +36,34 @@ def metadata_of(predictor: Predictor) -> Metadata:
         classes=classes.names,
         category_ids=classes.category_ids,
         class_agnostic=classes.agnostic,
-        preprocessing={"short_side": config.data.evaluated_side, "long_side": config.data.long_side},
+        preprocessing={"short": config.data.evaluated_side, "long": config.data.long_side},
         postprocessing=thresholds | {"score_threshold": finite_or_none(thresholds["score_threshold"])},
         mlc_ext_version=__version__,
         torch_version=str(torch.__version__),
     )
 
 
-def onnx_file(program: ExportedProgram, metadata: Metadata) -> bytes:
-    """The program as an ONNX model of standard operators."""
+def onnx_model(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> torch.onnx.ONNXProgram:
+    """A program as an ONNX model of standard operators."""
     from .onnx_nms import OPSET, batched_rescored_nms
 
     with _quiet():
-        exported = torch.onnx.export(
+        return torch.onnx.export(
             program,
             opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            input_names=list(inputs),
+            output_names=list(outputs),
             custom_translation_table={torch.ops.mlc_ext.batched_rescored_nms.default: batched_rescored_nms},
             dynamo=True,
             verbose=False,
         )
+
+
+def onnx_file(program: ExportedProgram, metadata: Metadata) -> bytes:
+    """The detector in ONNX, with its metadata."""
+    from .onnx_nms import OPSET
+
+    exported = onnx_model(program, [INPUT], OUTPUTS)
     exported.model.metadata_props.update(dataclasses.replace(metadata, opset=OPSET).to_texts())
     exported.model.producer_name, exported.model.producer_version = "mlc-ext", __version__
     return exported.model_proto.SerializeToString()
@@ -73,7 +80,7 @@ def aoti_file(program: ExportedProgram, metadata: Metadata) -> bytes:
     """The program compiled for this machine's CPU by AOTInductor."""
     import torch._inductor
 
-    with io.BytesIO() as file, _quiet():
+    with io.BytesIO() as file, _quiet(), sizes_may_be_one():
         torch._inductor.aoti_compile_and_package(
             program, package_path=file, inductor_configs={"aot_inductor.metadata": metadata.to_texts()}
         )

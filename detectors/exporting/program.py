@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 
 import torch
 import torch.fx.experimental._config
@@ -12,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..models.coders import clip_boxes
 from ..models.dense_detector import DenseDetector
+from ..models.memory_layout import unset_memory_layout
 
 MAX_BATCH, MAX_SIDE = 1024, 16384
 """The largest batch and image side of an exported file."""
@@ -31,6 +34,9 @@ class DetectionProgram(nn.Module):
     def __init__(self, detector: DenseDetector) -> None:
         super().__init__()
         self.detector = copy.deepcopy(detector).eval()
+        unset_memory_layout(self.detector)
+        if detector.postprocessor.score_threshold < 0:  # AOTInductor cannot store -inf; no score is below 0
+            self.detector.postprocessor = dataclasses.replace(detector.postprocessor, score_threshold=-1.0)
         for name, layer in self.detector.head.named_children():
             if isinstance(layer, nn.Conv2d) and layer.out_channels == 1:
                 setattr(self.detector.head, name, _OneChannel(layer))
@@ -67,6 +73,12 @@ class _OneChannel(nn.Module):
         return F.conv2d(x, weight, bias, self.layer.stride, self.layer.padding)[:, :1]
 
 
+def sizes_may_be_one() -> contextlib.AbstractContextManager[None]:
+    """Within, torch.export and AOTInductor do not take a size for larger than 1 because the example's is: levels may
+    have one cell, a batch one image."""
+    return torch.fx.experimental._config.patch(backed_size_oblivious=True)
+
+
 @torch.no_grad()
 def export_program(detector: DenseDetector) -> ExportedProgram:
     """The detector, on the CPU, as a program of :class:`DetectionProgram` for any batch, height and width.
@@ -78,6 +90,5 @@ def export_program(detector: DenseDetector) -> ExportedProgram:
     sides = {i: Dim(name, min=1, max=MAX_SIDE) for i, name in ((2, "height"), (3, "width"))}
     sizes = {0: Dim("batch", min=1, max=MAX_BATCH), **sides}
     example = torch.zeros(2, 3, 160, 224, dtype=torch.uint8)
-    # without it, torch.export takes every size that may be 1 (levels of one cell) for larger
-    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+    with sizes_may_be_one():
         return torch.export.export(program.eval(), (example,), dynamic_shapes={INPUT: sizes})

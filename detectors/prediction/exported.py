@@ -36,7 +36,8 @@ class Metadata:
     class_agnostic: bool
     """Whether the detections are proposals."""
     preprocessing: dict[str, Any]
-    """What is left to the caller: ``short_side`` and ``long_side`` of the resizing. The rest is in the file."""
+    """What is left to the caller: ``short`` and ``long``, the limits of the resized image's sides in pixels
+    (:class:`~mlc_ext.detectors.data.transforms.Resize`). Normalization and padding are in the file."""
     postprocessing: dict[str, Any]
     """Settings of the file's postprocessor; None is no limit."""
     mlc_ext_version: str
