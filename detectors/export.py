@@ -51,7 +51,10 @@ def parse(arguments: list[str] | None = None, prog: str = "export.py") -> argpar
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or its checkpoint.pt")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["onnx"], help="one or several; default: onnx")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: model.onnx, model.pt2 or model.aoti.pt2 beside the checkpoint"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="default: model.onnx, model.pt2 or model.aoti.pt2 beside the checkpoint",
     )
     parser.add_argument(
         "--check",
@@ -121,7 +124,10 @@ def _compare(
 
 def _summary(results: dict[str, Comparison], sizes: dict[str, int], named: bool) -> str:
     threads = torch.get_num_threads()
-    lines = ["", f"on {'the' if named else 'random'} images, torch {torch.__version__}, {threads} CPU threads; median times"]
+    lines = [
+        "",
+        f"on {'the' if named else 'random'} images, torch {torch.__version__}, {threads} CPU threads; median times",
+    ]
     lines.append(table(results, sizes))
     if not results["PyTorch"].boxes:
         lines.append("no detection to compare: name photos with objects by --check")

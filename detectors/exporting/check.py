@@ -15,7 +15,7 @@ Found = dict[str, Tensor]
 Detect = Callable[[Sequence[Tensor]], list[Found]]
 """Images uint8 [3, H, W] of one size to ``boxes``, ``labels``, ``scores`` of each."""
 
-BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 1e-4
+BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 2e-5
 """Pixels, and units of the score, within which detections are equal."""
 
 RANDOM_BATCHES = ((1, 160, 224), (3, 100, 161), (17, 64, 64), (1, 33, 47), (2, 20, 300))

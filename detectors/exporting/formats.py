@@ -43,8 +43,10 @@ def metadata_of(predictor: Predictor) -> Metadata:
     )
 
 
-def onnx_model(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> torch.onnx.ONNXProgram:
-    """A program as an ONNX model of standard operators."""
+def onnx_model(
+    program: ExportedProgram, inputs: dict[str, dict[int, str]], outputs: Sequence[str]
+) -> torch.onnx.ONNXProgram:
+    """A program as an ONNX model of standard operators; ``inputs`` name them and their dynamic sizes."""
     from .onnx_nms import OPSET, batched_rescored_nms
 
     with _quiet():
@@ -52,6 +54,7 @@ def onnx_model(program: ExportedProgram, inputs: Sequence[str], outputs: Sequenc
             program,
             opset_version=OPSET,
             input_names=list(inputs),
+            dynamic_shapes=inputs,
             output_names=list(outputs),
             custom_translation_table={torch.ops.mlc_ext.batched_rescored_nms.default: batched_rescored_nms},
             dynamo=True,
@@ -63,7 +66,7 @@ def onnx_file(program: ExportedProgram, metadata: Metadata) -> bytes:
     """The detector in ONNX, with its metadata."""
     from .onnx_nms import OPSET
 
-    exported = onnx_model(program, [INPUT], OUTPUTS)
+    exported = onnx_model(program, {INPUT: {0: "batch", 2: "height", 3: "width"}}, OUTPUTS)
     exported.model.metadata_props.update(dataclasses.replace(metadata, opset=OPSET).to_texts())
     exported.model.producer_name, exported.model.producer_version = "mlc-ext", __version__
     return exported.model_proto.SerializeToString()
@@ -135,4 +138,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-

@@ -202,9 +202,7 @@ class DenseDetector(nn.Module):
         boxes, level_sizes = self.boxes(outputs, feature_sizes)
         return self.postprocessor(outputs["cls_logits"], boxes, self.quality(outputs), level_sizes, image_sizes)
 
-    def boxes(
-        self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]]
-    ) -> tuple[Tensor, list[int]]:
+    def boxes(self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, list[int]]:
         """[N, HWA, 4] decoded boxes, xyxy pixels, and the number of priors of each level."""
         priors = self.priors(feature_sizes, outputs["bbox_regression"])
         # not len(), which torch.export would take for a constant

@@ -34,7 +34,7 @@ def sessions():
         for limit in LIMITS:
             with torch.fx.experimental._config.patch(backed_size_oblivious=True):
                 program = torch.export.export(Nms(threshold, limit), example, dynamic_shapes=sizes)
-            model = onnx_model(program, NAMES, ("keep", "kept_scores", "counts"))
+            model = onnx_model(program, {name: {0: "b", 1: "n"} for name in NAMES}, ("keep", "kept_scores", "counts"))
             domains = {node.domain for node in model.model_proto.graph.node}
             assert domains <= {"", "ai.onnx"} and not model.model_proto.functions
             content = model.model_proto.SerializeToString()
@@ -82,4 +82,4 @@ def test_limits_that_it_has_not():
 
     program = torch.export.export(Limited(), (torch.rand(1, 9, 4), torch.rand(1, 9)))
     with pytest.raises(Exception, match="without pre_nms_top_k"):
-        onnx_model(program, ("boxes", "scores"), ("keep",))
+        onnx_model(program, {"boxes": {}, "scores": {}}, ("keep",))
