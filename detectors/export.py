@@ -12,7 +12,7 @@ A file takes uint8 images [batch, 3, height, width], RGB, of any size, and gives
 height and width are dynamic. Resizing is left to the caller. docs/export.md describes inputs, outputs and metadata.
 `mlc-ext predict` and mlc_ext.detectors.load take the files in place of a checkpoint. They are for the CPU, in float32.
 
-Exit code: 0; 1 if a file's detections differ from PyTorch's (it is written all the same); 2 if nothing could be written.
+Exit code: 0; 1 if a file's detections differ from PyTorch's (it is written all the same); 2 if nothing was written.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _paths(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Pat
         return {name: folder / f"model{FORMATS[name].suffix}" for name in formats}
     if len(formats) > 1:
         raise ValueError(f"--out names one file, but --format {len(formats)} formats; without --out they get names")
-    suffix = Path(FORMATS[formats[0]].suffix).suffix or FORMATS[formats[0]].suffix
+    suffix = "." + FORMATS[formats[0]].suffix.rpartition(".")[2]
     if options.out.suffix != suffix:
         raise ValueError(f"--out must end with {suffix} for --format {formats[0]}, got {options.out}")
     return {formats[0]: options.out}

@@ -26,9 +26,9 @@ class DetectionProgram(nn.Module):
     """A detector as a function of one tensor, with outputs of a fixed size.
 
     Forward: uint8 images [N, 3, H, W], RGB, of one size, resized by the caller -> ``boxes`` float32 [N, M, 4] xyxy in
-    pixels, ``scores`` float32 [N, M], ``labels`` int64 [N, M] in 1..C, ``count`` int64 [N]. M is ``max_detections``; the
-    first ``count`` of an image are its detections, best first, and the rest is 0. Normalization and padding are part
-    of it.
+    pixels, ``scores`` float32 [N, M], ``labels`` int64 [N, M] in 1..C, ``count`` int64 [N]. M is ``max_detections``.
+    The first ``count`` of an image are its detections, best first, and the rest is 0. Normalization and padding are
+    part of it.
     """
 
     def __init__(self, detector: DenseDetector) -> None:

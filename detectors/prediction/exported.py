@@ -77,6 +77,7 @@ class ExportedDetector:
     def __init__(self, run: Callable[[Tensor], Outputs], metadata: Metadata) -> None:
         self.run, self.metadata = run, metadata
 
+    @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
         """As the network's: detections, and no predictions before NMS."""
         boxes, scores, labels, counts = self.run(torch.stack(list(images)))

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import logging
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +89,22 @@ def test_predict_takes_it(run, tmp_path, capsys):
     rows = json.loads((tmp_path / "predictions.json").read_text())
     assert {row["image_id"] for row in rows} == {0, 1, 2} and {row["category_id"] for row in rows} <= {2, 5, 11}
     assert "boxes on 3 of 3 images" in capsys.readouterr().out
+
+
+def test_the_snippet_of_the_documentation(run, tmp_path, monkeypatch, capsys):
+    folder, *_ = run
+    page = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
+    snippet = next(part for part in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in part)
+    (tmp_path / "model.onnx").symlink_to(folder / "model.onnx")
+    with Image.open(folder / "photos" / "1.png") as photo:
+        photo.resize((180, 140)).save(tmp_path / "photo.jpg")  # as the network takes it: Pillow's scaling rounds apart
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    expected = load("model.onnx").predict("photo.jpg", 0.3)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(expected) > 5
+    assert [line.split()[0] for line in lines] == expected.names
+    assert [float(line.split()[1]) for line in lines] == [round(float(score), 3) for score in expected.scores]
 
 
 def test_other_formats_refuse_its_file(run, tmp_path):
