@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..models.backbones.efficientnet import EfficientNetLite0
 from ..models.coders import clip_boxes
 from ..models.dense_detector import DenseDetector
 from ..models.memory_layout import unset_memory_layout
@@ -35,6 +36,8 @@ class DetectionProgram(nn.Module):
         super().__init__()
         self.detector = copy.deepcopy(detector).eval()
         unset_memory_layout(self.detector)
+        if isinstance(self.detector.backbone, EfficientNetLite0):
+            self.detector.backbone.fix_padding()
         if detector.postprocessor.score_threshold < 0:  # AOTInductor cannot store -inf; no score is below 0
             self.detector.postprocessor = dataclasses.replace(detector.postprocessor, score_threshold=-1.0)
         for name, layer in self.detector.head.named_children():

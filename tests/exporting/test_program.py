@@ -99,9 +99,14 @@ def test_equal_detections(exported, size, count):
             one, other = (
                 {key: value[found["scores"] > lowest] for key, value in found.items()} for found in (one, other)
             )
-            torch.testing.assert_close(other["boxes"], one["boxes"], rtol=0, atol=BOX_TOLERANCE)
-            torch.testing.assert_close(other["scores"], one["scores"], rtol=0, atol=SCORE_TOLERANCE)
-            assert torch.equal(other["labels"], one["labels"])
+            if detector.class_agnostic:  # hundreds, some with equal scores
+                above = Comparison()
+                above.add(one, other)
+                assert above.all_equal
+            else:
+                torch.testing.assert_close(other["boxes"], one["boxes"], rtol=0, atol=BOX_TOLERANCE)
+                torch.testing.assert_close(other["scores"], one["scores"], rtol=0, atol=SCORE_TOLERANCE)
+                assert torch.equal(other["labels"], one["labels"])
             compared_boxes += len(one["scores"])
         assert whole.all_equal if not detector.class_agnostic else whole.equal_boxes >= 0.97 * whole.boxes
     assert compared_boxes >= 10 or size == (1, 1)
