@@ -12,6 +12,7 @@ PROGRAMS = {
     "train": "train a detector, with or without the method",
     "evaluate": "COCO metrics and score-IoU correlations of a checkpoint",
     "predict": "run a checkpoint on images: drawings and COCO results",
+    "export": "write a checkpoint as ONNX, .pt2 or an AOTInductor package",
     "report": "compare runs in one HTML page",
     "divergence": "rank correlation of score and IoU of any detector's results file",
 }

@@ -31,7 +31,7 @@ def _grid(size: Size, stride: int, device: torch.device) -> Tensor:
     ys = torch.arange(size[0], device=device, dtype=torch.float32) * stride
     xs = torch.arange(size[1], device=device, dtype=torch.float32) * stride
     y, x = torch.meshgrid(ys, xs, indexing="ij")
-    return torch.stack((x.reshape(-1), y.reshape(-1)), dim=-1)
+    return torch.stack((x, y), dim=-1).view(-1, 2)
 
 
 @cached_tensors(maxsize=64)

@@ -110,8 +110,12 @@ class DenseDetector(nn.Module):
         # normalized before they are padded: the padding is then the data's mean, as in MMDetection
         normalized = [self.backbone.normalization(image) for image in images]
         batch, image_sizes = batch_images(normalized, self.size_divisor)
+        return *self.batch_outputs(batch), image_sizes
+
+    def batch_outputs(self, batch: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
+        """The head's outputs and (H, W) of each level, from normalized and padded images [N, 3, H, W]."""
         features = self.fpn(self.backbone(batch))
-        return self.head(features), [tuple(f.shape[-2:]) for f in features], image_sizes
+        return self.head(features), [tuple(f.shape[-2:]) for f in features]
 
     def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:
         """Priors of each level, on the device of ``like``."""
@@ -198,10 +202,14 @@ class DenseDetector(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
         """The postprocessor's detections."""
-        priors = self.priors(feature_sizes, outputs["bbox_regression"])
-        boxes = self.decode(outputs, torch.cat(priors))
-        level_sizes = [len(p) for p in priors]
+        boxes, level_sizes = self.boxes(outputs, feature_sizes)
         return self.postprocessor(outputs["cls_logits"], boxes, self.quality(outputs), level_sizes, image_sizes)
+
+    def boxes(self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, list[int]]:
+        """[N, HWA, 4] decoded boxes, xyxy pixels, and the number of priors of each level."""
+        priors = self.priors(feature_sizes, outputs["bbox_regression"])
+        # not len(), which torch.export would take for a constant
+        return self.decode(outputs, torch.cat(priors)), [p.shape[0] for p in priors]
 
     @torch.no_grad()
     def detect(

@@ -49,6 +49,8 @@ def flatten_level(x: Tensor, num_anchors: int) -> Tensor:
     """``[N, A * K, H, W]`` to ``[N, H * W * A, K]``, location by location, anchor by anchor."""
     n, channels, height, width = x.shape
     x = x.view(n, num_anchors, channels // num_anchors, height, width).permute(0, 3, 4, 1, 2)
+    if torch.compiler.is_exporting():  # reshape would look at the strides, which differ for levels of one cell
+        x = x.clone(memory_format=torch.contiguous_format)
     return x.reshape(n, height * width * num_anchors, channels // num_anchors)
 
 

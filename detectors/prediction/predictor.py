@@ -17,9 +17,11 @@ from .. import distributed
 from ..config.settings import Config
 from ..data.build import evaluation_transforms
 from ..data.errors import ImageDecodeError
+from ..data.transforms import detection_transforms
 from ..evaluation.measure import to_original
 from ..models.dense_detector import DenseDetector
 from ..runs.load import load_trained, trained_config, trained_detector
+from .exported import ExportedDetector, is_exported, open_exported
 from .images import find_images, image_ids, is_one_file
 from .pixels import KINDS, Source, read_pixels
 from .result import Classes, Detections, Results
@@ -57,17 +59,25 @@ class Predictor:
     """A trained detector, with the preprocessing it is evaluated with: see :func:`mlc_ext.detectors.load`.
 
     Attributes:
-        model: the network, in evaluation mode.
+        model: the network, in evaluation mode, or an exported one.
         classes: names and category ids of its classes.
-        config: the configuration of its training.
+        config: the configuration of its training; None of an exported file.
         device: where it runs.
     """
 
     def __init__(self, checkpoint: str | os.PathLike[str], device: str = "auto"):
+        self.config: Config | None = None
+        self.model: DenseDetector | ExportedDetector
+        if is_exported(checkpoint):
+            self.model = open_exported(Path(checkpoint), device)
+            about, self.device = self.model.metadata, torch.device("cpu")
+            self.classes = Classes(about.classes, about.category_ids, about.class_agnostic)
+            self._transforms = detection_transforms(**about.preprocessing)
+            return
         path, state = load_trained(Path(checkpoint))
-        self.config: Config = trained_config(state)
-        self.device: torch.device = distributed.pick_device(device)
-        self.model: DenseDetector = trained_detector(path, state, self.config, self.device).eval()
+        self.config = trained_config(state)
+        self.device = distributed.pick_device(device)
+        self.model = trained_detector(path, state, self.config, self.device).eval()
         numbers = list(range(1, state["num_classes"] + 1))
         names = state.get("categories") or list(map(str, numbers))
         self.classes = Classes(names, state.get("category_ids") or numbers)  # a checkpoint may be without either
@@ -208,12 +218,15 @@ class Predictor:
     def _read(self, source: Source, image_id: int) -> _Read | Exception:
         try:
             image = read_pixels(source)
-            resized, _ = self._transforms(image, {"boxes": torch.zeros(0, 4), "area": torch.zeros(0)})
-            return _Read(source, image_id, image, resized)
+            return _Read(source, image_id, image, self.resize(image))
         except Exception as error:
             if not _is_of_one_image(error):
                 raise
             return error
+
+    def resize(self, image: Tensor) -> Tensor:
+        """An image, uint8 [3, H, W], in the size in which the network takes it."""
+        return self._transforms(image, {"boxes": torch.zeros(0, 4), "area": torch.zeros(0)})[0]
 
     def _predicted(
         self, window: list[_Read | Exception], threshold: float, batch_size: int
