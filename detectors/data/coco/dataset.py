@@ -15,21 +15,22 @@ from tqdm import tqdm
 
 from ..errors import DataError, ImageDecodeError, StarvedLoader
 from ..images.decode import FORMATS, decode_image, read_image
-from ..images.files import NearNames, did_you_mean, files_below, missing_files
+from ..images.files import did_you_mean
 from ..images.orientation import count_turned
 from ..loading.verify import broken_images
 from .boxes import BoxTable, likely_form
 from .categories import Classes
 from .findings import Findings
 from .ground_truth import coco_dictionary
+from .part import Part
+from .present import SHOWN, present_images
 from .read import LOST_WITH_IMAGE, read_coco, usable_rows
 
 _LOG = logging.getLogger(__name__)
-_SHOWN = 3  # examples of a fault in a message
 
 
 def _first(items: Sequence[str], separator: str = "; ") -> str:
-    return separator.join(items[:_SHOWN]) + (f"{separator}..." if len(items) > _SHOWN else "")
+    return separator.join(items[:SHOWN]) + (f"{separator}..." if len(items) > SHOWN else "")
 
 
 class CocoDetection(Dataset):
@@ -47,6 +48,7 @@ class CocoDetection(Dataset):
         image_dir: folder that `file_name` is relative to; a name may not lead out of it (links in it may).
         annotation_file: the JSON.
         categories: names of the categories to use, objects of other categories are omitted; None for all.
+        part: the part of the images to use; None for all.
         transforms: called as `transforms(image, target)`, returns both.
         keep_empty: keep images without a non-crowd box (they train as pure background).
         strict: raise on an image that is missing, broken or malformed in the JSON. Otherwise such images are left
@@ -60,6 +62,7 @@ class CocoDetection(Dataset):
         classes: the :class:`~mlc_ext.detectors.data.coco.categories.Classes`: names, ids and labels.
         findings: the :class:`~mlc_ext.detectors.data.coco.findings.Findings`: what was left out or is unusual.
         image_ids: COCO ids of the items, in order.
+        name: the annotation file, and the part of it that is used.
 
     Raises:
         ValueError: the JSON is not COCO detection data (names what is missing), a file name leads out of
@@ -75,6 +78,7 @@ class CocoDetection(Dataset):
         transforms: Callable | None = None,
         *,
         categories: Sequence[str] | None = None,
+        part: Part | None = None,
         keep_empty: bool = True,
         strict: bool = False,
         cache: bool = False,
@@ -92,10 +96,14 @@ class CocoDetection(Dataset):
             raise ValueError(f"{self.annotation_file}: {_first(content.problems)}")
         if categories is not None:
             content.choose(categories, self.annotation_file)
+        self.name = str(self.annotation_file)
+        if part is not None:
+            self.name += f" ({part})"
+            content.keep_images(part, self.name)
         self.classes, self.findings = Classes(content.categories), Findings(content)
-        for problem in content.problems[:_SHOWN]:
+        for problem in content.problems[:SHOWN]:
             _LOG.warning("%s: image left out: %s", self.annotation_file, problem)
-        images = self._present(content.images)
+        images = present_images(content.images, self.image_dir, self.findings, strict=strict)
         rows = usable_rows(content, images, self.classes.category_to_label, self.findings.examples)
         if not keep_empty:
             with_objects = {row.image_id for row in rows if not row.iscrowd}
@@ -103,7 +111,7 @@ class CocoDetection(Dataset):
                 self.findings.dropped["images without boxes"] = len(images) - len(with_objects)
             images = {key: entry for key, entry in images.items() if key in with_objects}
         if not images:
-            raise ValueError(f"{self.annotation_file}: no image left to use ({dict(self.findings.dropped)})")
+            raise ValueError(f"{self.name}: no image left to use ({dict(self.findings.dropped)})")
         self._cache: list[bytes | None] | None = None
         images = dict(list(images.items())[:limit])
         self._table = BoxTable.of_rows(rows, list(images))
@@ -118,21 +126,6 @@ class CocoDetection(Dataset):
             self._cache = [self._read_quietly(index) for index in indices]
         if self.findings.dropped or self.findings.noted:
             _LOG.info("%s", self.summary())
-
-    def _present(self, entries: dict[int, dict]) -> dict[int, dict]:
-        """Images whose files exist, by id, in the order of their ids."""
-        names = [entry["file_name"] for entry in entries.values()]
-        missing = missing_files(self.image_dir, names)
-        if missing:
-            near = NearNames(files_below(self.image_dir))
-            absent = [name for name in names if name in missing]
-            shown = [f"{name!r}{near.suggestion(name)}" for name in absent[:_SHOWN]]
-            self.findings.dropped["missing images"] = len(absent)
-            self.findings.examples["missing images"] = shown[0]
-            if self.strict or len(absent) == len(names):
-                reported = ", ".join(shown) + (", ..." if len(absent) > _SHOWN else "")
-                raise FileNotFoundError(f"{len(absent)} of {len(names)} images are not in {self.image_dir}: {reported}")
-        return {image_id: entry for image_id, entry in entries.items() if entry["file_name"] not in missing}
 
     def verify(self, *, workers: int = 0, progress: bool = False) -> None:
         """Decodes every image once and leaves the broken ones out, the same on all ranks, which share the work.
@@ -151,7 +144,7 @@ class CocoDetection(Dataset):
             raise ImageDecodeError(
                 f"{self.annotation_file}: {len(bad)} of {len(self)} images cannot be used: {_first(list(bad.values()))}"
             )
-        for problem in list(bad.values())[:_SHOWN]:
+        for problem in list(bad.values())[:SHOWN]:
             _LOG.warning("image left out: %s", problem)
         self.findings.dropped["broken images"] = len(bad)
         if self._cache is not None:
@@ -280,7 +273,7 @@ class CocoDetection(Dataset):
     def summary(self) -> str:
         """One line: the size of the data set, and the dropped images and annotations by reason."""
         return (
-            f"{self.annotation_file}: {len(self)} images, {self.num_boxes} boxes ({self.num_boxes - self.num_objects} "
+            f"{self.name}: {len(self)} images, {self.num_boxes} boxes ({self.num_boxes - self.num_objects} "
             f"crowd), {self.num_classes} categories{self.findings.summary()}"
         )
 
@@ -291,7 +284,7 @@ class CocoDetection(Dataset):
             found.append("no object is left to learn or to evaluate on")
         if form := likely_form(self._table.file_boxes, self._sizes[self._table.owners]):
             found.append(form)
-        return [f"{self.annotation_file}: {line}" for line in found]
+        return [f"{self.name}: {line}" for line in found]
 
     def ground_truth(self) -> dict[str, Any]:
         """The annotations in use as a COCO dictionary, with the file's own (unclipped) boxes and areas, for

@@ -6,7 +6,7 @@ import difflib
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -66,12 +66,23 @@ class CocoContent:
             raise ValueError(f"{source}: no category is chosen")
         others = {key for key, name in self.categories.items() if name not in set(names)}
         self.categories = {key: name for key, name in self.categories.items() if key not in others}
-        self.annotations = [entry for entry in self.annotations if not _is_of(entry, others)]
+        self.annotations = [entry for entry in self.annotations if not _has(entry, "category_id", others)]
+
+    def keep_images(self, chosen: Container[int], name: str) -> None:
+        """Keeps only these images and their annotations; annotations of unknown images stay.
+
+        ValueError, naming the data set ``name``, if no image is left.
+        """
+        others = {key for key in self.images if key not in chosen}
+        self.images = {key: entry for key, entry in self.images.items() if key not in others}
+        if not self.images:
+            raise ValueError(f"{name}: none of its {len(others)} images is in this part")
+        others |= {key for key, same in self.same_image.items() if same in others}
+        self.annotations = [entry for entry in self.annotations if not _has(entry, "image_id", others)]
 
 
-def _is_of(annotation: Any, categories: set[int]) -> bool:
-    category = annotation.get("category_id") if isinstance(annotation, dict) else None
-    return as_id(category) in categories
+def _has(annotation: Any, field: str, ids: set[int]) -> bool:
+    return isinstance(annotation, dict) and as_id(annotation.get(field)) in ids
 
 
 def read_coco(path: Path) -> CocoContent:

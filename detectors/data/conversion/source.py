@@ -1,0 +1,125 @@
+"""What is read from a data set in another format, before it is written in COCO's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from ..images.decode import FORMATS
+from ..images.files import IMAGE_SUFFIXES
+from ..images.orientation import is_turned
+
+SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""Splits and the names that folders and files give them."""
+
+
+@dataclass
+class SourceBox:
+    """A box of a known class: x, y, width, height in pixels, as in COCO."""
+
+    category: str
+    xywh: tuple[float, float, float, float]
+
+
+@dataclass
+class SourceImage:
+    """An image with its boxes."""
+
+    path: Path
+    name: str
+    """Path in the split's image folder, with slashes."""
+    width: int
+    height: int
+    boxes: list[SourceBox] = field(default_factory=list)
+
+
+@dataclass
+class Source:
+    """A data set, and what was found and lost in reading it.
+
+    Every box found is in an image's ``boxes`` or in ``lost``, every image file in a split or in ``problems``.
+    """
+
+    format: str
+    categories: list[str]
+    splits: dict[str, list[SourceImage]] = field(default_factory=dict)
+    images_found: Counter[str] = field(default_factory=Counter)
+    """Image files by split."""
+    boxes_found: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Boxes by (split, class); those of an unknown class are in the class "?"."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """Boxes that cannot be used, by reason."""
+    problems: Counter[str] = field(default_factory=Counter)
+    """Files that cannot be used, by reason."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """What is used but unusual."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """The first place of each reason."""
+
+    def lose(self, reason: str, place: str, count: int = 1) -> None:
+        """Counts boxes that cannot be used."""
+        if count:
+            self.lost[reason] += count
+            self.examples.setdefault(reason, place)
+
+    def problem(self, reason: str, place: str) -> None:
+        """Counts a file that cannot be used."""
+        self.problems[reason] += 1
+        self.examples.setdefault(reason, place)
+
+    def note(self, reason: str, place: str) -> None:
+        self.notes[reason] += 1
+        self.examples.setdefault(reason, place)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder's or file's name gives."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and its subfolders, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def image_size(path: Path, stated: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(width, height) as the pixels are read, by the rule of ``images/orientation.py``.
+
+    Args:
+        stated: (width, height) that the annotations give, if they do.
+
+    Raises OSError if it is not an image.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if stated is not None and stated in (image.size, image.size[::-1]) and not is_turned(image, stated[::-1]):
+                return image.size
+            swapped = image.getexif().get(0x0112, 1) in (5, 6, 7, 8) and image.format != "TIFF"
+            return image.size[::-1] if swapped else image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path.name} is not an image that can be read: {error}") from error
+
+
+def unique_name(wanted: str, used: set[str]) -> str:
+    """``wanted``, with a number if the name is used, in any case of letters; it is added to ``used``."""
+    path, number = Path(wanted), 2
+    name = wanted
+    while name.lower() in used:
+        name = path.with_name(f"{path.stem}_{number}{path.suffix}").as_posix()
+        number += 1
+    used.add(name.lower())
+    return name
+
+
+def common_folder(paths: Iterable[Path], root: Path) -> Path:
+    """The deepest folder that has all files; ``root`` without files."""
+    parents = [path.parent.parts for path in paths]
+    if not parents:
+        return root
+    length = next((k for k, parts in enumerate(zip(*parents, strict=False)) if len(set(parts)) > 1),
+                  min(map(len, parents)))  # fmt: skip
+    return Path(*parents[0][:length])
