@@ -16,15 +16,14 @@ def refusal(
     folder: Path | None,
     missing: Mapping[str, Mapping[str, Path]],
     near: str,
-    *,
-    train_alone: bool,
+    train_layout: str | None,
 ) -> str:
     """The lines: what was looked for, what the folder has, and what would help.
 
     Args:
         missing: {split: its explicit paths} of the splits that were not found.
         near: a path that may be meant, as a part of the first line.
-        train_alone: the training split is there.
+        train_layout: the layout of the training split, if that is there.
     """
     lines = [f"data set not found{near}; looked for"]
     for split, given in missing.items():
@@ -38,8 +37,10 @@ def refusal(
         lines.append(f"in {folder.absolute()}, which {_contents(folder)}")
         if (kind := foreign_format(folder)) is not None:
             lines.append(f"This is the format of {kind}, which mlc-ext convert {folder} NEW_FOLDER converts.")
-    if train_alone:
-        lines.append("Without a validation split: --set data.val_fraction=0.2 holds out a part of the training images.")
+    if train_layout is not None:
+        lines.append(
+            f"The training split is there ({train_layout}): --set data.val_fraction=0.2 holds out a part of it."
+        )
     for split in missing:
         lines.append(
             f"Files in other places: --set data.{split}_annotations=FILE.json --set data.{split}_images=FOLDER"

@@ -58,8 +58,8 @@ def find_dataset(
     found = {split: _find(folder, split, given[split]) for split in splits}
     missing = {split: given[split] for split in splits if not found[split]}
     if missing:
-        alone = folder is not None and "val" in missing and bool(found.get("train") or _find(folder, "train", {}))
-        raise DatasetNotFound(refusal(folder, missing, _near(folder, given), train_alone=alone))
+        train = found.get("train") or (_find(folder, "train", {}) if "train" not in missing else {})
+        raise DatasetNotFound(refusal(folder, missing, _near(folder, given), train.get("layout")))
     return DatasetPaths(**{f"{split}_{kind}": value for split, each in found.items() for kind, value in each.items()})
 
 

@@ -48,9 +48,9 @@ def read_voc(folder: Path, origin: int | None = None) -> Source:
     """
     source = Source(VOC, [])
     places: dict[Path, tuple[str, list[_Annotated]]] = {}
-    for annotations in voc_folders(folder):
-        read = [each for path in sorted(annotations.rglob("*.xml")) if (each := _read(path, source)) is not None]
-        places[annotations] = (split_of(annotations.name) or "train", read)
+    for place in voc_folders(folder):
+        read = [each for path in sorted(place.rglob("*.xml")) if (each := _read(path, source)) is not None]
+        places[place] = (split_of(place.name) or "train", read)
     everything = [each for _, read in places.values() for each in read]
     if not everything:
         raise ValueError(f"{folder} has no XML file with annotations")
@@ -60,13 +60,13 @@ def read_voc(folder: Path, origin: int | None = None) -> Source:
         origin = 0 if any(min(box[:2]) < 1 for box in corners) else 1
     source.notes[f"corners count from {origin}" + (", the last pixel included" if origin else "")] = 1
     used: dict[str, set[str]] = {}
-    for annotations, (own_split, read) in places.items():
-        images = _images_of(annotations)
+    for place, (own_split, read) in places.items():
+        images = _images_of(place)
         by_stem = {file.stem: file for file in images}
         by_name = {file.name: file for file in images}
-        root = annotations.parent if annotations.name == "Annotations" else annotations
+        root = place.parent if place.name == "Annotations" else place
         sets = _image_sets(root)
-        prefix = f"{root.name}/" if len(places) > 1 and annotations.name == "Annotations" else ""
+        prefix = f"{root.name}/" if len(places) > 1 and place.name == "Annotations" else ""
         taken: set[Path] = set()
         for each in read:
             stem = each.path.stem
@@ -78,7 +78,7 @@ def read_voc(folder: Path, origin: int | None = None) -> Source:
                 taken.add(file)
             _take(source, split, each, file, prefix, origin, used.setdefault(split, set()))
         for file in images:
-            if file not in taken and (not sets or file.stem in sets):
+            if file not in taken:
                 source.images_found[own_split] += 1
                 source.problem("images without an XML file", str(file))
         for stem in sets.keys() - {each.path.stem for each in read} - by_stem.keys():
@@ -119,14 +119,12 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _images_of(annotations: Path) -> list[Path]:
+def _images_of(place: Path) -> list[Path]:
     """The images of a folder of annotations: in JPEGImages or images beside it, else in the folder itself."""
-    if annotations.name == "Annotations":
-        for name in ("JPEGImages", "images", "Images"):
-            if (annotations.parent / name).is_dir():
-                return image_files(annotations.parent / name)
-        return image_files(annotations.parent)
-    return sorted(path for path in image_files(annotations) if path.parent == annotations)
+    if place.name != "Annotations":
+        return sorted(path for path in image_files(place) if path.parent == place)
+    inner = (place.parent / name for name in ("JPEGImages", "images", "Images"))
+    return image_files(next((path for path in inner if path.is_dir()), place.parent))
 
 
 def _image_sets(root: Path) -> dict[str, str]:

@@ -52,10 +52,13 @@ def read_yolo(folder: Path) -> Source:
             if file in seen:
                 source.note("images in several splits", str(file))
             seen.add(file)
-            label = _label_file(file)
+            label = _label_file(file, folder)
             labels.add(label)
             name = unique_name(file.relative_to(root).as_posix(), used)
             _read_image(source, split, file, name, label, names)
+    for file in image_files(folder):
+        if file not in seen:
+            source.problem("images of no split", str(file))
     for label in sorted((folder / "labels").rglob("*.txt")) + sorted(folder.glob("*/labels/**/*.txt")):
         if label not in labels and label.name != "classes.txt":
             _lost_labels(source, label, "label files without an image", names)
@@ -147,12 +150,14 @@ def _split_folders(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _label_file(image: Path) -> Path:
-    """``images`` is ``labels`` in its path, else it is beside the image."""
-    parts = image.parts
-    at = next((k for k in range(len(parts) - 2, 0, -1) if parts[k] == "images"), None)
-    moved = image if at is None else Path(*parts[:at], "labels", *parts[at + 1 :])
-    return moved.with_suffix(".txt")
+def _label_file(image: Path, folder: Path) -> Path:
+    """The last ``images`` of the path in ``folder`` is ``labels``; else it is beside the image."""
+    parts = image.relative_to(folder).parts
+    at = next((k for k in range(len(parts) - 2, -1, -1) if parts[k] == "images"), None)
+    beside = image.with_suffix(".txt")
+    if at is None or beside.is_file():
+        return beside
+    return folder.joinpath(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
 
 
 def _read_image(source: Source, split: str, file: Path, name: str, label: Path, names: dict[int, str]) -> None:
