@@ -7,7 +7,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -83,6 +83,16 @@ def print_error(prog: str, error: object) -> None:
     has_lines = isinstance(error, DatasetNotFound) or isinstance(getattr(error, "__cause__", None), DatasetNotFound)
     text = str(error) if has_lines else " ".join(str(error).split()) or type(error).__name__
     print(f"{prog}: {f'rank {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table: the first column left-aligned, the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ import json
 from collections import Counter
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, text_table
 from mlc_ext.detectors.data.coco.ground_truth import GroundTruth
 from mlc_ext.detectors.data.conversion.formats import VOC, YOLO, foreign_format
 from mlc_ext.detectors.data.conversion.source import Source
@@ -116,13 +116,7 @@ def _table(source: Source, written: dict[str, GroundTruth]) -> str:
     for name in [*source.categories, *(["?"] if before_by_class["?"] else [])]:
         shown = "unknown class" if name == "?" else name
         rows.append((f"  {shown}", "", "", str(before_by_class[name]), str(boxes_after[name])))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(_aligned(row, widths) for row in rows)
-
-
-def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
-    cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-    return "  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip()
+    return "\n".join(text_table(rows))
 
 
 def _order(split: str) -> tuple[bool, str]:

@@ -63,6 +63,8 @@ class CocoDetection(Dataset):
         findings: the :class:`~mlc_ext.detectors.data.coco.findings.Findings`: what was left out or is unusual.
         image_ids: COCO ids of the items, in order.
         name: the annotation file, and the part of it that is used.
+        table: the boxes, a :class:`~mlc_ext.detectors.data.coco.boxes.BoxTable`.
+        sizes: int64 [n, 2] height and width of the images, from the JSON.
 
     Raises:
         ValueError: the JSON is not COCO detection data (names what is missing), a file name leads out of
@@ -114,12 +116,12 @@ class CocoDetection(Dataset):
             raise ValueError(f"{self.name}: no image left to use ({dict(self.findings.dropped)})")
         self._cache: list[bytes | None] | None = None
         images = dict(list(images.items())[:limit])
-        self._table = BoxTable.of_rows(rows, list(images))
+        self.table = BoxTable.of_rows(rows, list(images))
         self.image_ids: list[int] = list(images)
         self._names: list[str] = [entry["file_name"] for entry in images.values()]
-        self._sizes = np.array([(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64)
+        self.sizes = np.array([(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64)
         self.findings.noted.update(
-            count_turned([*map(self.image_path, range(len(self)))], self._sizes.tolist(), FORMATS)
+            count_turned([*map(self.image_path, range(len(self)))], self.sizes.tolist(), FORMATS)
         )
         if cache:
             indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not progress, leave=False)
@@ -150,11 +152,11 @@ class CocoDetection(Dataset):
         if self._cache is not None:
             self._cache = [data for index, data in enumerate(self._cache) if index not in bad]
         kept = np.setdiff1d(np.arange(len(self)), list(bad))
-        table = self._table.of_images(kept)
-        if len(table) < len(self._table):
-            self.findings.dropped[LOST_WITH_IMAGE[1]] = len(self._table) - len(table)
-        self._table = table
-        self._sizes = self._sizes[kept]
+        table = self.table.of_images(kept)
+        if len(table) < len(self.table):
+            self.findings.dropped[LOST_WITH_IMAGE[1]] = len(self.table) - len(table)
+        self.table = table
+        self.sizes = self.sizes[kept]
         self.image_ids = [self.image_ids[index] for index in kept]
         self._names = [self._names[index] for index in kept]
 
@@ -198,11 +200,11 @@ class CocoDetection(Dataset):
 
     def target(self, index: int) -> dict[str, Any]:
         """Target of image `index`, before transforms."""
-        return self._table.target(index) | {"image_id": self.image_ids[index], "orig_size": self.image_size(index)}
+        return self.table.target(index) | {"image_id": self.image_ids[index], "orig_size": self.image_size(index)}
 
     def image_size(self, index: int) -> tuple[int, int]:
         """(height, width) of image `index`, from the JSON: no file is opened."""
-        height, width = self._sizes[index]
+        height, width = self.sizes[index]
         return int(height), int(width)
 
     def image_path(self, index: int) -> Path:
@@ -211,7 +213,7 @@ class CocoDetection(Dataset):
 
     def aspect_ratios(self) -> np.ndarray:
         """height / width of every image, float64 [len(self)]."""
-        return self._sizes[:, 0] / self._sizes[:, 1]
+        return self.sizes[:, 0] / self.sizes[:, 1]
 
     def _read(self, index: int) -> bytes:
         cached = self._cache[index] if self._cache is not None else None
@@ -247,12 +249,12 @@ class CocoDetection(Dataset):
     @property
     def num_boxes(self) -> int:
         """Usable boxes, crowds too."""
-        return len(self._table)
+        return len(self.table)
 
     @property
     def num_objects(self) -> int:
         """Usable boxes without crowds."""
-        return int((~self._table.iscrowd).sum())
+        return int((~self.table.iscrowd).sum())
 
     def label_as(self, categories: Mapping[int, str], source: str) -> None:
         """Gives the classes the labels 1.. in the order of ``categories`` ({id: name}), those of another set, matched
@@ -266,7 +268,7 @@ class CocoDetection(Dataset):
             self.classes, labels, moved = self.classes.in_order_of(categories, sources)
         except ValueError as error:
             raise ValueError(f"the categories of {self.annotation_file} are not those of {source}: {error}") from None
-        self._table.labels = labels[self._table.labels]
+        self.table.labels = labels[self.table.labels]
         if moved:
             self.findings.relabeled.append(f"category ids are not those of {source}, matched by name: {_first(moved)}")
 
@@ -282,11 +284,11 @@ class CocoDetection(Dataset):
         found = self.findings.warnings(len(self))
         if not self.num_objects:
             found.append("no object is left to learn or to evaluate on")
-        if form := likely_form(self._table.file_boxes, self._sizes[self._table.owners]):
+        if form := likely_form(self.table.file_boxes, self.sizes[self.table.owners]):
             found.append(form)
         return [f"{self.name}: {line}" for line in found]
 
     def ground_truth(self) -> dict[str, Any]:
         """The annotations in use as a COCO dictionary, with the file's own (unclipped) boxes and areas, for
         evaluation."""
-        return coco_dictionary(self.image_ids, self._sizes, self._table, self.classes)
+        return coco_dictionary(self.image_ids, self.sizes, self.table, self.classes)
