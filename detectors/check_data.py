@@ -106,17 +106,20 @@ def _datasets(config: Config) -> tuple[dict[str, CocoDetection], dict[str, str |
 def _section(split: str, dataset: CocoDetection, layout: str | None) -> str:
     """The text on a split."""
     heights, widths = dataset.sizes.T
-    counts = sorted(class_counts(dataset), key=lambda each: -each.objects)
+    counts = class_counts(dataset)
+    there = sorted((each for each in counts if each.objects), key=lambda each: -each.objects)
     rows = [("class", "objects", "images", "small", "medium", "large")]
     rows += [(each.name, *map(str, (each.objects, each.images, each.small, each.medium, each.large)))
-             for each in counts[:_MOST_CLASSES]]  # fmt: skip
+             for each in there[:_MOST_CLASSES]]  # fmt: skip
     if len(counts) > 1:
         sums = (sum(getattr(each, name) for each in counts) for name in ("objects", "small", "medium", "large"))
         objects, small, medium, large = map(str, sums)
         rows.append(("all", objects, str(len(dataset) - images_without_objects(dataset)), small, medium, large))
     table = text_table(rows)
-    if len(counts) > _MOST_CLASSES:
-        table.insert(-1, f"{len(counts) - _MOST_CLASSES} more classes")
+    if len(there) > _MOST_CLASSES:
+        table.insert(-1, f"{len(there) - _MOST_CLASSES} more classes")
+    if len(there) < len(counts):
+        table.append(f"{len(counts) - len(there)} of {len(counts)} classes have no object")
     findings = dataset.findings
     problems = [
         f"{count} {reason}" + (f", first {findings.examples[reason]}" if reason in findings.examples else "")
