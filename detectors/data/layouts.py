@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation")}
-"""The names of a split in file and folder names."""
+SPLIT_NAMES = {"train": ("train", "Train"), "val": ("val", "valid", "validation", "Val", "Valid", "Validation")}
+"""The names of a split in file and folder names; CVAT's subsets are called Train and Validation."""
 
 
 @dataclass(frozen=True)

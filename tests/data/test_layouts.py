@@ -54,6 +54,10 @@ SPLIT_LAYOUTS = {
         ("val.json", {"images/b.png": "images/b.png"}),
     ],
 }
+CVAT_NAMES = [
+    ("annotations/instances_Train.json", {"a.png": "images/Train/a.png"}),
+    ("annotations/instances_Validation.json", {"b.png": "images/Validation/b.png"}),
+]
 CVAT_SUBSETS = [
     ("annotations/instances_train.json", {"a.png": "images/train/a.png"}),
     ("annotations/instances_validation.json", {"b.png": "images/validation/b.png"}),
@@ -74,7 +78,9 @@ WHOLE_LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize(("layout", "files"), [*SPLIT_LAYOUTS.items(), ("COCO format", CVAT_SUBSETS)])
+@pytest.mark.parametrize(
+    ("layout", "files"), [*SPLIT_LAYOUTS.items(), ("COCO format", CVAT_SUBSETS), ("COCO format", CVAT_NAMES)]
+)
 def test_splits(tmp_path, layout, files):
     for json_file, names in files:
         put(tmp_path, json_file, names)

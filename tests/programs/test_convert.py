@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -85,6 +86,31 @@ def test_yolo(tmp_path, convert, roboflow):
     )
     paths = find_dataset(tmp_path / "dst")
     assert CocoDetection(paths.train_images, paths.train_annotations, strict=True).num_objects == 2
+
+
+def test_random_boxes_come_back(tmp_path, convert):
+    """Boxes in pixels -> a file of either format -> COCO."""
+    rng, wanted = np.random.default_rng(0), {}
+    for key in range(20):
+        width, height = (int(side) for side in rng.integers(30, 3000, 2))
+        picture(tmp_path / "src" / "images" / f"{key}.png", width, height)
+        corners = rng.uniform(0, 1, (5, 2, 2)) * (width, height)
+        low, high = corners.min(1), corners.max(1) + 1
+        wanted[f"{key}.png"] = np.concatenate([low, high - low], 1)
+        rows = np.concatenate([(low + high) / 2, high - low], 1) / (width, height, width, height)
+        lines = (" ".join(["0", *(f"{value:.12f}" for value in row)]) for row in rows)
+        text(tmp_path / "src" / "labels" / f"{key}.txt", "\n".join(lines))
+        voc(tmp_path / "voc" / f"{key}.xml", [("cat", *a, *b) for a, b in zip(low, high, strict=True)], width=width,
+            height=height, name=f"{key}.png")  # fmt: skip
+        (tmp_path / "voc" / f"{key}.png").hardlink_to(tmp_path / "src" / "images" / f"{key}.png")
+    text(tmp_path / "src" / "classes.txt", "cat")
+    found = [convert()[3]["train"]]
+    assert main([str(tmp_path / "voc"), str(tmp_path / "dst2"), "--quiet", "--voc-origin", "0"]) == 0
+    found.append(boxes(tmp_path / "dst2")["train"])
+    for each in found:
+        assert each.keys() == wanted.keys()
+        for name, rows in each.items():
+            np.testing.assert_allclose([row[1:] for row in rows], wanted[name], atol=1e-5)
 
 
 def test_yolo_without_a_yaml(tmp_path, convert):

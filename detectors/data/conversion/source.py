@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -95,7 +96,8 @@ def image_size(path: Path, stated: tuple[int, int] | None = None) -> tuple[int, 
     Raises OSError if it is not an image.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+            warnings.simplefilter("ignore")
             if stated is not None and stated in (image.size, image.size[::-1]) and not is_turned(image, stated[::-1]):
                 return image.size
             swapped = image.getexif().get(0x0112, 1) in (5, 6, 7, 8) and image.format != "TIFF"
