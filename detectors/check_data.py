@@ -21,9 +21,10 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
 
 import argparse
 import functools
+from collections.abc import Mapping
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, text_table
+from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say, text_table
 from mlc_ext.detectors.config.overrides import assign, override
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import CACHE, build_datasets, dataset_paths
@@ -61,16 +62,16 @@ def main(arguments: list[str] | None = None, prog: str = "check_data.py") -> int
         for split, dataset in datasets.items():
             if not options.fast:
                 dataset.verify(workers=options.workers, progress=not options.quiet)
-            print(_section(split, dataset, layouts[split]))
+            say(_section(split, dataset, layouts[split]))
         for line in _warnings(datasets, config):
-            print(f"warning: {line}")
+            say(f"warning: {line}")
         sheet = contact_sheet(list(datasets.items()), options.images)
         with writing(options.out), replacing(options.out) as file:
             sheet.save(file, "PNG")
     if ending.code:
         return ending.code
-    print(f"{options.out}: images with their boxes")
-    print(f"next: mlc-ext train --data {options.data}" + _changes(options, datasets))
+    say(f"{options.out}: images with their boxes")
+    say(f"next: {command(prog, 'train', '--data', options.data, *_changes(options, datasets))}")
     return 0
 
 
@@ -120,21 +121,27 @@ def _section(split: str, dataset: CocoDetection, layout: str | None) -> str:
         table.insert(-1, f"{len(there) - _MOST_CLASSES} more classes")
     if len(there) < len(counts):
         table.append(f"{len(counts) - len(there)} of {len(counts)} classes have no object")
-    findings = dataset.findings
-    problems = [
-        f"{count} {reason}" + (f", first {findings.examples[reason]}" if reason in findings.examples else "")
-        for reason, count in [*sorted(findings.dropped.items()), *sorted(findings.noted.items())]
-        if count
-    ]
     lines = [
         f"{dataset.name}, images in {dataset.image_dir} ({layout})",
         f"{len(dataset)} images of {widths.min()}..{widths.max()} x {heights.min()}..{heights.max()} pixels, "
         f"{images_without_objects(dataset)} without objects; {dataset.num_objects} objects, "
         f"{dataset.num_boxes - dataset.num_objects} crowds",
         *table,
-        *(["problems:", *(f"  {line}" for line in problems)] if problems else ["no problems"]),
+        *(_counts("problems", dataset, dataset.findings.dropped) or ["no problems"]),
+        *_counts("noted", dataset, dataset.findings.noted),
     ]
     return "\n  ".join([f"{split}:", *lines])
+
+
+def _counts(title: str, dataset: CocoDetection, counts: Mapping[str, int]) -> list[str]:
+    """A title and a line for each reason with its first place; nothing without any."""
+    examples = dataset.findings.examples
+    lines = [
+        f"  {count} {reason}" + (f", first {examples[reason]}" if reason in examples else "")
+        for reason, count in sorted(counts.items())
+        if count
+    ]
+    return [f"{title}:", *lines] if lines else []
 
 
 def _warnings(datasets: dict[str, CocoDetection], config: Config) -> list[str]:
@@ -155,9 +162,9 @@ def _warnings(datasets: dict[str, CocoDetection], config: Config) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
-def _changes(options: argparse.Namespace, datasets: dict[str, CocoDetection]) -> str:
+def _changes(options: argparse.Namespace, datasets: dict[str, CocoDetection]) -> list[str]:
     settings = [*options.set, *([] if "val" in datasets else ["data.val_fraction=0.2"])]
-    return "".join(f" --set {each}" for each in settings)
+    return [word for each in settings for word in ("--set", each)]
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python detectors/convert.py SRC DST
 
-YOLO: data.yaml with images/ and labels/, or the folders alone with a classes.txt; polygons become boxes.
-Pascal VOC: an XML for each image in Annotations/, with JPEGImages/ and ImageSets/Main/, or beside the images.
+YOLO: data.yaml with images/ and labels/, or a classes.txt with labels in labels/ or beside the images; polygons become
+boxes. Pascal VOC: an XML for each image in Annotations/, with JPEGImages/ or images/, or beside the images; the lists
+in ImageSets/Main/ are the splits.
 
 DST gets annotations/instances_{train,val,test}.json and a folder of images for each split: hard links, or copies with
 --copy and where links are not possible. A set without a validation split: train with --set data.val_fraction=0.2.
@@ -29,10 +30,10 @@ import json
 from collections import Counter
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, text_table
+from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say, text_table
 from mlc_ext.detectors.data.coco.ground_truth import GroundTruth
 from mlc_ext.detectors.data.conversion.formats import VOC, YOLO, foreign_format
-from mlc_ext.detectors.data.conversion.source import Source
+from mlc_ext.detectors.data.conversion.source import UNKNOWN, Source
 from mlc_ext.detectors.data.conversion.voc import read_voc
 from mlc_ext.detectors.data.conversion.write import check_target, coco_content, place_images
 from mlc_ext.detectors.data.conversion.yolo import read_yolo
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None, prog: str = "convert.py") -> int:
         source = _read(options)
         splits = [split for split, images in source.splits.items() if images]
         if not splits:
-            raise ValueError(f"{options.source}: no image can be used{_lines(source.problems, source)}")
+            raise ValueError(f"{options.source}: no image can be used: {'; '.join(_lines(source.problems, source))}")
         check_writable(options.target / "annotations" / f"instances_{splits[0]}.json")
         linked, copied = place_images(source, options.target, copy=options.copy, progress=not options.quiet)
         written = {}
@@ -70,16 +71,16 @@ def main(arguments: list[str] | None = None, prog: str = "convert.py") -> int:
                 source.lose(f"{reason} in what was written", str(path), count)
     if ending.code:
         return ending.code
-    print(
-        f"{source.format} in {options.source}: converted to {options.target}, {linked} images linked, {copied} copied"
-    )
-    print(_table(source, written))
+    say(f"{source.format} in {options.source}: converted to {options.target}, {linked} images linked, {copied} copied")
+    if source.convention:
+        say(source.convention)
+    say(_table(source, written))
     for title, counts in (("boxes lost", source.lost), ("files not used", source.problems), ("noted", source.notes)):
         if counts:
-            print(f"{title}:{_lines(counts, source)}")
+            say("\n  ".join([f"{title}:", *_lines(counts, source)]))
     if "train" in splits and "val" not in splits:
-        print("no validation split: train with --set data.val_fraction=0.2")
-    print(f"next: mlc-ext data {options.target}")
+        say("no validation split: train with --set data.val_fraction=0.2")
+    say(f"next: {command(prog, 'data', options.target)}")
     return 0
 
 
@@ -90,8 +91,8 @@ def _read(options: argparse.Namespace) -> Source:
     kind = {"yolo": YOLO, "voc": VOC, None: None}[options.format] or foreign_format(options.source)
     if kind is None:
         raise ValueError(
-            f"{options.source} has neither data.yaml or labels/ (YOLO) nor XML files (Pascal VOC); data in COCO's "
-            "format need no conversion"
+            f"{options.source} has neither data.yaml, labels/ or classes.txt (YOLO) nor XML files (Pascal VOC); data "
+            "in COCO's format need no conversion"
         )
     return read_yolo(options.source) if kind == YOLO else read_voc(options.source, options.voc_origin)
 
@@ -106,15 +107,15 @@ def _table(source: Source, written: dict[str, GroundTruth]) -> str:
         after = 0 if truth is None else len(truth.table)
         images = 0 if truth is None else len(truth.image_ids)
         rows.append(
-            ("no split" if split == "?" else split, *map(str, (source.images_found[split], images, before, after)))
+            ("no split" if split == UNKNOWN else split, *map(str, (source.images_found[split], images, before, after)))
         )
         for label in [] if truth is None else truth.table.labels:
             boxes_after[truth.classes.names[label - 1]] += 1
     before_by_class: Counter[str] = Counter()
     for (_, name), count in source.boxes_found.items():
         before_by_class[name] += count
-    for name in [*source.categories, *(["?"] if before_by_class["?"] else [])]:
-        shown = "unknown class" if name == "?" else name
+    for name in [*source.categories, *([UNKNOWN] if before_by_class[UNKNOWN] else [])]:
+        shown = "unknown class" if name == UNKNOWN else name
         rows.append((f"  {shown}", "", "", str(before_by_class[name]), str(boxes_after[name])))
     return "\n".join(text_table(rows))
 
@@ -123,12 +124,12 @@ def _order(split: str) -> tuple[bool, str]:
     return split != "train", split
 
 
-def _lines(counts: Counter[str], source: Source) -> str:
+def _lines(counts: Counter[str], source: Source) -> list[str]:
     """A line for each reason with its first place."""
-    return "".join(
-        f"\n  {count} {reason}" + (f", first {source.examples[reason]}" if reason in source.examples else "")
+    return [
+        f"{count} {reason}" + (f", first {source.examples[reason]}" if reason in source.examples else "")
         for reason, count in counts.most_common()
-    )
+    ]
 
 
 if __name__ == "__main__":

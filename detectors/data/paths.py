@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .conversion.formats import foreign_format
 from .errors import DatasetNotFound
 from .images.files import did_you_mean, has_images
 from .layouts import LAYOUTS, SPLIT_NAMES, Layout
@@ -107,11 +109,25 @@ def _match(folder: Path, layout: Layout, name: str, given: Mapping[str, Path]) -
 
 
 def _only_file(folder: Path, pattern: str) -> Path | None:
-    """The file, or the only one that a pattern with ``*`` means."""
+    """The file, or the only one that a pattern with ``*`` means. Of several, and beside labels in another format (Label
+    Studio's YOLO export has a notes.json), those in COCO's format count."""
     if "*" not in pattern:
         return folder / pattern
     matches = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+    if len(matches) > 1 or (matches and foreign_format(folder) is not None):
+        matches = [path for path in matches if _has_coco_lists(path)]
     return matches[0] if len(matches) == 1 else None
+
+
+def _has_coco_lists(path: Path) -> bool:
+    """Whether the names of COCO's lists are in the file; it is not parsed."""
+    if not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return all(content.find(f'"{name}"'.encode()) >= 0 for name in ("images", "annotations", "categories"))
+    except (OSError, ValueError):  # an empty file, for example
+        return False
 
 
 def _near(folder: Path | None, given: Mapping[str, Mapping[str, Path]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,12 @@ WHOLE_LAYOUTS = [
     ("Label Studio COCO", "result.json", {r"images\0a1b2c3d-a.png": "images/0a1b2c3d-a.png"}),
     ("Label Studio COCO", "result.json", {r"images\1/90fbb0c7-a.png": "images/90fbb0c7-a.png"}),
     ("Label Studio COCO", "result.json", {"0a1b2c3d-a.png": "a.png", "0a1b2c3d-b b.png": "b b.png"}),
+    ("Label Studio COCO", "result.json", {r"..\..\label-studio\media\upload\4\0a1b-a.png": "images/0a1b-a.png"}),
+    ("Label Studio COCO", "result.json", {"../x/data/media/upload/4/0a1b2c3d-a.png": "images/0a1b2c3d-a.png"}),
+    ("Label Studio COCO", "result.json", {"/data/upload/4/0a1b2c3d-a.png": "images/0a1b2c3d-a.png"}),
+    ("Label Studio COCO", "result.json", {"http://localhost:8080/data/upload/4/0a1b-a.png": "images/0a1b-a.png"}),
+    ("Label Studio COCO", "result.json", {"/data/local-files/?d=photos%201/a.png": "images/photos 1/a.png"}),
+    ("Label Studio COCO", "result.json", {"/data/local-files/?d=photos/1/a.png": "images/a.png"}),
     ("FiftyOne COCO", "labels.json", {"a.png": "data/a.png"}),
     ("Roboflow COCO", "_annotations.coco.json", {"a.png": "a.png"}),
     ("images and one JSON", "my labels.json", {"a.png": "images/a.png"}),
@@ -162,6 +169,27 @@ def test_a_refusal_names_what_is_there_and_what_would_help(tmp_path):
     )
 
 
+def test_of_several_json_files_the_one_in_cocos_format_is_read(tmp_path):
+    put(tmp_path, "labels v2.json", {"a.png": "images/a.png"})
+    (tmp_path / "meta.json").write_text('{"images": 1, "annotations": 2}')
+    (tmp_path / "empty.json").touch()
+    os.mkfifo(tmp_path / "pipe.json")
+    assert find_dataset(tmp_path, splits=("train",)).train_annotations == tmp_path / "labels v2.json"
+    put(tmp_path, "labels v1.json", {"a.png": "images/a.png"})
+    with pytest.raises(DatasetNotFound):
+        find_dataset(tmp_path, splits=("train",))
+
+
+def test_label_studios_notes_are_no_annotations(tmp_path):
+    put(tmp_path, "notes.json", {"a.png": "images/a.png"})
+    (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "bird"}], "info": {}}')
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(DatasetNotFound, match="This is the format of YOLO"):
+        find_dataset(tmp_path)
+    put(tmp_path, "notes.json", {"a.png": "images/a.png"})  # one in COCO's format is read
+    assert find_dataset(tmp_path, splits=("train",)).train_annotations == tmp_path / "notes.json"
+
+
 def test_a_refusal_names_the_folder_inside(tmp_path):
     put(tmp_path / "export 3", "result.json", {"images/a.png": "images/a.png"})
     with pytest.raises(DatasetNotFound, match=f"did you mean '{tmp_path}/export 3'"):
@@ -173,6 +201,9 @@ def test_a_refusal_names_the_folder_inside(tmp_path):
     [
         (["data.yaml", "train/images/a.png", "train/labels/a.txt"], "YOLO"),
         (["images/train/a.png", "labels/train/a.txt"], "YOLO"),
+        (["train/images/a.png", "train/labels/a.txt"], "YOLO"),
+        (["a.png", "a.txt", "classes.txt"], "YOLO"),
+        (["annotations/a.xml", "images/a.jpg"], "Pascal VOC"),
         (["Annotations/a.xml", "JPEGImages/a.jpg"], "Pascal VOC"),
         (["train/a.xml", "train/a.jpg"], "Pascal VOC"),
     ],

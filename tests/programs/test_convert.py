@@ -8,23 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from foreign_files import picture, text, voc
 from PIL import Image
 
 from mlc_ext.detectors.convert import main
 from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.paths import find_dataset
-
-
-def picture(path: Path, width=40, height=20, **options) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height), (9, 9, 9)).save(path, **options)
-    return path
-
-
-def text(path: Path, content: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return path
 
 
 @pytest.fixture
@@ -159,17 +148,6 @@ def test_what_yolo_loses_is_counted(tmp_path, convert):
     assert lost == 9 + 1 - 1  # every box found is written or counted
 
 
-def voc(path: Path, objects, *, width=40, height=20, name=None, extra="") -> Path:
-    rows = "".join(
-        f"<object><name>{label}</name><difficult>0</difficult><part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
-        f"<xmax>2</xmax><ymax>2</ymax></bndbox></part><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
-        f"<ymax>{d}</ymax></bndbox></object>"
-        for label, a, b, c, d in objects
-    )
-    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
-    return text(path, f"<annotation><filename>{name or path.stem + '.jpg'}</filename>{size}{rows}{extra}</annotation>")
-
-
 def test_voc(tmp_path, convert):
     """Pixels 1..10 are the first ten: x 0, width 10."""
     root = tmp_path / "src" / "VOCdevkit" / "VOC2007"
@@ -182,7 +160,7 @@ def test_voc(tmp_path, convert):
     text(root / "ImageSets" / "Main" / "val.txt", "b\n")
     text(root / "ImageSets" / "Main" / "trainval.txt", "a\nb\nc\n")
     code, out, _, found = convert()
-    assert code == 0 and "1 corners count from 1, the last pixel included" in out
+    assert code == 0 and "\ncorners count from 1, the last pixel is included (--voc-origin)\n" in out
     assert found["train"] == {"a.jpg": [("dog", 0, 0, 10, 20), ("cat", 10, 5, 30, 15)], "c.jpg": []}
     assert found["val"] == {"b.jpg": [("cat", 2, 3, 1, 1)]}
 
@@ -256,7 +234,7 @@ def test_ids_do_not_change_when_images_are_added(tmp_path, convert):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "has neither data.yaml or labels/ (YOLO) nor XML files (Pascal VOC)"),
+        ({}, "has neither data.yaml, labels/ or classes.txt (YOLO) nor XML files (Pascal VOC)"),
         ({"data.yaml": "train: images\nnames: [a]"}, "data.yaml: train: images is not in"),
         ({"data.yaml": "names: [a"}, "is not YAML"),
         ({"data.yaml": "names: [a, a]\ntrain: .", "a.jpg": "x"}, "two classes have one name: a, a"),

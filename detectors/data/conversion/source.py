@@ -14,6 +14,9 @@ from ..images.decode import FORMATS
 from ..images.files import IMAGE_SUFFIXES
 from ..images.orientation import is_turned
 
+UNKNOWN = "?"
+"""The class and the split of boxes that have none."""
+
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Splits and the names that folders and files give them."""
 
@@ -51,7 +54,7 @@ class Source:
     images_found: Counter[str] = field(default_factory=Counter)
     """Image files by split."""
     boxes_found: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Boxes by (split, class); those of an unknown class are in the class "?"."""
+    """Boxes by (split, class), each UNKNOWN if it has none."""
     lost: Counter[str] = field(default_factory=Counter)
     """Boxes that cannot be used, by reason."""
     problems: Counter[str] = field(default_factory=Counter)
@@ -60,6 +63,8 @@ class Source:
     """What is used but unusual."""
     examples: dict[str, str] = field(default_factory=dict)
     """The first place of each reason."""
+    convention: str = ""
+    """How coordinates were read, where the format leaves it open."""
 
     def lose(self, reason: str, place: str, count: int = 1) -> None:
         """Counts boxes that cannot be used."""
@@ -78,13 +83,23 @@ class Source:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder's or file's name gives."""
-    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+    """The split that a folder's or file's name gives; CVAT calls folders obj_train_data."""
+    name = name.lower().removeprefix("obj_").removesuffix("_data")
+    return next((split for split, names in SPLITS.items() if name in names), None)
+
+
+def split_of_path(path: Path, root: Path) -> str | None:
+    """The split that a folder of a file's path below ``root`` gives."""
+    return next((split for part in path.relative_to(root).parts[:-1] if (split := split_of(part))), None)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images in a folder and its subfolders, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    """The images in a folder and its subfolders, sorted, without hidden ones (macOS puts a ._a.jpg beside a.jpg)."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def image_size(path: Path, stated: tuple[int, int] | None = None) -> tuple[int, int]:

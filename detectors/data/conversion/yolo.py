@@ -1,31 +1,33 @@
 """Reads a data set in YOLO's format: ``data.yaml``, ``images/`` and ``labels/``.
 
 A label file has a line for each object: class, center x, center y, width, height, as fractions of the image's sides. A
-line of a class and three or more points is a polygon (or four corners of a rotated box), whose bounding box is used.
+line of a class and three or more points is a polygon (or four corners of a rotated box), whose bounding box is used;
+where data.yaml has ``kpt_shape``, keypoints follow the box and are not used. Without a data.yaml, labels may be beside
+the images, and the folders' names give the splits.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
-from .formats import YOLO, yolo_yaml
+from .formats import YOLO, class_files, yolo_yaml
 from .source import (
-    SPLITS,
+    UNKNOWN,
     Source,
     SourceBox,
     SourceImage,
     common_folder,
     image_files,
     image_size,
-    split_of,
+    split_of_path,
     unique_name,
 )
 
-_UNKNOWN = "?"
 _KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
@@ -39,7 +41,7 @@ def read_yolo(folder: Path) -> Source:
     settings = {} if path is None else _read_yaml(path)
     names = _names(settings, folder)
     source = Source(YOLO, list(names.values()))
-    splits = _splits(settings, folder) if path is not None else _split_folders(folder)
+    splits = _splits(settings, folder, source) if path is not None else _split_folders(folder)
     if not any(splits.values()):
         raise ValueError(f"{path or folder}: no image of a split is found in {folder}")
     seen: set[Path] = set()
@@ -54,14 +56,18 @@ def read_yolo(folder: Path) -> Source:
             seen.add(file)
             label = _label_file(file, folder)
             labels.add(label)
-            name = unique_name(file.relative_to(root).as_posix(), used)
-            _read_image(source, split, file, name, label, names)
+            image = _read_image(source, split, file, unique_name(file.relative_to(root).as_posix(), used), label, names)
+            if image is not None:
+                _read_boxes(source, split, image, label, names, keypoints="kpt_shape" in settings)
     for file in image_files(folder):
         if file not in seen:
             source.problem("images of no split", str(file))
+            labels.add(label := _label_file(file, folder))
+            _lose_boxes(source, UNKNOWN, label, "boxes of images of no split", names)
     for label in sorted((folder / "labels").rglob("*.txt")) + sorted(folder.glob("*/labels/**/*.txt")):
         if label not in labels and label.name != "classes.txt":
-            _lost_labels(source, label, "label files without an image", names)
+            source.problem("label files without an image", str(label))
+            _lose_boxes(source, UNKNOWN, label, "boxes of label files without an image", names)
     return source
 
 
@@ -76,17 +82,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _names(settings: dict[str, Any], folder: Path) -> dict[int, str]:
-    """{class: name}, from data.yaml, else from classes.txt or obj.names."""
+    """{class: name}, from data.yaml, else from class_files."""
     found = settings.get("names")
     if found is None:
-        for file in (folder / "classes.txt", folder / "labels" / "classes.txt", folder / "obj.names"):
-            if file.is_file():
-                found = [line.strip() for line in file.read_text("utf-8", "replace").splitlines() if line.strip()]
-                break
+        files = {file: _texts(file) for file in class_files(folder)}
+        found = next(iter(files.values()), None)
+        if other := next((file for file, names in files.items() if names != found), None):
+            raise ValueError(f"{next(iter(files))} and {other} have different class names")
     if isinstance(found, list):
         found = dict(enumerate(found))
     if not isinstance(found, dict) or not found:
-        raise ValueError(f"{folder} has no class names: neither names in data.yaml nor a classes.txt")
+        raise ValueError(
+            f"{folder} has no class names: neither names in data.yaml nor a classes.txt, which has a name a line, "
+            "in the order of the class numbers"
+        )
     try:
         names = {int(key): str(name) for key, name in sorted(found.items(), key=lambda item: int(item[0]))}
     except (TypeError, ValueError) as error:
@@ -96,7 +105,7 @@ def _names(settings: dict[str, Any], folder: Path) -> dict[int, str]:
     return names
 
 
-def _splits(settings: dict[str, Any], folder: Path) -> dict[str, list[Path]]:
+def _splits(settings: dict[str, Any], folder: Path, source: Source) -> dict[str, list[Path]]:
     found = {}
     for split, keys in _KEYS.items():
         places = next((settings[key] for key in keys if settings.get(key)), None)
@@ -105,12 +114,14 @@ def _splits(settings: dict[str, Any], folder: Path) -> dict[str, list[Path]]:
         files: list[Path] = []
         for place in places if isinstance(places, list) else [places]:
             path = _inside(folder, str(place), str(settings.get("path") or ""))
-            if path is None and split == "test":  # exports name one that they do not have
-                continue
-            if path is None:
-                raise ValueError(f"data.yaml: {keys[0]}: {place} is not in {folder}")
-            files += image_files(path) if path.is_dir() else _listed(path, folder)
-        found[split] = list(dict.fromkeys(files))
+            if path is None and split == "train":
+                raise ValueError(f"data.yaml: {split}: {place} is not in {folder}")
+            if path is None:  # exports name splits that they do not have
+                source.note("places in data.yaml that are not there", f"{split}: {place}")
+            else:
+                files += image_files(path) if path.is_dir() else _listed(path, folder)
+        if files:
+            found[split] = list(dict.fromkeys(files))
     return found
 
 
@@ -127,26 +138,26 @@ def _inside(folder: Path, place: str, base: str) -> Path | None:
 
 def _listed(path: Path, folder: Path) -> list[Path]:
     """The images that a text file lists."""
-    lines = [line.strip() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+    lines = _texts(path)
     found = [(line, _inside(folder, line, "")) for line in lines]
     if absent := [line for line, file in found if file is None]:
         raise ValueError(f"{path}: {len(absent)} of {len(lines)} images are not in {folder}, first {absent[0]}")
     return [file for _, file in found if file is not None]
 
 
+def _texts(path: Path) -> list[str]:
+    """The lines of a file that are not blank."""
+    return [line.strip() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+
+
 def _split_folders(folder: Path) -> dict[str, list[Path]]:
-    """Splits without a data.yaml: images/train or train/images, else all images are for training."""
+    """Splits without a data.yaml, by the names of folders: images/train, train/images, obj_train_data; images of other
+    folders are for training. Where there are folders called images, only the images in these count."""
+    files = image_files(folder)
+    inner = [file for file in files if "images" in file.relative_to(folder).parts[:-1]]
     found: dict[str, list[Path]] = {}
-    for split, names in SPLITS.items():
-        for name in names:
-            for path in (folder / "images" / name, folder / name / "images"):
-                if path.is_dir():
-                    found[split] = found.get(split, []) + image_files(path)
-    if (folder / "images").is_dir():
-        others = [file for file in image_files(folder / "images")
-                  if split_of(file.relative_to(folder / "images").parts[0]) is None]  # fmt: skip
-        if others:
-            found["train"] = found.get("train", []) + others
+    for file in inner or files:
+        found.setdefault(split_of_path(file, folder) or "train", []).append(file)
     return found
 
 
@@ -160,39 +171,45 @@ def _label_file(image: Path, folder: Path) -> Path:
     return folder.joinpath(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
 
 
-def _read_image(source: Source, split: str, file: Path, name: str, label: Path, names: dict[int, str]) -> None:
+def _read_image(
+    source: Source, split: str, file: Path, name: str, label: Path, names: dict[int, str]
+) -> SourceImage | None:
     try:
-        width, height = image_size(file)
+        image = SourceImage(file, name, *image_size(file))
     except OSError as error:
         source.problem("images that cannot be read", str(error))
-        if label.is_file():
-            _lost_labels(source, label, "boxes of images that cannot be read", names, split)
-        return
-    image = SourceImage(file, name, width, height)
+        _lose_boxes(source, split, label, "boxes of images that cannot be read", names)
+        return None
     source.splits[split].append(image)
+    return image
+
+
+def _read_boxes(
+    source: Source, split: str, image: SourceImage, label: Path, names: dict[int, str], *, keypoints: bool
+) -> None:
     if not label.is_file():
-        source.note("images without a label file (no objects)", str(file))
+        source.note("images without a label file (no objects)", str(image.path))
         return
     for place, line in _lines(label):
         category = _category(line, names)
         source.boxes_found[split, category] += 1
-        box = _box(line, category, width, height)
+        texts = line.split()[1:]
+        box = _box(texts[:4] if keypoints else texts, category, image.width, image.height)
         if isinstance(box, str):
             source.lose(box, f"{place}: {line[:60]!r}")
             continue
-        if len(line.split()) > 5:
+        if keypoints:
+            source.note("boxes with keypoints, which are not used", place)
+        elif len(texts) > 4:
             source.note("polygons, of which the bounding box is used", place)
         image.boxes.append(box)
 
 
-def _lost_labels(source: Source, label: Path, reason: str, names: dict[int, str], split: str = _UNKNOWN) -> None:
-    """Counts a label file whose boxes have no image."""
-    lines = _lines(label)
-    for _, line in lines:
-        source.boxes_found[split, _category(line, names)] += 1
-    source.lose(f"boxes of {reason}" if not reason.startswith("boxes") else reason, str(label), len(lines))
-    if split == _UNKNOWN:
-        source.problem(reason, str(label))
+def _lose_boxes(source: Source, split: str, label: Path, reason: str, names: dict[int, str]) -> None:
+    """Counts the boxes of a label file, if it is there, as lost."""
+    lines = _lines(label) if label.is_file() else []
+    source.boxes_found.update((split, _category(line, names)) for _, line in lines)
+    source.lose(reason, str(label), len(lines))
 
 
 def _lines(label: Path) -> list[tuple[str, str]]:
@@ -204,20 +221,20 @@ def _lines(label: Path) -> list[tuple[str, str]]:
 def _category(line: str, names: dict[int, str]) -> str:
     try:
         number = float(line.split()[0])
-        return names.get(int(number), _UNKNOWN) if number.is_integer() else _UNKNOWN
+        return names.get(int(number), UNKNOWN) if number.is_integer() else UNKNOWN
     except ValueError:
-        return _UNKNOWN
+        return UNKNOWN
 
 
-def _box(line: str, category: str, width: int, height: int) -> SourceBox | str:
-    """The box of a line, or why it cannot be used."""
+def _box(texts: Sequence[str], category: str, width: int, height: int) -> SourceBox | str:
+    """The box of a line's values after the class, or why it cannot be used."""
     try:
-        values = [float(text) for text in line.split()[1:]]
+        values = [float(text) for text in texts]
     except ValueError:
         return "lines that are not numbers"
     if not all(map(math.isfinite, values)):
         return "lines that are not finite numbers"
-    if category == _UNKNOWN:
+    if category == UNKNOWN:
         return "boxes of unknown classes"
     if len(values) == 4:
         x, y, w, h = values
