@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-import yaml
-
-from .formats import YOLO, class_files, yolo_yaml
+from .formats import YOLO, yolo_yaml
 from .source import (
     UNKNOWN,
     Source,
@@ -24,11 +21,9 @@ from .source import (
     common_folder,
     image_files,
     image_size,
-    split_of_path,
     unique_name,
 )
-
-_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+from .yolo_places import class_names, label_file, read_yaml, split_folders, stated_splits
 
 
 def read_yolo(folder: Path) -> Source:
@@ -38,10 +33,10 @@ def read_yolo(folder: Path) -> Source:
         ValueError: no split, no image or no class names are found, or data.yaml cannot be read.
     """
     path = yolo_yaml(folder)
-    settings = {} if path is None else _read_yaml(path)
-    names = _names(settings, folder)
+    settings = {} if path is None else read_yaml(path)
+    names = class_names(settings, folder)
     source = Source(YOLO, list(names.values()))
-    splits = _splits(settings, folder, source) if path is not None else _split_folders(folder)
+    splits = stated_splits(settings, folder, source) if path is not None else split_folders(folder)
     if not any(splits.values()):
         raise ValueError(f"{path or folder}: no image of a split is found in {folder}")
     seen: set[Path] = set()
@@ -54,7 +49,7 @@ def read_yolo(folder: Path) -> Source:
             if file in seen:
                 source.note("images in several splits", str(file))
             seen.add(file)
-            label = _label_file(file, folder)
+            label = label_file(file, folder)
             labels.add(label)
             image = _read_image(source, split, file, unique_name(file.relative_to(root).as_posix(), used), label, names)
             if image is not None:
@@ -62,113 +57,13 @@ def read_yolo(folder: Path) -> Source:
     for file in image_files(folder):
         if file not in seen:
             source.problem("images of no split", str(file))
-            labels.add(label := _label_file(file, folder))
+            labels.add(label := label_file(file, folder))
             _lose_boxes(source, UNKNOWN, label, "boxes of images of no split", names)
     for label in sorted((folder / "labels").rglob("*.txt")) + sorted(folder.glob("*/labels/**/*.txt")):
-        if label not in labels and label.name != "classes.txt":
+        if label not in labels and label.name != "classes.txt" and not label.name.startswith("."):
             source.problem("label files without an image", str(label))
             _lose_boxes(source, UNKNOWN, label, "boxes of label files without an image", names)
     return source
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must contain names and splits, got a {type(content).__name__}")
-    return content
-
-
-def _names(settings: dict[str, Any], folder: Path) -> dict[int, str]:
-    """{class: name}, from data.yaml, else from class_files."""
-    found = settings.get("names")
-    if found is None:
-        files = {file: _texts(file) for file in class_files(folder)}
-        found = next(iter(files.values()), None)
-        if other := next((file for file, names in files.items() if names != found), None):
-            raise ValueError(f"{next(iter(files))} and {other} have different class names")
-    if isinstance(found, list):
-        found = dict(enumerate(found))
-    if not isinstance(found, dict) or not found:
-        raise ValueError(
-            f"{folder} has no class names: neither names in data.yaml nor a classes.txt, which has a name a line, "
-            "in the order of the class numbers"
-        )
-    try:
-        names = {int(key): str(name) for key, name in sorted(found.items(), key=lambda item: int(item[0]))}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"names of data.yaml must be numbered from 0: {error}") from error
-    if len(set(names.values())) < len(names):
-        raise ValueError(f"two classes have one name: {', '.join(names.values())}")
-    return names
-
-
-def _splits(settings: dict[str, Any], folder: Path, source: Source) -> dict[str, list[Path]]:
-    found = {}
-    for split, keys in _KEYS.items():
-        places = next((settings[key] for key in keys if settings.get(key)), None)
-        if places is None:
-            continue
-        files: list[Path] = []
-        for place in places if isinstance(places, list) else [places]:
-            path = _inside(folder, str(place), str(settings.get("path") or ""))
-            if path is None and split == "train":
-                raise ValueError(f"data.yaml: {split}: {place} is not in {folder}")
-            if path is None:  # exports name splits that they do not have
-                source.note("places in data.yaml that are not there", f"{split}: {place}")
-            else:
-                files += image_files(path) if path.is_dir() else _listed(path, folder)
-        if files:
-            found[split] = list(dict.fromkeys(files))
-    return found
-
-
-def _inside(folder: Path, place: str, base: str) -> Path | None:
-    """The path in ``folder`` that a path of data.yaml means: its longest end that exists there. Exports name folders of
-    another machine, and Roboflow's ``../train/images`` is ``train/images``."""
-    parts = PurePosixPath(base.replace("\\", "/"), place.replace("\\", "/")).parts
-    parts = tuple(part for part in parts if part not in ("/", "..", "."))
-    if not parts:
-        return folder
-    ends = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
-    return next((path for path in ends if path.exists()), None)
-
-
-def _listed(path: Path, folder: Path) -> list[Path]:
-    """The images that a text file lists."""
-    lines = _texts(path)
-    found = [(line, _inside(folder, line, "")) for line in lines]
-    if absent := [line for line, file in found if file is None]:
-        raise ValueError(f"{path}: {len(absent)} of {len(lines)} images are not in {folder}, first {absent[0]}")
-    return [file for _, file in found if file is not None]
-
-
-def _texts(path: Path) -> list[str]:
-    """The lines of a file that are not blank."""
-    return [line.strip() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
-
-
-def _split_folders(folder: Path) -> dict[str, list[Path]]:
-    """Splits without a data.yaml, by the names of folders: images/train, train/images, obj_train_data; images of other
-    folders are for training. Where there are folders called images, only the images in these count."""
-    files = image_files(folder)
-    inner = [file for file in files if "images" in file.relative_to(folder).parts[:-1]]
-    found: dict[str, list[Path]] = {}
-    for file in inner or files:
-        found.setdefault(split_of_path(file, folder) or "train", []).append(file)
-    return found
-
-
-def _label_file(image: Path, folder: Path) -> Path:
-    """The last ``images`` of the path in ``folder`` is ``labels``; else it is beside the image."""
-    parts = image.relative_to(folder).parts
-    at = next((k for k in range(len(parts) - 2, -1, -1) if parts[k] == "images"), None)
-    beside = image.with_suffix(".txt")
-    if at is None or beside.is_file():
-        return beside
-    return folder.joinpath(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
 
 
 def _read_image(

@@ -79,6 +79,15 @@ def test_label_files(tmp_path, lines, boxes, lost):
     assert sum(source.boxes_found.values()) == boxes + sum(lost.values())
 
 
+def test_of_a_place_that_is_not_there_no_folder_of_another_split_is_used(tmp_path):
+    text(tmp_path / "data.yaml", "path: /home/test\ntrain: data/images\nval: ../valid/images\n" + NAMES)
+    picture(tmp_path / "images" / "a.jpg")
+    source = read_yolo(tmp_path)
+    assert list(source.splits) == ["train"]
+    assert source.notes["places in data.yaml that are not there"] == 1
+    assert source.examples["places in data.yaml that are not there"] == "val: ../valid/images"
+
+
 def test_keypoints_are_no_polygon(tmp_path):
     text(tmp_path / "data.yaml", "train: images\nkpt_shape: [2, 2]\n" + NAMES)
     picture(tmp_path / "images" / "a.jpg")
