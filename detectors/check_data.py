@@ -116,7 +116,7 @@ def _section(split: str, dataset: CocoDetection, layout: str | None) -> str:
         sums = (sum(getattr(each, name) for each in counts) for name in ("objects", "small", "medium", "large"))
         objects, small, medium, large = map(str, sums)
         rows.append(("all", objects, str(len(dataset) - images_without_objects(dataset)), small, medium, large))
-    table = text_table(rows)
+    table = text_table(rows) if there else []
     if len(there) > _MOST_CLASSES:
         table.insert(-1, f"{len(there) - _MOST_CLASSES} more classes")
     if len(there) < len(counts):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from ..data.coco.dataset import CocoDetection
 from ..data.errors import ImageDecodeError
@@ -14,6 +15,10 @@ from .drawing import class_color, draw_boxes
 _TILE = 640
 _COLUMNS = 3
 _BAR = 24
+_LONGEST = 3  # sides of the part of an image that is shown, longer to shorter
+_VISIBLE = 12  # pixels of a tile that half of the boxes have at least
+_SMALLEST = 64  # pixels of the part that is shown
+_NAMED = 40  # boxes of a tile with a name
 _GAP = 6
 _BACKGROUND = (32, 32, 32)
 
@@ -21,7 +26,8 @@ _BACKGROUND = (32, 32, 32)
 def contact_sheet(datasets: Sequence[tuple[str, CocoDetection]], count: int) -> Image.Image:
     """About ``count`` images, three quarters of the first data set's: those with objects, evenly over their ids.
 
-    Each has its boxes with class names, and below it the split, file name and number of boxes. A crowd is marked.
+    Each has its boxes with class names, and below it the split, file name and number of boxes. A crowd is marked. Of
+    very tall or wide images, and of those with tiny boxes, a part is shown.
     """
     tiles = []
     for k, (name, dataset) in enumerate(datasets):
@@ -48,23 +54,36 @@ def _chosen(dataset: CocoDetection, count: int) -> list[int]:
 
 def _tile(split: str, dataset: CocoDetection, index: int) -> Image.Image:
     target = dataset.target(index)
-    caption = f"{split}: {dataset.image_path(index).name}, {len(target['labels'])} boxes"
+    boxes, count = target["boxes"], len(target["labels"])
+    caption = f"{split}: {dataset.image_path(index).name}, {count} box{'' if count == 1 else 'es'}"
     try:
         image = dataset.load_image(index)
     except (OSError, ImageDecodeError):
         picture, caption = Image.new("RGB", (_TILE, _TILE // 4)), f"{caption}, cannot be read"
     else:
-        scale = _TILE / max(image.shape[1:])
+        left, top, right, bottom = _window(boxes, *target["orig_size"])
+        inside = (boxes[:, 0] < right) & (boxes[:, 1] < bottom) & (boxes[:, 2] > left) & (boxes[:, 3] > top)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        shown = sorted(inside.nonzero()[:, 0].tolist(), key=lambda k: float(sides[k].prod()))  # the smallest on top
+        if (bottom - top, right - left) != tuple(image.shape[1:]):
+            caption += f", {len(shown)} in this part of {image.shape[2]} x {image.shape[1]} pixels"
+        image = image[:, top:bottom, left:right]
+        scale = min(1.0, _TILE / max(image.shape[1:]))
         if scale < 1:
             size = (max(1, round(image.shape[2] * scale)), max(1, round(image.shape[1] * scale)))
             small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.BILINEAR)
             image = image.new_tensor(np.asarray(small)).permute(2, 0, 1)
-        names = [
-            dataset.category_names[label - 1] + (" (crowd)" if crowd else "")
-            for label, crowd in zip(target["labels"].tolist(), target["iscrowd"].tolist(), strict=True)
-        ]
-        colors = [class_color(label) for label in target["labels"].tolist()]
-        picture = draw_boxes(image, target["boxes"] * min(1.0, scale), colors, names)
+        labels, crowds = target["labels"].tolist(), target["iscrowd"].tolist()
+        names = [dataset.category_names[labels[k] - 1] + " (crowd)" * crowds[k] for k in shown]
+        if len(names) > _NAMED:
+            names[:-_NAMED] = [""] * (len(names) - _NAMED)
+            caption += f", names of the {_NAMED} largest"
+        picture = draw_boxes(
+            image,
+            (boxes[shown] - boxes.new_tensor([left, top, left, top])) * scale,
+            [class_color(labels[k]) for k in shown],
+            names,
+        )
         picture.thumbnail((_TILE, _TILE))
     tile = Image.new("RGB", (_TILE, picture.height + _BAR), _BACKGROUND)
     tile.paste(picture, ((_TILE - picture.width) // 2, 0))
@@ -74,3 +93,19 @@ def _tile(split: str, dataset: CocoDetection, index: int) -> Image.Image:
         caption = f"{caption[: len(caption) // 2 - 2]}...{caption[len(caption) // 2 + 2 :]}"
     ImageDraw.Draw(tile).text((4, picture.height + 3), caption, fill=(255, 255, 255), font=font)
     return tile
+
+
+def _window(boxes: Tensor, height: int, width: int) -> tuple[int, int, int, int]:
+    """left, top, right, bottom of the part that is shown: the whole image, unless it is very tall or wide, or half of
+    its boxes would be too small to see; then a part around the box that is nearest to the middle of all."""
+    wide, high = min(width, _LONGEST * height), min(height, _LONGEST * width)
+    if not len(boxes):
+        return 0, 0, wide, high
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(1).values
+    zoom = float(sides.median()) * _TILE / (_VISIBLE * max(wide, high))
+    if zoom < 1:
+        wide, high = (min(side, max(_SMALLEST, round(side * zoom))) for side in (wide, high))
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    x, y = centers[(centers - centers.median(0).values).square().sum(1).argmin()].tolist()
+    left, top = min(max(0, round(x - wide / 2)), width - wide), min(max(0, round(y - high / 2)), height - high)
+    return left, top, left + wide, top + high
