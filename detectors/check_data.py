@@ -95,6 +95,8 @@ def _datasets(config: Config) -> tuple[dict[str, CocoDetection], dict[str, str |
         try:
             paths = dataset_paths(config, CACHE, (split,))
         except DatasetNotFound:
+            if getattr(data, f"{split}_images") or getattr(data, f"{split}_annotations"):
+                raise
             continue
         images, annotations = getattr(paths, f"{split}_images"), getattr(paths, f"{split}_annotations")
         found[split] = CocoDetection(images, annotations, categories=data.categories, strict=data.strict)

@@ -37,6 +37,7 @@ from mlc_ext.detectors.data.conversion.source import UNKNOWN, Source
 from mlc_ext.detectors.data.conversion.voc import read_voc
 from mlc_ext.detectors.data.conversion.write import check_target, coco_content, place_images
 from mlc_ext.detectors.data.conversion.yolo import read_yolo
+from mlc_ext.detectors.data.images.files import did_you_mean
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.files import check_writable, write_whole
 
@@ -85,8 +86,10 @@ def main(arguments: list[str] | None = None, prog: str = "convert.py") -> int:
 
 
 def _read(options: argparse.Namespace) -> Source:
+    if options.source.is_file():
+        raise NotADirectoryError(f"{options.source} is a file: give its folder")
     if not options.source.is_dir():
-        raise FileNotFoundError(f"no folder {options.source}")
+        raise FileNotFoundError(f"no folder {options.source}{did_you_mean(options.source)}")
     check_target(options.target)
     kind = {"yolo": YOLO, "voc": VOC, None: None}[options.format] or foreign_format(options.source)
     if kind is None:

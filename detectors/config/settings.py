@@ -132,7 +132,7 @@ class DataConfig:
     """COCO JSON of the validation images; None: found in data.data."""
     val_fraction: float | None = None
     """For data without a validation split: the share of the training images that is held out for validation, for
-    example 0.2. A hash of the image ids and val_seed chooses them: the choice is the same on every machine, and adding
+    example 0.2. A hash of the file names and val_seed chooses them: the choice is the same on every machine, and adding
     images does not change it. None: the data have a validation split."""
     val_seed: int = 0
     """Seed of val_fraction; runs that differ in run.seed alone have the same validation images."""

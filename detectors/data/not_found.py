@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .conversion.formats import foreign_format
+from .images.files import IMAGE_SUFFIXES
 from .layouts import LAYOUTS
 
 _SHOWN = 10  # entries of a folder
@@ -25,7 +26,8 @@ def refusal(
         near: a path that may be meant, as a part of the first line.
         train_layout: the layout of the training split, if that is there.
     """
-    lines = [f"data set not found{near}; looked for"]
+    searched = folder is None or folder.is_dir() or any(missing.values())
+    lines = [f"data set not found{near}{'; looked for' * searched}"]
     for split, given in missing.items():
         paths = " with ".join(f"{path} ({_state(path)})" for path in given.values())
         if len(given) == 2 or (paths and folder is not None):
@@ -33,7 +35,7 @@ def refusal(
         elif folder is None:
             lines.append(f"  {split}: neither a data folder nor both paths of the split were given")
     if folder is not None and any(len(given) < 2 for given in missing.values()):
-        lines += _layout_lines(folder, missing)
+        lines += _layout_lines(folder, missing) if folder.is_dir() else []
         lines.append(f"in {folder.absolute()}, which {_contents(folder)}")
         if (kind := foreign_format(folder)) is not None:
             lines.append(f"This is the format of {kind}, which mlc-ext convert {folder} NEW_FOLDER converts.")
@@ -75,14 +77,19 @@ def _state(path: Path) -> str:
 def _contents(folder: Path) -> str:
     """``"has ..."``: the folder's entries, those of subfolders counted."""
     if not folder.is_dir():
-        return "is not a folder" if folder.exists() else "does not exist"
+        return "is a file: give its folder" if folder.exists() else "does not exist"
     try:
-        entries = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=_folders_first)
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    shown = [_entry(path) for path in entries[:_SHOWN]]
-    more = [f"{len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
-    return f"has {', '.join(shown + more)}" if shown else "is empty"
+    images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
+    others = sorted(set(entries) - set(images), key=_folders_first)
+    shown = [_entry(path) for path in others[:_SHOWN]]
+    if len(others) > _SHOWN:
+        shown.append(f"{len(others) - _SHOWN} more")
+    if images:
+        shown.append(f"{len(images)} image{'' if len(images) == 1 else 's'}")
+    return f"has {', '.join(shown)}" if shown else "is empty"
 
 
 def _folders_first(path: Path) -> tuple[bool, str]:

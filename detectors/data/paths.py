@@ -65,6 +65,11 @@ def find_dataset(
     return DatasetPaths(**{f"{split}_{kind}": value for split, each in found.items() for kind, value in each.items()})
 
 
+def has_validation_split(data_dir: str | os.PathLike) -> bool:
+    """Whether the folder has a validation split in one of LAYOUTS."""
+    return bool(_find(Path(data_dir), "val", {}))
+
+
 def require_split(data_dir: str | os.PathLike) -> None:
     """DatasetNotFound if the folder has neither a validation split nor images to hold one out from."""
     if not _find(Path(data_dir), "train", {}):

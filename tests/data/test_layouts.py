@@ -190,6 +190,13 @@ def test_label_studios_notes_are_no_annotations(tmp_path):
     assert find_dataset(tmp_path, splits=("train",)).train_annotations == tmp_path / "notes.json"
 
 
+def test_a_refusal_counts_the_images_of_the_folder(tmp_path):
+    for name in ("a.jpg", "b.PNG", "c.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(DatasetNotFound, match=f"in {tmp_path}, which has c.txt, 2 images\n"):
+        find_dataset(tmp_path)
+
+
 def test_a_refusal_names_the_folder_inside(tmp_path):
     put(tmp_path / "export 3", "result.json", {"images/a.png": "images/a.png"})
     with pytest.raises(DatasetNotFound, match=f"did you mean '{tmp_path}/export 3'"):
@@ -219,7 +226,7 @@ def test_a_refusal_names_the_converter(tmp_path, files, kind):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("absent", "does not exist"), ("file", "is not a folder"), ("e", "is empty")]
+    ("name", "said"), [("absent", "does not exist"), ("file", "is a file: give its folder"), ("e", "is empty")]
 )
 def test_a_refusal_of_what_is_no_data_folder(tmp_path, name, said):
     (tmp_path / "file").touch()

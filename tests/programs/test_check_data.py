@@ -110,6 +110,12 @@ def test_both_splits_are_compared(tmp_path, program):
     assert "only in" in out and "'bird' (id 1)" in out and "'dog' (id 1)" in out
 
 
+def test_a_named_split_that_is_not_there_is_refused(tmp_path, program):
+    write(tmp_path / "data", MANY)
+    code, out, err = program("--set", "data.val_annotations=absent.json", "--set", "data.val_images=.")
+    assert code == 2 and not out and "\n  val: . (there) with absent.json (absent)\n" in err
+
+
 def test_broken_images_are_counted(tmp_path, program):
     write(tmp_path / "data", MANY)
     (tmp_path / "data" / "train" / "train2.png").write_bytes(b"no image")

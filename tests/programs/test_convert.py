@@ -217,20 +217,6 @@ def test_a_turned_photo_has_the_size_that_viewers_show(tmp_path, convert):
     assert dataset[0][0].shape == (3, 40, 20)
 
 
-def test_ids_do_not_change_when_images_are_added(tmp_path, convert):
-    src = tmp_path / "src"
-    text(src / "classes.txt", "cat")
-    picture(src / "images" / "b.jpg")
-    convert("--format", "yolo")
-    path = tmp_path / "dst" / "annotations" / "instances_train.json"
-    before = json.loads(path.read_text())["images"][0]
-    (tmp_path / "dst").rename(tmp_path / "first")
-    picture(src / "images" / "a.jpg")
-    convert("--format", "yolo")
-    after = {each["file_name"]: each for each in json.loads(path.read_text())["images"]}
-    assert after["b.jpg"] == before and len(after) == 2
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -249,6 +235,11 @@ def test_what_cannot_be_converted_is_a_line(tmp_path, convert, files, message):
     code, out, err, _ = convert()
     assert code == 2 and not out and err.startswith("convert.py: ") and message in err and err.count("\n") == 1
     assert not (tmp_path / "dst").exists()
+
+
+def test_a_file_in_place_of_the_folder(tmp_path, convert):
+    text(tmp_path / "src", "train: images")
+    assert convert()[2] == f"convert.py: {tmp_path}/src is a file: give its folder\n"
 
 
 def test_a_target_that_is_there_stays(tmp_path, convert):

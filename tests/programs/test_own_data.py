@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from coco_files import box, entry
@@ -37,7 +38,7 @@ def train(capsys, export, *arguments):
 def test_a_run_with_a_held_out_part(export, tmp_path, monkeypatch, threads, capsys):
     monkeypatch.chdir(tmp_path)
     code, out, _ = train(capsys, export, "--out", "run", "--set", "data.val_fraction=0.25", "--set", "data.val_seed=3")
-    held = [key for key in range(1, 21) if key in Part(0.25, 3, True)]
+    held = [key for key in range(1, 21) if rf"images\1/0a1b2c3d-{key}.png" in Part(0.25, 3, True)]
     line = "held out by data.val_fraction=0.25, data.val_seed=3"
     assert code == 0 and f"result.json ({line}): {len(held)} images" in out
     assert f"validation images: {len(held)}, {line}" in (tmp_path / "run" / "log.txt").read_text()
@@ -46,6 +47,12 @@ def test_a_run_with_a_held_out_part(export, tmp_path, monkeypatch, threads, caps
     assert evaluate.main(["run/checkpoint.pt", "--device", "cpu", "--results", "found.json"]) == 0
     assert capsys.readouterr().out.startswith(f"validation set: {export}/result.json ({line})\n")
     assert {each["image_id"] for each in json.loads((tmp_path / "found.json").read_text())} <= set(held)
+    shutil.copytree(export, tmp_path / "moved")  # the same part of a copy; the split of a set that has one
+    shutil.copytree(export / "images", tmp_path / "split" / "valid")
+    shutil.copy(export / "result.json", tmp_path / "split" / "valid" / "_annotations.coco.json")
+    for folder, shown in (("moved", f"result.json ({line})"), ("split", "valid/_annotations.coco.json")):
+        assert evaluate.main(["run/checkpoint.pt", "--device", "cpu", "--data", folder]) == 0
+        assert capsys.readouterr().out.startswith(f"validation set: {tmp_path / folder / shown}\n")
 
 
 def test_refusals_are_on_lines(export, tmp_path, monkeypatch, threads, capsys):

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 class Part:
     """The images held out for validation, or the others.
 
-    An image is held out if a hash of the seed and its id, as a number in [0, 1), is below the fraction. The choice is
-    the same on every machine. Images that are added later do not move others between the parts.
+    An image is held out if a hash of the seed and its file name in the JSON, as a number in [0, 1), is below the
+    fraction. The choice is the same on every machine. Images that are added later do not move others between the parts,
+    also where the export gives all images new ids.
     """
 
     fraction: float
@@ -20,8 +21,8 @@ class Part:
     held_out: bool
     """True: the images held out; False: the others."""
 
-    def __contains__(self, image_id: int) -> bool:
-        digest = hashlib.sha256(f"{self.seed}:{image_id}".encode()).digest()
+    def __contains__(self, file_name: str) -> bool:
+        digest = hashlib.sha256(f"{self.seed}:{file_name}".encode()).digest()
         return (int.from_bytes(digest[:8], "big") < self.fraction * 2**64) == self.held_out
 
     def __str__(self) -> str:

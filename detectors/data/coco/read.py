@@ -70,12 +70,12 @@ class CocoContent:
         self.categories = {key: name for key, name in self.categories.items() if key not in others}
         self.annotations = [entry for entry in self.annotations if not _has(entry, "category_id", others)]
 
-    def keep_images(self, chosen: Container[int], name: str) -> None:
-        """Keeps only these images and their annotations; annotations of unknown images stay.
+    def keep_images(self, chosen: Container[str], name: str) -> None:
+        """Keeps only the images of these file names and their annotations; annotations of unknown images stay.
 
         ValueError, naming the data set ``name``, if no image is left.
         """
-        others = {key for key in self.images if key not in chosen}
+        others = {key for key, entry in self.images.items() if entry["file_name"] not in chosen}
         self.images = {key: entry for key, entry in self.images.items() if key not in others}
         if not self.images:
             raise ValueError(f"{name}: none of its {len(others)} images is in this part")

@@ -40,7 +40,7 @@ def class_files(folder: Path) -> list[Path]:
 def voc_folders(folder: Path) -> list[Path]:
     """The folders with XML files: ``Annotations`` or ``annotations`` in the folder, in its subfolders and in VOC's own
     VOCdevkit/VOC*; else those of them that have XML files beside images (Roboflow)."""
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not is_annotations(path))
+    inner = [path for path in _folders(folder) if not is_annotations(path)]
     found = []
     for place in (folder, *inner, *sorted(folder.glob("VOCdevkit/VOC*"))):
         own = [path for path in _folders(place) if is_annotations(path) and any(path.rglob("*.xml"))]

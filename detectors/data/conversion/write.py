@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from .source import Source, SourceImage
+from .source import Source
 
 
 def check_target(folder: Path) -> None:
@@ -47,13 +45,10 @@ def _link(path: Path, target: Path) -> bool:
 
 
 def coco_content(source: Source, split: str) -> dict[str, Any]:
-    """A split as a COCO detection JSON. All splits have all categories, numbered from 1 in the source's order.
-
-    An image's id is a hash of its name: adding images changes no other id, and so no choice by ``data.val_fraction``.
-    """
+    """A split as a COCO detection JSON. All splits have all categories, numbered from 1 in the source's order."""
     categories = {name: key for key, name in enumerate(source.categories, 1)}
     images, annotations = [], []
-    for key, image in _with_ids(source.splits[split]):
+    for key, image in enumerate(source.splits[split], 1):
         images.append({"id": key, "file_name": image.name, "width": image.width, "height": image.height})
         for box in image.boxes:
             annotations.append(
@@ -72,13 +67,3 @@ def coco_content(source: Source, split: str) -> dict[str, Any]:
         "annotations": annotations,
         "categories": [{"id": key, "name": name} for name, key in categories.items()],
     }
-
-
-def _with_ids(images: Collection[SourceImage]) -> Iterator[tuple[int, SourceImage]]:
-    used: set[int] = set()
-    for image in images:
-        key = int.from_bytes(hashlib.sha256(image.name.encode("utf-8", "surrogateescape")).digest()[:6], "big")
-        while key in used:
-            key += 1
-        used.add(key)
-        yield key, image
