@@ -76,7 +76,10 @@ def likely_harm(dataset: CocoDetection, data: DataConfig) -> list[str]:
     few = [each for each in counts if 0 < each.objects < _FEW]
     there = sorted((each for each in counts if each.objects), key=lambda each: each.objects)
     if absent:
-        warnings.append(f"categories without objects: {len(absent)} of {len(counts)}: {_listed(absent)}")
+        warnings.append(
+            f"categories without objects: {len(absent)} of {len(counts)}: {_listed(absent)} (data.categories names those "
+            "to train on)"
+        )
     if few:
         warnings.append(
             f"categories with less than {_FEW} objects: {_listed([f'{e.name} ({e.objects})' for e in few])}"
