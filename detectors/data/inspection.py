@@ -77,8 +77,8 @@ def likely_harm(dataset: CocoDetection, data: DataConfig) -> list[str]:
     there = sorted((each for each in counts if each.objects), key=lambda each: each.objects)
     if absent:
         warnings.append(
-            f"categories without objects: {len(absent)} of {len(counts)}: {_listed(absent)} (data.categories names those "
-            "to train on)"
+            f"categories without objects: {len(absent)} of {len(counts)}: {_listed(absent)} (data.categories names "
+            "those to train on)"
         )
     if few:
         warnings.append(
