@@ -22,6 +22,7 @@ import json
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.evaluation.measure import measure_loaded, prediction_writer
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.interrupts import interruptible
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
             with distributed.together():
                 _check(options)
             loaded = load_for_evaluation(options.checkpoint, options.data, options.device, settings=options.set)
-            say(f"validation set: {Path(loaded.dataset.annotation_file).absolute()}")
+            say(f"validation set: {_shown(loaded.dataset)}")
             writer = None if options.predictions is None else prediction_writer(loaded)
             measured = measure_loaded(loaded, options.batch_size, writer)
             writers = [] if writer is None else distributed.gather(writer)
@@ -85,6 +86,11 @@ def _ending(options: argparse.Namespace) -> str:
     written = {"detections": options.results, "predictions before NMS": options.predictions}
     lines = [f"{what}: {path}" for what, path in written.items() if path is not None]
     return "\n".join(lines) or "no file was written; --results FILE writes the detections"
+
+
+def _shown(dataset: CocoDetection) -> str:
+    """The annotation file as an absolute path, and the part of it that is used."""
+    return f"{dataset.annotation_file.absolute()}{dataset.name.removeprefix(str(dataset.annotation_file))}"
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -141,7 +141,7 @@ class DataConfig:
     """Images, annotations and how they are loaded."""
 
     data: str | None = None
-    """Folder of a data set in COCO's format; None: one is generated."""
+    """Folder of a data set in COCO's format, in any layout of detectors/data/layouts.py; None: one is generated."""
     train_images: str | None = None
     """Folder of the training images; None: found in data.data."""
     train_annotations: str | None = None
@@ -150,6 +150,12 @@ class DataConfig:
     """Folder of the validation images; None: found in data.data."""
     val_annotations: str | None = None
     """COCO JSON of the validation images; None: found in data.data."""
+    val_fraction: float | None = None
+    """For data without a validation split: the share of the training images that is held out for validation, for
+    example 0.2. A hash of the file names and val_seed chooses them: the choice is the same on every machine, and adding
+    images does not change it. None: the data have a validation split."""
+    val_seed: int = 0
+    """Seed of val_fraction; runs that differ in run.seed alone have the same validation images."""
     categories: tuple[str, ...] | None = None
     """Names of the categories to train and evaluate on: "person, car", or a YAML list in which names with commas, and
     names such as none, are quoted: '["car (parked)", "lamp, desk", "none"]'. None (as text "~"): all."""
@@ -195,12 +201,16 @@ class DataConfig:
             short_side=_SIDE,
             long_side=_SIDE,
             eval_short_side=_SIDE,
+            val_fraction=Range(0, 1, low_open=True, high_open=True),
+            val_seed=Range(0, 2**63 - 1),
             flip=SHARE,
             limit_train=COUNT,
             workers=Range(0, 1024),
             generated_images=Range(1, 1_000_000),
             generated_size=Range(48, 4096),
         )
+        if self.val_fraction is not None and self.val_is_train:
+            raise ValueError("data.val_fraction holds images out, data.val_is_train evaluates on the training images")
         if self.categories == ():
             raise ValueError("data.categories must be names or None, got none")
         if self.categories is not None and len(set(self.categories)) != len(self.categories):

@@ -11,6 +11,18 @@ class ImageDecodeError(ValueError):
     """The bytes are not a complete image, or the image does not have the size that the annotations give."""
 
 
+class DatasetNotFound(FileNotFoundError):
+    """The files of a data set were not found. The message has several lines, which programs print as they are."""
+
+    @property
+    def short(self) -> str:
+        """The message in a line, without the places that were looked for."""
+        lines = str(self).splitlines()
+        return (
+            f"{lines[0].partition('; looked for')[0]} {' '.join(line for line in lines if line[:3] == 'in ')}".strip()
+        )
+
+
 class DataError(RuntimeError):
     """The data cannot be loaded any more."""
 

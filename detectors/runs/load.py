@@ -16,6 +16,7 @@ from ..config.settings import Config
 from ..data.build import CACHE, build_validation_set, verify
 from ..data.coco.dataset import CocoDetection
 from ..data.coco.trained import label_as_trained
+from ..data.paths import has_validation_split
 from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
 from ..models.memory_layout import set_memory_layout
@@ -86,6 +87,8 @@ def load_for_evaluation(
             config = override(config, "data.data", data)
             for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
                 config = override(config, f"data.{name}", None)  # those of the run would take precedence
+            if has_validation_split(data):  # no part has to be held out
+                config = override(config, "data.val_fraction", None)
         config = assign(config, settings)
         target = distributed.pick_device(device)
         dataset = build_validation_set(config, CACHE)

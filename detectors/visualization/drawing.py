@@ -42,7 +42,7 @@ def draw_boxes(
     Args:
         image: uint8 [3, H, W] RGB.
         boxes: [n, 4] xyxy pixels, the most important first: it is drawn on top. Boxes that are not finite are left out.
-        colors, texts: of each box.
+        colors, texts: of each box; an empty text has no tag.
         weight: pixels of a line in a picture of READABLE pixels.
         width: pixels of a line in any picture, instead of ``weight``.
 
@@ -62,7 +62,7 @@ def draw_boxes(
         limit = (picture.width - 1, picture.height - 1) * 2
         x1, y1, x2, y2 = (min(max(float(v) * zoom, 0.0), float(m)) for v, m in zip(rows[k], limit, strict=True))
         draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colors[k], width=width)
-        if texts is not None:
+        if texts is not None and texts[k]:
             _tag(draw, (x1, y1), texts[k], colors[k], font, picture.size)
     return picture
 

@@ -48,6 +48,8 @@ OUTSIDE = {
     "data.short_side": (0, -800, "640,0", 10**9),
     "data.long_side": (0, 10**9),
     "data.eval_short_side": (0,),
+    "data.val_fraction": (0, 1, -0.2, 20),
+    "data.val_seed": (-1, 2**63),
     "data.flip": (-0.1, 1.5, 50),
     "data.limit_train": (0, -1),
     "data.workers": (-1, 100_000),

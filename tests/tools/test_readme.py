@@ -109,7 +109,7 @@ def help_of(program: Path | str) -> str:
     name = program if isinstance(program, str) else program.stem
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        importlib.import_module(f"mlc_ext.detectors.{name}").main(["--help"])
+        importlib.import_module(f"mlc_ext.detectors.{cli.MODULES.get(name, name)}").main(["--help"])
     return printed.getvalue()
 
 

@@ -6,15 +6,16 @@ import difflib
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..images.files import did_you_mean
 from .categories import read_categories
+from .file_names import inner_name, is_file_name, leads_out
 from .values import as_flag, as_id, as_numbers, as_side
 
 _BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"  # byte order marks, UTF-16's other halves, white space
@@ -24,6 +25,7 @@ UNKNOWN_CATEGORY = "annotations of unknown categories"
 MALFORMED_FLAG = "annotations with a malformed iscrowd"
 MALFORMED_BOX, NO_AREA, OUTSIDE = "malformed boxes", "boxes without area", "boxes outside the image"
 CLIPPED = "boxes clipped to the image"
+STORED = "images named by their path in Label Studio's storage"
 FIELDS = {
     UNKNOWN_IMAGE: "image_id", UNKNOWN_CATEGORY: "category_id", MALFORMED_FLAG: "iscrowd",
     MALFORMED_BOX: "bbox", NO_AREA: "bbox", OUTSIDE: "bbox",
@@ -66,12 +68,23 @@ class CocoContent:
             raise ValueError(f"{source}: no category is chosen")
         others = {key for key, name in self.categories.items() if name not in set(names)}
         self.categories = {key: name for key, name in self.categories.items() if key not in others}
-        self.annotations = [entry for entry in self.annotations if not _is_of(entry, others)]
+        self.annotations = [entry for entry in self.annotations if not _has(entry, "category_id", others)]
+
+    def keep_images(self, chosen: Container[str], name: str) -> None:
+        """Keeps only the images of these file names and their annotations; annotations of unknown images stay.
+
+        ValueError, naming the data set ``name``, if no image is left.
+        """
+        others = {key for key, entry in self.images.items() if entry["file_name"] not in chosen}
+        self.images = {key: entry for key, entry in self.images.items() if key not in others}
+        if not self.images:
+            raise ValueError(f"{name}: none of its {len(others)} images is in this part")
+        others |= {key for key, same in self.same_image.items() if same in others}
+        self.annotations = [entry for entry in self.annotations if not _has(entry, "image_id", others)]
 
 
-def _is_of(annotation: Any, categories: set[int]) -> bool:
-    category = annotation.get("category_id") if isinstance(annotation, dict) else None
-    return as_id(category) in categories
+def _has(annotation: Any, field: str, ids: set[int]) -> bool:
+    return isinstance(annotation, dict) and as_id(annotation.get(field)) in ids
 
 
 def read_coco(path: Path) -> CocoContent:
@@ -84,7 +97,8 @@ def read_coco(path: Path) -> CocoContent:
     Raises:
         FileNotFoundError: no such file.
         ValueError: no COCO detection data (names what is missing), no usable image, a category that cannot be used, or
-            a file name that leads out of the image folder: such a file is hostile as a whole.
+            a file name that leads out of the image folder: such a file is hostile as a whole. Label Studio's paths of
+            its own storage are names in the image folder.
     """
     content = _load(path)
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
@@ -129,7 +143,7 @@ def _take_images(result: CocoContent, entries: list[Any], path: Path) -> None:
         key = as_id(entry.get("id")) if isinstance(entry, dict) else None
         if key is not None:
             result.known_images.add(key)
-        image = _image(entry, k, path)
+        image = _image(entry, k, path, result.noted)
         if isinstance(image, str):
             result.problems.append(image)
             result.dropped["malformed images"] += 1
@@ -156,7 +170,7 @@ def _take_images(result: CocoContent, entries: list[Any], path: Path) -> None:
             result.noted["images listed again under another id, taken as one"] += 1
 
 
-def _image(entry: Any, k: int, path: Path) -> dict[str, Any] | str:
+def _image(entry: Any, k: int, path: Path, noted: Counter[str]) -> dict[str, Any] | str:
     """The used fields of an image's entry, or its fault."""
     fields = ("id", "file_name", "width", "height")
     absent = [name for name in fields if name not in entry] if isinstance(entry, dict) else fields
@@ -165,33 +179,15 @@ def _image(entry: Any, k: int, path: Path) -> dict[str, Any] | str:
     if as_id(entry["id"]) is None:
         return f"images[{k}] has id {entry['id']!r}, which is not an integer"
     name = entry["file_name"]
-    if not _is_file_name(name):
+    if not is_file_name(name):
         return f"images[{k}]: {name!r} is not a file name"
-    _check_inside(name, path)
+    if leads_out(name):
+        name = inner_name(name, path)
+        noted[STORED] += 1
     sides = [as_side(entry[side]) for side in ("height", "width")]
     if None in sides:
         return f"images[{k}] has size {entry['width']!r} x {entry['height']!r}"
     return {"file_name": name, "height": sides[0], "width": sides[1]}
-
-
-def _is_file_name(name: Any) -> bool:
-    if not isinstance(name, str) or not name or "\0" in name:
-        return False
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: on no disk, and printing it would fail
-        return False
-    return True
-
-
-def _check_inside(name: str, source: Path) -> None:
-    """Refuses a file name that could lead out of the image folder, on any system.
-
-    Only the text of the name is checked: links in the folder belong to its owner and are followed.
-    """
-    windows = PureWindowsPath(name)
-    if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-        raise ValueError(f"{source}: file_name {name!r} leads out of the image folder")
 
 
 def _without_repetitions(result: CocoContent, annotations: list[Any]) -> Iterable[Any]:
