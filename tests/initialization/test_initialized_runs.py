@@ -143,4 +143,4 @@ def test_two_processes_start_from_the_same(folder, first):
     assert code == 0, error
     assert printed.count("starting from") == 1
     code, printed, error = finish(start(folder, "--out", folder / "none", "--init", "text.pt", ranks=2))
-    assert code == 2 or "text.pt" in error
+    assert code != 0 and "text.pt" in error
