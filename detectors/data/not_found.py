@@ -26,8 +26,7 @@ def refusal(
         near: a path that may be meant, as a part of the first line.
         train_layout: the layout of the training split, if that is there.
     """
-    searched = folder is None or folder.is_dir() or any(missing.values())
-    lines = [f"data set not found{near}{'; looked for' * searched}"]
+    lines = [f"data set not found{near}; looked for"]
     for split, given in missing.items():
         paths = " with ".join(f"{path} ({_state(path)})" for path in given.values())
         if len(given) == 2 or (paths and folder is not None):
