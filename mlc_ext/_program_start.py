@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 
-_PROGRAMS = ("train.py", "evaluate.py", "predict.py", "report.py", "divergence.py")
+_PROGRAMS = ("train.py", "evaluate.py", "predict.py", "export.py", "report.py", "divergence.py")
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
