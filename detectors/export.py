@@ -12,7 +12,8 @@ A file takes uint8 images [batch, 3, height, width], RGB, of any size, and gives
 height and width are dynamic. Resizing is left to the caller. docs/export.md describes inputs, outputs and metadata.
 `mlc-ext predict` and mlc_ext.detectors.load take the files in place of a checkpoint. They are for the CPU, in float32.
 
-Exit code: 0; 1 if a file's detections differ from PyTorch's (it is written all the same); 2 if nothing was written.
+Exit code: 0; 1 if a file's detections differ from PyTorch's (it is written all the same); 2 if nothing was written;
+130 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from mlc_ext.detectors.command_line import command, make_parser, print_error, pr
 from mlc_ext.detectors.exporting.check import Comparison, compare, random_batches, table
 from mlc_ext.detectors.exporting.formats import FORMATS, check_possible, metadata_of, write_exported
 from mlc_ext.detectors.exporting.program import export_program
+from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.prediction.exported import is_exported, open_exported
 from mlc_ext.detectors.prediction.images import find_images
 from mlc_ext.detectors.prediction.pixels import read_pixels
@@ -67,6 +69,7 @@ def parse(arguments: list[str] | None = None, prog: str = "export.py") -> argpar
     return parser.parse_args(arguments)
 
 
+@interruptible
 def main(arguments: list[str] | None = None, prog: str = "export.py") -> int:
     options = parse(arguments, prog)
     show_warnings()
