@@ -63,6 +63,9 @@ def from_mmdetection(file: WeightFile) -> Source:
         settings["norm_on_bbox"] = bool(config.get("norm_on_bbox", False))
         settings["centerness_on"] = "reg" if config.get("centerness_on_reg", False) else "cls"
     notes = []
+    normalization = _normalization(config)
+    if config and normalization is None:
+        notes.append("its configuration has no pixel means and order that can be read: they are taken as set here")
     if not config:
         notes.append("the file has no configuration: style, inputs and box layer are taken as set here")
         if _has_folded_norms(tensors):
@@ -78,7 +81,7 @@ def from_mmdetection(file: WeightFile) -> Source:
         counted(unknown) | ({f"{_AVERAGES}*": averages} if averages else {}),
         {name: value for name, value in settings.items() if value is not None or name == "tower_norm"},
         class_names(file.meta),
-        _normalization(config),
+        normalization,
         tuple((None, note) for note in notes),
     )
 

@@ -107,6 +107,7 @@ def test_mmdetections_retinanet(tmp_path, prefix):
     assert source.kind == "MMDetection's RetinaNet" and not source.unused and source.classes == ("a", "b", "c")
     assert_same_tensors(source.tensors, model.state_dict())
     assert source.settings["extra_levels"] == "c5" and source.settings["tower_norm"] is None
+    assert source.normalization is None and any("no pixel means and order" in note for _, note in source.notes)
 
 
 @pytest.mark.parametrize("layer", ["conv", "fcos"])
@@ -122,6 +123,7 @@ def test_mmdetections_fcos(tmp_path, layer):
                 "tower_norm": "gn", "num_convs": 2}  # fmt: skip
     assert expected.items() <= source.settings.items()
     assert source.normalization == model.backbone.normalization
+    assert not any("pixel means" in note for _, note in source.notes)
 
 
 def test_mmdetections_rpn(tmp_path):
