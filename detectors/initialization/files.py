@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+import re
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from ..runs.checkpoint import FORMAT
 
 CONTAINERS = ("state_dict", "model")
 """Keys under which training programs save the tensors: MMDetection, torchvision's references."""
+
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
+"""What DistributedDataParallel and torch.compile put before the names of the module that they wrap."""
 
 _OWN = FORMAT.rstrip("0123456789 ")
 """The format mark of this project's checkpoints, of any version."""
@@ -35,10 +39,10 @@ class WeightFile:
 
 
 class Placeholder:
-    """Stands for every object of a file that is not a tensor, a number, a text or a container of these.
+    """Replaces every class and function that a file names and that torch.load does not allow by itself.
 
-    MMDetection's checkpoints hold NumPy arrays, its own HistoryBuffer and ``getattr``. torch.load gets this class for
-    each of those names: it takes any arguments and does nothing, so that nothing is imported or called.
+    MMDetection's checkpoints name NumPy's arrays, mmengine's HistoryBuffer and ``getattr``. torch.load gets this class
+    for each of these names: it takes any arguments and does nothing, so nothing is imported or called.
     """
 
     def __new__(cls, *_: object, **__: object) -> Placeholder:
@@ -50,7 +54,7 @@ class Placeholder:
 
 
 def read_weights(path: Path) -> WeightFile:
-    """The tensors of a file that torch.save has written, on the CPU.
+    """The tensors of a file that torch.save has written, on the CPU; sparse ones and those without data are left out.
 
     Raises:
         FileNotFoundError: no such file. ValueError: not such a file, or one without tensors by name.
@@ -66,15 +70,17 @@ def read_weights(path: Path) -> WeightFile:
     if not isinstance(tensors, Mapping):
         held = "an object of another program" if isinstance(tensors, Placeholder) else f"a {type(tensors).__name__}"
         raise ValueError(f"{path} holds no tensors by name, but {held}: save the state_dict() of the detector")
-    tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor) and isinstance(name, str)}
+    tensors = {_WRAPPERS.sub("", name): x for name, x in tensors.items() if isinstance(name, str) and _has_values(x)}
     if not tensors:
         keys = ", ".join(map(str, list(content)[:6]))
         raise ValueError(f"{path} holds no tensors by name, but {keys or 'nothing'}: save the detector's state_dict()")
-    if all(name.startswith("module.") for name in tensors):  # of DistributedDataParallel
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     meta, mark = content.get("meta"), content.get("format")
     own = isinstance(mark, str) and mark.startswith(_OWN)
     return WeightFile(path, tensors, meta if isinstance(meta, Mapping) else {}, own)
+
+
+def _has_values(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _load(path: Path) -> Any:

@@ -11,28 +11,33 @@ from torch import Tensor
 
 from ..models.backbones.base import Normalization
 from .files import WeightFile
-from .source import NameMap, Source, backbone_name, counted, place_in_towers, tower_settings
+from .source import (
+    NameMap,
+    Source,
+    backbone_name,
+    counted,
+    extra_levels_from,
+    known_head,
+    place_in_towers,
+    tower_settings,
+)
 
 NAMES = NameMap(
     (
         (r"backbone\.(.+)", r"backbone.\1"),
-        (r"neck\.(lateral|fpn)_convs\.(\d+)\.conv\.(\w+)", r"fpn.\1_convs.\2.\3"),
-        (r"bbox_head\.(cls|reg)_convs\.(\d+)\.conv\.(\w+)", r"head.\1_tower.\2.conv.\3"),
-        (r"bbox_head\.(cls|reg)_convs\.(\d+)\.gn\.(\w+)", r"head.\1_tower.\2.norm.\3"),
-        (r"bbox_head\.(?:retina|conv|fcos)_cls\.(\w+)", r"head.cls_logits.\1"),
-        (r"bbox_head\.(?:retina|conv|fcos)_reg\.(\w+)", r"head.bbox_regression.\1"),
-        (r"bbox_head\.(?:conv|fcos)_centerness\.(\w+)", r"head.bbox_ctrness.\1"),
-        (r"bbox_head\.scales\.(\d+)\.scale", r"head.scales.\1"),
-        (r"(?:rpn|bbox)_head\.rpn_conv\.(weight|bias)", r"head.cls_tower.0.\1"),
-        (r"(?:rpn|bbox)_head\.rpn_conv\.(\d+)\.conv\.(\w+)", r"head.cls_tower.\1.conv.\2"),
-        (r"(?:rpn|bbox)_head\.rpn_cls\.(\w+)", r"head.cls_logits.\1"),
-        (r"(?:rpn|bbox)_head\.rpn_reg\.(\w+)", r"head.bbox_regression.\1"),
+        (r"neck\.(lateral|fpn)_convs\.(\d+)\.conv", r"fpn.\1_convs.\2"),
+        (r"bbox_head\.(cls|reg)_convs\.(\d+)\.conv", r"head.\1_tower.\2.conv"),
+        (r"bbox_head\.(cls|reg)_convs\.(\d+)\.gn", r"head.\1_tower.\2.norm"),
+        (r"(?:rpn|bbox)_head\.rpn_conv", "head.cls_tower.0"),
+        (r"(?:rpn|bbox)_head\.rpn_conv\.(\d+)\.conv", r"head.cls_tower.\1.conv"),
+        (r"bbox_head\.(?:retina|conv|fcos)_cls|(?:rpn|bbox)_head\.rpn_cls", "head.cls_logits"),
+        (r"bbox_head\.(?:retina|conv|fcos)_reg|(?:rpn|bbox)_head\.rpn_reg", "head.bbox_regression"),
+        (r"bbox_head\.(?:conv|fcos)_centerness", "head.bbox_ctrness"),
+        (r"bbox_head\.scales\.(\d+)", r"head.scales.\1"),
     )
 )
 
 KINDS = {"fcos": "FCOS", "retinanet": "RetinaNet", "rpn": "RPN or a detector with one"}
-
-_EXTRA_LEVELS = {"on_input": "c5", "on_output": "p5", True: "c5"}
 
 _AVERAGES = "ema_"
 """MMDetection 2's average of the weights: while it saves, the averages have the plain names."""
@@ -47,16 +52,20 @@ def from_mmdetection(file: WeightFile) -> Source:
     mapped, unknown = NAMES({name: x for name, x in file.tensors.items() if not name.startswith(_AVERAGES)})
     averages = sum(name.startswith(_AVERAGES) for name in file.tensors)
     tensors = _with_levels(place_in_towers(mapped))
-    head = _head(file.tensors)
+    head = known_head(_head(file.tensors), tensors)
     config = written_config(file.meta)
     settings: dict[str, Any] = {"backbone": backbone_name(tensors), **tower_settings(tensors, head)}
-    settings["style"] = config.get("style")
-    if head in ("fcos", "retinanet") and (levels := _extra_levels(config, head)):
-        settings["extra_levels"] = levels
+    if config.get("style") in ("pytorch", "caffe"):
+        settings["style"] = config["style"]
+    if head in ("fcos", "retinanet"):
+        settings["extra_levels"] = _extra_levels(config, head, tensors)
     if head == "fcos" and config:
         settings["norm_on_bbox"] = bool(config.get("norm_on_bbox", False))
         settings["centerness_on"] = "reg" if config.get("centerness_on_reg", False) else "cls"
     notes = []
+    normalization = _normalization(config)
+    if config and normalization is None:
+        notes.append("its configuration has no pixel means and order that can be read: they are taken as set here")
     if not config:
         notes.append("the file has no configuration: style, inputs and box layer are taken as set here")
         if _has_folded_norms(tensors):
@@ -72,7 +81,7 @@ def from_mmdetection(file: WeightFile) -> Source:
         counted(unknown) | ({f"{_AVERAGES}*": averages} if averages else {}),
         {name: value for name, value in settings.items() if value is not None or name == "tower_norm"},
         class_names(file.meta),
-        _normalization(config),
+        normalization,
         tuple((None, note) for note in notes),
     )
 
@@ -93,7 +102,7 @@ def _with_levels(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         parts = name.split(".")
         if name.startswith("fpn.fpn_convs.") and int(parts[2]) >= laterals:
             name = f"fpn.extra_convs.{int(parts[2]) - laterals}.{parts[3]}"
-        if name.startswith("head.scales."):
+        if name.startswith("head.scales.") and tensor.numel() == 1:
             scales[int(parts[2])] = tensor.reshape(())
         else:
             found[name] = tensor
@@ -140,11 +149,14 @@ def written_config(meta: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _extra_levels(config: Mapping[str, Any], head: str) -> str | None:
-    if not config:  # the configuration of every published file of this head
-        return "p5_relu" if head == "fcos" else "c5"
-    source = _EXTRA_LEVELS.get(config.get("add_extra_convs"))
-    return source and source + ("_relu" if config.get("relu_before_extra_convs") else "")
+def _extra_levels(config: Mapping[str, Any], head: str, tensors: Mapping[str, Tensor]) -> str | None:
+    """Where ``add_extra_convs`` is True, the shape decides: early files of version 2 have the place elsewhere."""
+    written = config.get("add_extra_convs")
+    if written == "on_lateral":
+        return None
+    source = {"on_input": "c5", "on_output": "p5"}.get(str(written)) or extra_levels_from(tensors)
+    relu = config.get("relu_before_extra_convs") if config else head == "fcos"  # as in every published file of the head
+    return source and source + ("_relu" if relu else "")
 
 
 def _normalization(config: Mapping[str, Any]) -> Normalization | None:

@@ -40,19 +40,22 @@ class Source:
 
 @dataclass(frozen=True)
 class NameMap:
-    """Regular expressions of a project's names -> this project's, as for :func:`re.sub`. The first that matches a whole
-    name is used; a replacement of None leaves the tensor out without reporting it."""
+    """A project's names of modules -> this project's. The names of their parameters, such as ``weight``, are the same.
 
-    rules: tuple[tuple[str, str | None], ...]
+    ``rules``: (regular expression of the project's module, template of this project's as for :meth:`re.Match.expand`).
+    The first that matches a whole name is used.
+    """
+
+    rules: tuple[tuple[str, str], ...]
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """-> (the tensors under this project's names, the names that no rule matches)."""
         mapped, unknown = {}, []
         for name, tensor in tensors.items():
-            for pattern, replacement in self.rules:
-                if match := re.fullmatch(pattern, name):
-                    if replacement is not None:
-                        mapped[match.expand(replacement)] = tensor
+            module, _, parameter = name.rpartition(".")
+            for pattern, template in self.rules:
+                if match := re.fullmatch(pattern, module):
+                    mapped[f"{match.expand(template)}.{parameter}"] = tensor
                     break
             else:
                 unknown.append(name)
@@ -89,11 +92,40 @@ def backbone_name(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, known in RESNETS.items() if known == (depths, bottleneck)), None)
 
 
+def known_head(head: str | None, tensors: Mapping[str, Tensor]) -> str | None:
+    """``head``, or None if the class and the box layer are not complete or do not fit each other."""
+    anchors = num_anchors(tensors)
+    return head if anchors == 1 or (anchors is not None and head != "fcos") else None
+
+
+def num_anchors(tensors: Mapping[str, Tensor]) -> int | None:
+    """The anchors per location, A, by the rows of the class layer, A * C, and of the box layer, A * 4; None if the
+    layers are not complete or the rows are others."""
+    rows = []
+    for layer in ("head.cls_logits", "head.bbox_regression"):
+        weight, bias = tensors.get(f"{layer}.weight"), tensors.get(f"{layer}.bias")
+        if weight is None or bias is None or weight.dim() != 4 or bias.shape != weight.shape[:1]:
+            return None
+        rows.append(len(bias))
+    anchors, rest = divmod(rows[1], 4)
+    return anchors if anchors and not rest and rows[0] and rows[0] % anchors == 0 else None
+
+
+def extra_levels_from(tensors: Mapping[str, Tensor]) -> str | None:
+    """What P6 is computed from by the shape of its convolution: "p5" if its input is as wide as its output, as
+    torchvision's LastLevelP6P7 decides, else "c5"; None without such a convolution."""
+    weight = tensors.get("fpn.extra_convs.0.weight")
+    if weight is None or weight.dim() != 4:
+        return None
+    return "p5" if weight.shape[1] == weight.shape[0] else "c5"
+
+
 def tower_settings(tensors: Mapping[str, Tensor], head: str | None) -> dict[str, object]:
-    """The settings of the towers and the pyramid that names and shapes tell."""
+    """The settings of the towers and the pyramid, by names and shapes."""
     settings: dict[str, object] = {}
-    if "fpn.fpn_convs.0.weight" in tensors:
-        settings["fpn_channels"] = len(tensors["fpn.fpn_convs.0.weight"])
+    output = tensors.get("fpn.fpn_convs.0.weight")
+    if output is not None and output.dim() == 4:
+        settings["fpn_channels"] = output.shape[0]
     if head in ("fcos", "retinanet"):
         convolutions = [name for name, x in tensors.items() if name.startswith("head.cls_tower.") and x.dim() == 4]
         settings["num_convs"] = len(convolutions)

@@ -8,29 +8,37 @@ from torch import Tensor
 from ..models.backbones.base import IMAGENET_RGB
 from .coco_classes import COCO_COLUMNS
 from .files import WeightFile
-from .source import NameMap, Source, backbone_name, counted, place_in_towers, tower_settings
+from .source import (
+    NameMap,
+    Source,
+    backbone_name,
+    counted,
+    extra_levels_from,
+    known_head,
+    num_anchors,
+    place_in_towers,
+    tower_settings,
+)
 
 NAMES = NameMap(
     (
         (r"backbone\.body\.(.+)", r"backbone.\1"),
         # since torchvision 0.14 each convolution of the pyramid and of the towers is in a Sequential
-        (r"backbone\.fpn\.inner_blocks\.(\d+)(?:\.0)?\.(weight|bias)", r"fpn.lateral_convs.\1.\2"),
-        (r"backbone\.fpn\.layer_blocks\.(\d+)(?:\.0)?\.(weight|bias)", r"fpn.fpn_convs.\1.\2"),
-        (r"backbone\.fpn\.extra_blocks\.p6\.(\w+)", r"fpn.extra_convs.0.\1"),
-        (r"backbone\.fpn\.extra_blocks\.p7\.(\w+)", r"fpn.extra_convs.1.\1"),
-        (r"head\.classification_head\.conv\.(\d+)\.(weight|bias)", r"head.cls_tower.\1.\2"),
-        (r"head\.classification_head\.conv\.(\d+)\.0\.(weight|bias)", r"head.cls_tower.\1.conv.\2"),
-        (r"head\.classification_head\.conv\.(\d+)\.1\.(weight|bias)", r"head.cls_tower.\1.norm.\2"),
-        (r"head\.regression_head\.conv\.(\d+)\.(weight|bias)", r"head.reg_tower.\1.\2"),
-        (r"head\.regression_head\.conv\.(\d+)\.0\.(weight|bias)", r"head.reg_tower.\1.conv.\2"),
-        (r"head\.regression_head\.conv\.(\d+)\.1\.(weight|bias)", r"head.reg_tower.\1.norm.\2"),
-        (r"head\.classification_head\.cls_logits\.(\w+)", r"head.cls_logits.\1"),
-        (r"head\.regression_head\.bbox_reg\.(\w+)", r"head.bbox_regression.\1"),
-        (r"head\.regression_head\.bbox_ctrness\.(\w+)", r"head.bbox_ctrness.\1"),
-        (r"rpn\.head\.conv\.(weight|bias)", r"head.cls_tower.0.\1"),
-        (r"rpn\.head\.conv\.(\d+)\.0\.(weight|bias)", r"head.cls_tower.\1.conv.\2"),
-        (r"rpn\.head\.cls_logits\.(\w+)", r"head.cls_logits.\1"),
-        (r"rpn\.head\.bbox_pred\.(\w+)", r"head.bbox_regression.\1"),
+        (r"backbone\.fpn\.inner_blocks\.(\d+)(?:\.0)?", r"fpn.lateral_convs.\1"),
+        (r"backbone\.fpn\.layer_blocks\.(\d+)(?:\.0)?", r"fpn.fpn_convs.\1"),
+        (r"backbone\.fpn\.extra_blocks\.p6", r"fpn.extra_convs.0"),
+        (r"backbone\.fpn\.extra_blocks\.p7", r"fpn.extra_convs.1"),
+        (r"head\.classification_head\.conv\.(\d+)", r"head.cls_tower.\1"),
+        (r"head\.classification_head\.conv\.(\d+)\.0", r"head.cls_tower.\1.conv"),
+        (r"head\.classification_head\.conv\.(\d+)\.1", r"head.cls_tower.\1.norm"),
+        (r"head\.regression_head\.conv\.(\d+)", r"head.reg_tower.\1"),
+        (r"head\.regression_head\.conv\.(\d+)\.0", r"head.reg_tower.\1.conv"),
+        (r"head\.regression_head\.conv\.(\d+)\.1", r"head.reg_tower.\1.norm"),
+        (r"rpn\.head\.conv", "head.cls_tower.0"),
+        (r"rpn\.head\.conv\.(\d+)\.0", r"head.cls_tower.\1.conv"),
+        (r"head\.classification_head\.cls_logits|rpn\.head\.cls_logits", "head.cls_logits"),
+        (r"head\.regression_head\.bbox_reg|rpn\.head\.bbox_pred", "head.bbox_regression"),
+        (r"head\.regression_head\.bbox_ctrness", "head.bbox_ctrness"),
     )
 )
 
@@ -45,13 +53,14 @@ def from_torchvision(file: WeightFile) -> Source:
     """The detector of a file for which :func:`is_torchvision` holds."""
     mapped, unknown = NAMES(file.tensors)
     tensors = place_in_towers(mapped)
-    head = _head(file.tensors)
+    head = known_head(_head(file.tensors), tensors)
     settings = {"style": "pytorch", "backbone": backbone_name(tensors), **tower_settings(tensors, head)}
     classes, notes = None, ()
     if head in ("retinanet", "rpn"):
-        settings["torchvision_anchors"] = True  # the default, which no file tells
+        settings["torchvision_anchors"] = True  # torchvision's default: files do not have it
     if head in ("fcos", "retinanet"):
-        settings["extra_levels"] = _extra_levels(tensors)
+        levels = extra_levels_from(tensors)
+        settings["extra_levels"] = levels and f"{levels}_relu"
         tensors, classes = _without_background(tensors)
         if classes is not None:
             notes = (("class layer", "91 class columns are read as COCO's category ids, the first as background"),)
@@ -82,19 +91,12 @@ def _head(names: dict[str, Tensor]) -> str | None:
     return "rpn" if "rpn.head.cls_logits.weight" in names else None
 
 
-def _extra_levels(tensors: dict[str, Tensor]) -> str | None:
-    if "fpn.extra_convs.0.weight" not in tensors:
-        return None
-    weight = tensors["fpn.extra_convs.0.weight"]
-    return "p5_relu" if weight.shape[1] == weight.shape[0] else "c5_relu"  # as LastLevelP6P7 decides
-
-
 def _without_background(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str | None, ...] | None]:
     """The class layer without column 0, which no label has, and the names of its columns."""
-    num_anchors = len(tensors["head.bbox_regression.bias"]) // 4
-    columns = len(tensors["head.cls_logits.bias"]) // num_anchors
+    anchors = num_anchors(tensors)
+    columns = len(tensors["head.cls_logits.bias"]) // anchors
     layer = {
-        name: tensors[name].unflatten(0, (num_anchors, columns))[:, 1:].flatten(0, 1)
+        name: tensors[name].unflatten(0, (anchors, columns))[:, 1:].flatten(0, 1)
         for name in ("head.cls_logits.weight", "head.cls_logits.bias")
     }
     return tensors | layer, COCO_COLUMNS if columns == len(COCO_COLUMNS) + 1 else None

@@ -53,7 +53,8 @@ def plan(source: Source, model: DenseDetector, config: ModelConfig, categories: 
         categories: the model's classes by column; None for a detector without classes.
 
     Raises:
-        ValueError: the backbone is another one, or in another style: nothing else would mean the same.
+        ValueError: the backbone is another one, or in another style: nothing else would mean the same. A tensor that
+            would be taken is not floating point, or has values that are not finite.
     """
     own = model.state_dict()
     result = Transfer(other_settings=_differences(source, config))
@@ -82,7 +83,19 @@ def plan(source: Source, model: DenseDetector, config: ModelConfig, categories: 
     result.tensors |= {
         key: x for key, x in given.items() if key.endswith(COUNTER) and key.startswith("backbone.") and key in own
     }
+    _check_values(result.tensors, own)
     return result
+
+
+def _check_values(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """ValueError for the first tensor that is not of finite floating-point numbers where the model's is."""
+    for name, wanted in own.items():
+        if name in tensors and wanted.is_floating_point():
+            tensor = tensors[name]
+            if not tensor.is_floating_point():
+                raise ValueError(f"{name} is {tensor.dtype}, not floating point")
+            if not tensor.to(wanted.dtype).isfinite().all():
+                raise ValueError(f"{name} has values that are NaN or infinite")
 
 
 def _for_model(source: Source, model: DenseDetector, config: ModelConfig, result: Transfer) -> dict[str, Tensor]:
@@ -137,7 +150,9 @@ def _needs(needs: Sequence[str], result: Transfer) -> str | None:
 def _other_head(source: Source, config: ModelConfig) -> str | None:
     if source.head == head_of(config):
         return None
-    return f"the file's head is of {source.head}" if source.head else "the file's head is of another kind"
+    return (
+        f"the file's head is of {source.head}" if source.head else "the file's head is of another kind, or not complete"
+    )
 
 
 def _other_meaning(name: str, source: Source, config: ModelConfig) -> str | None:

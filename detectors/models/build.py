@@ -16,6 +16,8 @@ from .rpn import PROPOSALS, RPN
 _CLASSES = ("num_convs", "tower_norm", "extra_levels", "assigner", "cls_loss")
 _FCOS = ("box_loss", "center_sampling_radius", "norm_on_bbox", "centerness_weights", *_CLASSES)
 
+_DETECTORS: dict[str, type[DenseDetector]] = {"fcos": FCOS, "fcos-": FCOS, "retinanet": RetinaNet, "rpn": RPN}
+
 _ONLY = {
     "fcos": (*_FCOS, "centerness_on"),
     "fcos-": _FCOS,
@@ -98,25 +100,23 @@ def _own_detector(config: Config, num_classes: int) -> DenseDetector:
 
 def extra_levels(model: ModelConfig) -> str:
     """``model.extra_levels``, or the detector's own."""
-    return model.extra_levels or ("c5" if model.detector == "retinanet" else "p5_relu")
+    return model.extra_levels or _DETECTORS[model.detector].EXTRA_LEVELS
 
 
 def tower_norm(model: ModelConfig) -> str | None:
     """``model.tower_norm``, or the detector's own."""
-    return model.tower_norm or ("gn" if model.detector in ("fcos", "fcos-") else None)
+    return model.tower_norm or _DETECTORS[model.detector].TOWER_NORM
 
 
 def _backbone_options(model: ModelConfig) -> dict[str, object]:
     """With ``model.init`` the backbone's weights come from there, so ``model.weights`` is not read."""
-    options = {"weights": model.weights, "frozen_stages": model.frozen_stages, "norm": model.norm, "style": model.style}
-    if model.init is None:
-        return options
-    options["weights"] = None
-    if model.frozen_stages is None and not model.backbone.startswith("timm:"):
-        options["frozen_stages"] = 2
-    if model.norm is None:
-        options["norm"] = "frozen_bn"
-    return options
+    return {
+        "weights": model.weights if model.init is None else None,
+        "trained": model.init is not None,
+        "frozen_stages": model.frozen_stages,
+        "norm": model.norm,
+        "style": model.style,
+    }
 
 
 def _check_settings(config: Config) -> None:

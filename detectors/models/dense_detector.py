@@ -56,6 +56,12 @@ class DenseDetector(nn.Module):
     strides: Sequence[int]
     """Pixels per cell of each level."""
 
+    TOWER_NORM: str | None = None
+    """The detector's own ``model.tower_norm``."""
+
+    EXTRA_LEVELS: str
+    """The detector's own ``model.extra_levels``; "pool" for RPN, which has no other."""
+
     class_agnostic: bool = False
     """Whether detections are proposals: evaluated by recall, all classes as one."""
 

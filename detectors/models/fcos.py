@@ -54,6 +54,9 @@ class FCOS(DenseDetector):
         backbone_options: further arguments of ``build_backbone`` (weights, norm, frozen_stages, style).
     """
 
+    TOWER_NORM = "gn"
+    EXTRA_LEVELS = "p5_relu"
+
     def __init__(
         self,
         num_classes: int,
@@ -67,8 +70,8 @@ class FCOS(DenseDetector):
         assigner: Assigner | None = None,
         fpn_channels: int = 256,
         num_convs: int = 4,
-        norm: str | None = "gn",
-        extra_levels: str = "p5_relu",
+        norm: str | None = TOWER_NORM,
+        extra_levels: str = EXTRA_LEVELS,
         center_sampling_radius: float | None = None,
         norm_on_bbox: bool = False,
         centerness_on: str = "cls",

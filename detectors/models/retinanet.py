@@ -36,6 +36,8 @@ class RetinaNet(AnchorDetector):
         backbone_options: further arguments of ``build_backbone``.
     """
 
+    EXTRA_LEVELS = "c5"
+
     def __init__(
         self,
         num_classes: int,
@@ -48,7 +50,7 @@ class RetinaNet(AnchorDetector):
         fpn_channels: int = 256,
         num_convs: int = 4,
         norm: str | None = None,
-        extra_levels: str = "c5",
+        extra_levels: str = EXTRA_LEVELS,
         assigner: Assigner | None = None,
         cls_loss: str = "focal",
         postprocessor: Postprocessor | None = None,

@@ -48,6 +48,7 @@ class RPN(AnchorDetector):
         backbone_options: further arguments of ``build_backbone``.
     """
 
+    EXTRA_LEVELS = "pool"
     class_agnostic = True
 
     def __init__(
@@ -71,7 +72,7 @@ class RPN(AnchorDetector):
         if not 0 < max_positive <= sample_size:
             raise ValueError(f"RPN: max_positive must be in 1..{sample_size} (sample_size), got {max_positive}")
         anchors = AnchorGenerator.rpn(mmdet1=mmdet1, torchvision=torchvision_anchors)
-        fpn = FPN(backbone.out_channels, fpn_channels, extra="pool", num_extra=1)
+        fpn = FPN(backbone.out_channels, fpn_channels, extra=self.EXTRA_LEVELS, num_extra=1)
         head = RPNHead(fpn_channels, anchors.num_anchors, iou=mlc.iur)
         super().__init__(
             backbone,

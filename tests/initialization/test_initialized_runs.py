@@ -66,6 +66,19 @@ def test_averages_start_from_it(folder, first):
         assert torch.equal(tensor, trainer.model.state_dict()[name]), name
 
 
+def test_averages_are_taken(folder):
+    """A run with averages gives these, not the weights of its last step."""
+    config = config_of("fcos_minus_r50_mlc", folder / "averaged", schedule__ema=0.9)
+    Trainer(config, progress=False).run()
+    trainer = Trainer(options(folder / "from_averages", folder / "averaged"), progress=False)
+    trainer.start_from_init()
+    state, found = load_checkpoint(folder / "averaged" / "checkpoint.pt"), trainer.model.state_dict()
+    name = "fpn.fpn_convs.0.weight"
+    assert torch.equal(found[name], state["ema"]["weights"][name]) and not torch.equal(
+        found[name], state["model"][name]
+    )
+
+
 def test_a_resumed_run_does_not_start_again(folder, first):
     """Nor does it need the file any more. Its end is that of the run that was not stopped."""
     settings = {"run__save_every": 1, "run__keep_checkpoints": 9}
@@ -115,7 +128,7 @@ def test_refusals_leave_the_earlier_run(folder, first, capsys, init, settings, m
 
 
 def test_the_backbones_own_weights_are_not_read(folder, first):
-    """Not the file, nor the package: the norm and the frozen stages are those of a trained backbone."""
+    """Neither the file's nor the package's: the norm and the frozen stages are those of a trained backbone."""
     settings = {"model__weights": "absent.pth", "model__norm": None, "model__frozen_stages": None}
     trainer = Trainer(options(folder / "pretrained", first, **settings), progress=False)
     backbone = trainer.model.backbone
@@ -138,9 +151,16 @@ def test_a_checkpoint_needs_no_init_to_be_evaluated(folder, first):
     assert trained_config(load_checkpoint(folder / "evaluated" / "checkpoint.pt")).model.init is None
 
 
-def test_two_processes_start_from_the_same(folder, first):
+def test_two_processes_start_from_the_same(folder, first, capsys):
+    """They end with the weights of one process, which has the same batches; the table is printed once."""
     code, printed, error = finish(start(folder, "--out", folder / "two", "--init", first, "--epochs", 1, ranks=2))
     assert code == 0, error
     assert printed.count("starting from") == 1
-    code, printed, error = finish(start(folder, "--out", folder / "none", "--init", "text.pt", ranks=2))
-    assert code != 0 and "text.pt" in error
+    code, _, error = train_here(capsys, "--out", folder / "one", "--init", first, "--epochs", 1)
+    assert code == 0, error
+    one, two = (load_checkpoint(folder / name / "checkpoint.pt")["model"] for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
+    (folder / "text.pt").write_text("no checkpoint")
+    code, _, error = finish(start(folder, "--out", folder / "none", "--init", "text.pt", ranks=2))
+    assert code != 0 and error.count("text.pt is no file of torch.save") == 1

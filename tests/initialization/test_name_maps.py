@@ -107,6 +107,7 @@ def test_mmdetections_retinanet(tmp_path, prefix):
     assert source.kind == "MMDetection's RetinaNet" and not source.unused and source.classes == ("a", "b", "c")
     assert_same_tensors(source.tensors, model.state_dict())
     assert source.settings["extra_levels"] == "c5" and source.settings["tower_norm"] is None
+    assert source.normalization is None and any("no pixel means and order" in note for _, note in source.notes)
 
 
 @pytest.mark.parametrize("layer", ["conv", "fcos"])
@@ -122,6 +123,7 @@ def test_mmdetections_fcos(tmp_path, layer):
                 "tower_norm": "gn", "num_convs": 2}  # fmt: skip
     assert expected.items() <= source.settings.items()
     assert source.normalization == model.backbone.normalization
+    assert not any("pixel means" in note for _, note in source.notes)
 
 
 def test_mmdetections_rpn(tmp_path):
@@ -136,6 +138,50 @@ def test_mmdetections_rpn(tmp_path):
         source = source_of({"state_dict": tensors}, tmp_path)
         assert source.head == "rpn" and not source.unused
         assert_same_tensors(source.tensors, own)
+
+
+HEADS = {
+    "torchvision's RetinaNet": ("head.classification_head.cls_logits", "head.regression_head.bbox_reg"),
+    "torchvision's FCOS": ("head.classification_head.cls_logits", "head.regression_head.bbox_reg"),
+    "MMDetection's RetinaNet": ("bbox_head.retina_cls", "bbox_head.retina_reg"),
+    "MMDetection's FCOS": ("bbox_head.conv_cls", "bbox_head.conv_reg"),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("tensor", ["weight", "bias"])
+@pytest.mark.parametrize("change", ["absent", "scalar", "short"])
+def test_incomplete_heads(tmp_path, kind, layer, tensor, change):
+    """The rest of the file is taken; the head starts anew."""
+    settings = {"detector": "fcos", "tower_norm": "gn_bias"} if "FCOS" in kind else {"extra_levels": "p5_relu"}
+    model, config = small(**settings)
+    norm, anchors = "FCOS" in kind, model.head.num_anchors
+    if kind.startswith("torchvision"):
+        tensors = with_background(as_torchvision(model.state_dict(), norm=norm), anchors)
+        tensors.pop("head.scales", None)
+    else:
+        tensors = as_mmdetection(model.state_dict(), norm=norm, layer="conv" if norm else "retina")
+    name = f"{HEADS[kind][layer]}.{tensor}"
+    broken = {"absent": None, "scalar": torch.tensor(1.0), "short": tensors[name][:2]}[change]
+    tensors = {key: x for key, x in (tensors | {name: broken}).items() if x is not None}
+    torch.save(tensors, tmp_path / "x.pth")
+    transfer, _ = plan_from(tmp_path / "x.pth", model, config, ["a", "b", "c"])
+    taken = {part.name: part.taken for part in transfer.parts if part.taken}
+    assert taken.keys() == {"backbone", "pyramid", "extra levels"}
+
+
+@pytest.mark.parametrize("own", ["c5", "p5_relu"])
+def test_extra_levels_of_mmdetections_versions(tmp_path, own):
+    """Early files of version 2 have ``add_extra_convs=True`` for both: the shape decides."""
+    model, _ = small(extra_levels=own)
+    tensors = as_mmdetection(model.state_dict())
+    relu = own.endswith("relu")
+    place = {"c5": "on_input", "p5_relu": "on_output"}[own]
+    for written, expected in ((repr(place), own), ("True", own), ("['?']", own), ("'on_lateral'", None)):
+        text = f"neck = dict(add_extra_convs={written}, relu_before_extra_convs={relu})"
+        source = source_of({"state_dict": tensors, "meta": {"cfg": text}}, tmp_path)
+        assert source.settings.get("extra_levels") == expected
 
 
 def test_a_configuration_is_parsed_and_not_run():

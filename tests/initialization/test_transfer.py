@@ -135,6 +135,38 @@ def test_an_unknown_backbone_is_refused():
         taken(dataclasses.replace(source, tensors=source.tensors | more))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types(dtype):
+    source = own_source()
+    tensors = {name: x.to(dtype) if x.is_floating_point() else x for name, x in source.tensors.items()}
+    counts, _, transfer, model = taken(dataclasses.replace(source, tensors=tensors))
+    assert not new_parts(counts)
+    model.load_state_dict(transfer.tensors, strict=False)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, tensors[name].to(tensor.dtype)), name
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.full((32,), float("nan")), "fpn.fpn_convs.1.bias has values that are NaN or infinite"),
+        (torch.full((32,), 1e300, dtype=torch.float64), "fpn.fpn_convs.1.bias has values that are NaN or infinite"),
+        (torch.ones(32, dtype=torch.int8), "fpn.fpn_convs.1.bias is torch.int8, not floating point"),
+    ],
+)
+def test_unusable_values_are_refused(values, message):
+    """Only where they would be taken: another number of classes starts the class layer anew."""
+    source = own_source()
+    broken = dataclasses.replace(source, tensors=source.tensors | {"fpn.fpn_convs.1.bias": values})
+    with pytest.raises(ValueError, match=message):
+        taken(broken)
+    unused = torch.full_like(source.tensors["head.cls_logits.bias"], float("nan"))
+    counts, _, _, _ = taken(
+        dataclasses.replace(source, tensors=source.tensors | {"head.cls_logits.bias": unused}), ["x", "y", "z"]
+    )
+    assert new_parts(counts) == {"class layer"}
+
+
 def layers(columns: int, num_anchors: int = 2, offset: float = 0.0):
     values = torch.arange(num_anchors * columns, dtype=torch.float32) + offset
     return {"x.weight": values[:, None, None, None].expand(-1, 4, 3, 3).clone(), "x.bias": values.clone()}

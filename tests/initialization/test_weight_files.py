@@ -6,6 +6,7 @@ import collections
 import io
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -72,6 +73,82 @@ def test_what_cannot_be_replaced_is_refused(tmp_path, blocked):
     with pytest.raises(ValueError, match="needs code of another program to be read, which is not run"):
         read_weights(tmp_path / "x.pth")
     assert not marker.exists()
+
+
+def pickled_call(name: bytes, argument: str) -> bytes:
+    """A pickle that calls a function by its name, such as ``os\\nsystem``."""
+    return b"\x80\x02c" + name + b"\n" + pickled_text(argument) + b"\x85R."
+
+
+def pickled_text(text: str) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def write_pickle(path, body: bytes, new_format: bool) -> None:
+    """A file of torch.save whose content is this pickle."""
+    torch.save({}, path, _use_new_zipfile_serialization=new_format)
+    if new_format:
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, body if name.endswith("data.pkl") else content)
+    else:
+        path.write_bytes(path.read_bytes().replace(pickle.dumps({}, 2), body, 1))
+    assert body in path.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize(
+    "kind",
+    ["module", "attribute of a module", "path of attributes", "builtin", "old name", "INST", "STACK_GLOBAL", "rebuild",
+     "persistent id"],
+)  # fmt: skip
+def test_hand_written_pickles_call_nothing(tmp_path, new_format, kind):
+    """Names are looked up in no module, however they are written; the pickles make the file if they are run."""
+    marker = tmp_path / "made"
+    shell, code = f"touch {marker}", f"open({str(marker)!r}, 'w')"
+    body = {
+        "module": pickled_call(b"os\nsystem", shell),
+        "attribute of a module": pickled_call(b"torch.os\nsystem", shell),
+        "path of attributes": pickled_call(b"torch\nos.system", shell),
+        "builtin": pickled_call(b"builtins\neval", code),
+        "old name": pickled_call(b"__builtin__\neval", code),
+        "INST": b"\x80\x02(" + pickled_text(shell) + b"ios\nsystem\n.",
+        "STACK_GLOBAL": b"\x80\x04\x8c\x02os\x8c\x06system\x93" + pickled_text(shell) + b"\x85R.",
+        "rebuild": b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(cbuiltins\neval\ncbuiltins\nobject\n"
+        + pickled_text(code) + b"\x85}tR.",
+        "persistent id": b"\x80\x02(" + pickled_text("storage") + pickled_call(b"builtins\neval", code)[2:-1]
+        + pickled_text("0") + pickled_text("cpu") + b"K\x01tQ.",
+    }[kind]  # fmt: skip
+    if kind in ("module", "builtin", "old name", "INST", "STACK_GLOBAL"):
+        pickle.loads(body)
+        assert marker.exists()  # the pickle is a working one
+        marker.unlink()
+    write_pickle(tmp_path / "x.pth", body, new_format)
+    with pytest.raises(ValueError, match=r"x.pth (needs code|is no file|holds no tensors)"):
+        read_weights(tmp_path / "x.pth")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_of_wrappers_are_left_out(tmp_path, wrapper):
+    """Of DistributedDataParallel, of torch.compile, and of AveragedModel, which has a counter in addition."""
+    names = {f"{wrapper}backbone.conv.weight": torch.ones(1), f"{wrapper}neck.module.bias": torch.ones(1)}
+    torch.save(names | {"n_averaged": torch.tensor(3)}, tmp_path / "x.pth")
+    assert read_weights(tmp_path / "x.pth").tensors.keys() == {"backbone.conv.weight", "neck.module.bias", "n_averaged"}
+
+
+def test_names_of_compiled_submodules(tmp_path):
+    torch.save({"model": {"backbone._orig_mod.conv.weight": torch.ones(1)}}, tmp_path / "x.pth")
+    assert read_weights(tmp_path / "x.pth").tensors.keys() == {"backbone.conv.weight"}
+
+
+def test_tensors_without_usable_values_are_left_out(tmp_path):
+    content = {"w": torch.ones(2), "sparse": torch.eye(2).to_sparse(), "meta": torch.ones(2, device="meta")}
+    torch.save(content, tmp_path / "x.pth")
+    assert read_weights(tmp_path / "x.pth").tensors.keys() == {"w"}
 
 
 def test_placeholders_take_anything():

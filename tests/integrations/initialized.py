@@ -10,7 +10,7 @@ import torch
 from mlc_ext import MLCConfig
 from mlc_ext.detectors.config.settings import Config, ModelConfig
 from mlc_ext.detectors.initialization.initialize import plan_from
-from mlc_ext.detectors.initialization.transfer import Transfer
+from mlc_ext.detectors.initialization.transfer import Transfer, setting_text
 from mlc_ext.detectors.models.backbones.base import Normalization
 from mlc_ext.detectors.models.build import build_model
 from mlc_ext.detectors.models.dense_detector import DenseDetector
@@ -36,6 +36,11 @@ def random_statistics(model: torch.nn.Module) -> None:
             elif tensor.dim() == 4 and "head." in name:
                 box_layer = re.search(r"(bbox|conv|retina|rpn)_(reg|pred)\.weight", name)
                 tensor.normal_(std=(0.3 if box_layer else 1.4) / tensor[0].numel() ** 0.5)
+
+
+def in_documentation(settings: dict[str, object]) -> str:
+    """Settings as docs/training.md lists them, without the detector's name."""
+    return " ".join(f"{name}={setting_text(value)}" for name, value in settings.items() if name != "detector")
 
 
 def images(seed: int = 0) -> list[torch.Tensor]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import mmdet
 import numpy as np
 import pytest
 import torch
-from initialized import assert_same_detections, images, random_statistics, started
+import yaml
+from initialized import assert_same_detections, images, in_documentation, random_statistics, started
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
@@ -20,6 +22,7 @@ from mlc_ext.detectors.initialization.files import foreign_names, read_weights
 from mlc_ext.detectors.initialization.mmdetection import class_names
 from mlc_ext.detectors.models.backbones.base import Normalization
 
+DOCUMENTATION = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 CLASSES = ["cat", "dog", "zebra"]
 TRICKS = {"norm_on_bbox": True, "centerness_on": "reg", "tower_norm": "gn_bias", "nms_threshold": 0.6}
@@ -131,3 +134,19 @@ def test_a_checkpoint_with_objects_of_its_own(new_format, tmp_path):
     assert "mmengine.logging.history_buffer.HistoryBuffer" in names and "builtins.getattr" in names
     file = read_weights(path)
     assert file.tensors.keys() == content["state_dict"].keys() and class_names(file.meta) == tuple(CLASSES)
+
+
+def test_the_documentation_names_the_published_files():
+    """By MMDetection's own index of its files."""
+    published = {}
+    for path in CONFIGS.glob("*/metafile.yml"):
+        content = yaml.safe_load(path.read_text())
+        for model in content["Models"] if isinstance(content, dict) else content:
+            published[model["Name"]] = str(model.get("Weights")).rpartition("/")[2]
+    rows = re.findall(r"^\| `(\S+\.pth)` \| MMDetection `(\S+)` \|$", DOCUMENTATION, re.MULTILINE)
+    assert len(rows) > 5 and [published.get(name) for _, name in rows] == [file for file, _ in rows]
+
+
+@pytest.mark.parametrize(("name", "row"), [("fcos", "FCOS"), ("fcos_tricks", "FCOS with its later tricks")])
+def test_the_documentation_has_the_settings(name, row):
+    assert f"| MMDetection {row} | `{in_documentation(CASES[name][1])}` |" in DOCUMENTATION

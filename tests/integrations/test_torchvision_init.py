@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from initialized import assert_same_detections, images, random_statistics, started
+from initialized import assert_same_detections, images, in_documentation, random_statistics, started
 from torchvision.models.detection import (
     FasterRCNN_ResNet50_FPN_Weights,
     FCOS_ResNet50_FPN_Weights,
@@ -19,8 +19,12 @@ from torchvision.models.detection import (
     retinanet_resnet50_fpn_v2,
 )
 
+from mlc_ext.detectors.config.presets import preset
 from mlc_ext.detectors.initialization.coco_classes import COCO_CLASSES, COCO_COLUMNS
+from mlc_ext.detectors.initialization.initialize import plan_from
+from mlc_ext.detectors.models.build import build_model
 
+DOCUMENTATION = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
 CLASSES = list(COCO_CLASSES.values())
 LABELS = torch.tensor([0, *COCO_CLASSES])
 """Category id of this project's label."""
@@ -28,8 +32,14 @@ LABELS = torch.tensor([0, *COCO_CLASSES])
 CASES = {
     "fcos": (
         fcos_resnet50_fpn,
-        {"detector": "fcos", "norm_on_bbox": True, "centerness_on": "reg", "tower_norm": "gn_bias"},
-        {"score_thresh": 0.05},
+        {
+            "detector": "fcos",
+            "norm_on_bbox": True,
+            "centerness_on": "reg",
+            "tower_norm": "gn_bias",
+            "nms_threshold": 0.6,
+        },
+        {"score_thresh": 0.05, "detections_per_img": 300},
     ),
     "retinanet": (
         retinanet_resnet50_fpn,
@@ -62,7 +72,7 @@ def only_classes(model) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_same_detections(name, tmp_path):
     make, settings, options = CASES[name]
-    theirs = untrained(make, nms_thresh=0.5, detections_per_img=300, **options)
+    theirs = untrained(make, **options)
     only_classes(theirs)
     if name == "fcos":  # no distance ends at 0 here or there
         with torch.no_grad():
@@ -107,8 +117,8 @@ def test_the_structure_that_is_missing(name, tmp_path):
     torch.save(untrained(make).state_dict(), tmp_path / "detector.pth")
     _, transfer, table = started(tmp_path / "detector.pth", CLASSES, detector=settings["detector"])
     assert {key: theirs for key, (theirs, _) in transfer.other_settings.items()} == {
-        key: value for key, value in settings.items() if key != "detector"
-    }
+        key: value for key, value in settings.items() if key not in ("detector", "nms_threshold")
+    }  # the file does not have its threshold
     assert "the detections differ from the file's" in table
     taken = {part.name: part.taken for part in transfer.parts}
     expected = {
@@ -135,5 +145,22 @@ def test_columns_are_torchvisions_categories():
     ],
 )
 def test_the_documentation_names_the_published_file(weights):
-    text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
-    assert weights.COCO_V1.url.rpartition("/")[2] in text and f"{weights.__name__}.COCO_V1" in text
+    name = weights.COCO_V1.url.rpartition("/")[2]
+    assert f"| `{name}` | torchvision `{weights.__name__}.COCO_V1` |" in DOCUMENTATION
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [("fcos", "FCOS"), ("retinanet", "RetinaNet"), ("retinanet_v2", "RetinaNet v2")]
+)
+def test_the_documentation_has_the_settings(name, row):
+    assert f"| torchvision {row} | `{in_documentation(CASES[name][1])}` |" in DOCUMENTATION
+
+
+def test_the_table_of_the_documentation(tmp_path, monkeypatch):
+    """Of a file with random weights that has the published one's name and structure."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(FCOS_ResNet50_FPN_Weights.COCO_V1.url.rpartition("/")[2])
+    torch.save(untrained(fcos_resnet50_fpn).state_dict(), path)
+    config = preset("fcos_r50_mlc")
+    _, table = plan_from(path, build_model(config, 3), config.model, ["person", "dog", "zebu"])
+    assert f"```\n{table}\n```" in DOCUMENTATION
