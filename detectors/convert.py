@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None, prog: str = "convert.py") -> int:
         splits = [split for split, images in source.splits.items() if images]
         if not splits:
             raise ValueError(f"{options.source}: no image can be used: {'; '.join(_lines(source.problems, source))}")
+        if not source.categories:
+            raise ValueError(f"{options.source}: no object has a class")
         check_writable(options.target / "annotations" / f"instances_{splits[0]}.json")
         linked, copied = place_images(source, options.target, copy=options.copy, progress=not options.quiet)
         written = {}
@@ -97,7 +99,11 @@ def _read(options: argparse.Namespace) -> Source:
             f"{options.source} has neither data.yaml, labels/ or classes.txt (YOLO) nor XML files (Pascal VOC); data "
             "in COCO's format need no conversion"
         )
-    return read_yolo(options.source) if kind == YOLO else read_voc(options.source, options.voc_origin)
+    if kind == VOC:
+        return read_voc(options.source, options.voc_origin)
+    if options.voc_origin is not None:
+        raise ValueError(f"--voc-origin is for Pascal VOC, {options.source} is in the format of YOLO")
+    return read_yolo(options.source)
 
 
 def _table(source: Source, written: dict[str, GroundTruth]) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SPLIT_NAMES = {"train": ("train", "Train"), "val": ("val", "valid", "validation", "Val", "Valid", "Validation")}
+SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""The names that tools give to a split."""
+
+SPLIT_NAMES = {split: (*SPLITS[split], *map(str.capitalize, SPLITS[split])) for split in ("train", "val")}
 """The names of a split in file and folder names; CVAT's subsets are called Train and Validation."""
 
 

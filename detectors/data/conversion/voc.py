@@ -138,9 +138,13 @@ class _Images:
 
 
 def _split(each: _Annotated, file: Path | None, place: Path, folder: Path, sets: dict[str, str]) -> str | None:
-    """The split of an image: by the lists, else by the folders of both files. None: the lists leave it out."""
+    """The split of an image: by the lists, else by the folders of both files. None: the lists leave it out.
+
+    Some tools list the image's name with its suffix.
+    """
     key = each.path.relative_to(place).with_suffix("")
-    if split := sets.get(key.as_posix()) or sets.get(key.name):
+    listed = [key.as_posix(), key.name, *([] if file is None else (f"{key.as_posix()}{file.suffix}", file.name))]
+    if split := next((sets[name] for name in listed if name in sets), None):
         return split
     if "train" in sets.values():
         return None
@@ -197,14 +201,17 @@ def _number(text: str | None) -> float | None:
 
 
 def _image_sets(root: Path) -> dict[str, str]:
-    """{name: split} by ImageSets/Main/{train,val,test}.txt; trainval.txt is used where train.txt is absent."""
+    """{name: split} by ImageSets/Main/{train,val,test}.txt; names of trainval.txt alone are of train.
+
+    A line is a name; CVAT puts a name with spaces into quotes.
+    """
     found: dict[str, str] = {}
     files = sorted((root / "ImageSets" / "Main").glob("*.txt"), key=lambda file: file.stem == "trainval")
     for file in files:
         split = "train" if file.stem == "trainval" else split_of(file.stem)
         for line in [] if split is None else file.read_text("utf-8", "replace").splitlines():
-            if line.strip():
-                found.setdefault(line.split()[0], split)
+            if name := line.strip().strip('"'):
+                found.setdefault(name, split)
     return found
 
 

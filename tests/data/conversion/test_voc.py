@@ -115,12 +115,25 @@ def test_an_encoding_of_several_bytes_hides_no_document_type(tmp_path):
         read_voc(tmp_path)
 
 
+def test_lists_of_names_with_spaces(tmp_path):
+    for stem in ("my photo", "my photo 1", "my"):
+        picture(tmp_path / "JPEGImages" / f"{stem}.png")
+        voc(tmp_path / "Annotations" / f"{stem}.xml", [CORNERS])
+    text(tmp_path / "ImageSets" / "Main" / "train.txt", '"my photo"\n')  # CVAT
+    text(tmp_path / "ImageSets" / "Main" / "val.txt", "my photo 1\n")
+    assert {split: list(names) for split, names in found(tmp_path).items()} == {
+        "train": ["my photo.png"],
+        "val": ["my photo 1.png"],
+    }
+
+
 @pytest.mark.parametrize(
     ("lists", "splits", "left_out"),
     [
         ({"train": "a", "val": "b"}, {"train": ["a.png"], "val": ["b.png"]}, 1),
         ({"trainval": "a\nb"}, {"train": ["a.png", "b.png"]}, 1),
         ({"test": "a"}, {"test": ["a.png"], "train": ["b.png", "c.png"]}, 0),  # a list of the training images is absent
+        ({"train": "a.png\n", "val": '"b"\n'}, {"train": ["a.png"], "val": ["b.png"]}, 1),
         ({"cat_train": "a  1", "default": "a"}, {"train": ["a.png", "b.png", "c.png"]}, 0),  # of a class; of no split
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 from foreign_files import picture, text
 
 from mlc_ext.detectors.data.conversion.formats import YOLO, foreign_format
+from mlc_ext.detectors.data.conversion.source import UNKNOWN
 from mlc_ext.detectors.data.conversion.yolo import read_yolo
 
 LINE = "1 0.5 0.5 0.25 0.4\n"  # of 40 x 20 pixels: x 15..25, y 6..14
@@ -104,7 +105,14 @@ def test_images_of_no_split_are_counted_with_their_boxes(tmp_path):
     picture(tmp_path / "images" / "train" / "b.jpg").rename(tmp_path / "images" / "train" / "._a.jpg")  # macOS
     source = read_yolo(tmp_path)
     assert source.problems == {"images of no split": 1} and source.lost == {"boxes of images of no split": 2}
-    assert source.boxes_found == {("train", "dog"): 2, ("?", "dog"): 2}
+    assert source.boxes_found == {("train", "dog"): 2, (UNKNOWN, "dog"): 2}
+
+
+def test_a_class_may_have_any_name(tmp_path):
+    text(tmp_path / "data.yaml", 'train: images\nnames: ["?", 7]\n')
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", LINE.replace("1 ", "0 ", 1) + LINE)
+    assert found(tmp_path) == {"train": {"a.jpg": [("?", BOX[1]), ("7", BOX[1])]}}
 
 
 def test_class_files_that_differ_are_refused(tmp_path):
