@@ -27,7 +27,7 @@ from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say, text_table
 from mlc_ext.detectors.config.overrides import assign, override
 from mlc_ext.detectors.config.settings import Config
-from mlc_ext.detectors.data.build import CACHE, build_datasets, dataset_paths
+from mlc_ext.detectors.data.build import CACHE, build_datasets, build_training_set, dataset_paths
 from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.errors import DatasetNotFound
 from mlc_ext.detectors.data.inspection import class_counts, images_without_objects, likely_harm, shared_images
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None, prog: str = "check_data.py") -> int
     if ending.code:
         return ending.code
     say(f"{options.out}: images with their boxes")
-    say(f"next: {command(prog, 'train', '--data', options.data, *_changes(options, datasets))}")
+    say(f"next: {command(prog, 'train', '--data', options.data, *_changes(options, datasets, config))}")
     return 0
 
 
@@ -91,16 +91,20 @@ def _datasets(config: Config) -> tuple[dict[str, CocoDetection], dict[str, str |
         layout = dataset_paths(config, CACHE, ("train",)).train_layout
         train, val = build_datasets(config, CACHE)
         return {"train": train, "val": val}, {"train": layout, "val": layout}
-    for split in ("train", "val"):
+    for split in ("train",) if data.val_is_train else ("train", "val"):
         try:
             paths = dataset_paths(config, CACHE, (split,))
         except DatasetNotFound:
             if getattr(data, f"{split}_images") or getattr(data, f"{split}_annotations"):
                 raise
             continue
-        images, annotations = getattr(paths, f"{split}_images"), getattr(paths, f"{split}_annotations")
-        found[split] = CocoDetection(images, annotations, categories=data.categories, strict=data.strict)
         layouts[split] = getattr(paths, f"{split}_layout")
+        if split == "train":
+            found[split] = build_training_set(config, CACHE)
+        else:
+            found[split] = CocoDetection(
+                paths.val_images, paths.val_annotations, categories=data.categories, strict=data.strict
+            )
     if not found:
         dataset_paths(config, CACHE)  # raises
     return found, layouts
@@ -157,6 +161,8 @@ def _warnings(datasets: dict[str, CocoDetection], config: Config) -> list[str]:
             datasets["val"].label_as(datasets["train"].classes.categories, datasets["train"].name)
         except ValueError as error:
             warnings.append(str(error))
+    elif config.data.val_is_train:
+        warnings.append("validation is on the training images (data.val_is_train)")
     else:
         missing = "val" if "train" in datasets else "train"
         hint = ": train with --set data.val_fraction=0.2" if missing == "val" else ""
@@ -164,8 +170,10 @@ def _warnings(datasets: dict[str, CocoDetection], config: Config) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
-def _changes(options: argparse.Namespace, datasets: dict[str, CocoDetection]) -> list[str]:
-    settings = [*options.set, *([] if "val" in datasets else ["data.val_fraction=0.2"])]
+def _changes(options: argparse.Namespace, datasets: dict[str, CocoDetection], config: Config) -> list[str]:
+    """The settings of a training of these data, as options."""
+    has_validation = "val" in datasets or config.data.val_is_train
+    settings = [*options.set, *([] if has_validation else ["data.val_fraction=0.2"])]
     return [word for each in settings for word in ("--set", each)]
 
 

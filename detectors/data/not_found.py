@@ -24,7 +24,7 @@ def refusal(
     Args:
         missing: {split: its explicit paths} of the splits that were not found.
         near: a path that may be meant, as a part of the first line.
-        train_layout: the layout of the training split, if that is there.
+        train_layout: the layout of the training split if it was found and the validation split was not.
     """
     lines = [f"data set not found{near}; looked for"]
     for split, given in missing.items():
@@ -38,7 +38,7 @@ def refusal(
         lines.append(f"in {folder.absolute()}, which {_contents(folder)}")
         if (kind := foreign_format(folder)) is not None:
             lines.append(f"This is the format of {kind}, which mlc-ext convert {folder} NEW_FOLDER converts.")
-    if train_layout is not None:
+    if train_layout is not None and not missing["val"]:  # paths of a validation split exclude data.val_fraction
         lines.append(
             f"The training split is there ({train_layout}): --set data.val_fraction=0.2 holds out a part of it."
         )

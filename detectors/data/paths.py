@@ -60,7 +60,7 @@ def find_dataset(
     found = {split: _find(folder, split, given[split]) for split in splits}
     missing = {split: given[split] for split in splits if not found[split]}
     if missing:
-        train = found.get("train") or (_find(folder, "train", {}) if "train" not in missing else {})
+        train = {} if "train" in missing else found.get("train") or _find(folder, "train", {})
         raise DatasetNotFound(refusal(folder, missing, _near(folder, given), train.get("layout")))
     return DatasetPaths(**{f"{split}_{kind}": value for split, each in found.items() for kind, value in each.items()})
 
@@ -145,5 +145,6 @@ def _near(folder: Path | None, given: Mapping[str, Mapping[str, Path]]) -> str:
 
 
 def _subfolders(folder: Path | None) -> Iterator[Path]:
-    if folder is not None and folder.is_dir():
-        yield from sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))[:50]
+    if folder is not None:
+        # glob has no entries where a folder cannot be read
+        yield from sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))[:50]
