@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .conversion.formats import foreign_format
-from .errors import DatasetNotFound
 from .images.files import did_you_mean, has_images
 from .layouts import LAYOUTS, SPLIT_NAMES, Layout
-from .not_found import refusal
+from .not_found import dataset_not_found
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def find_dataset(
     missing = {split: given[split] for split in splits if not found[split]}
     if missing:
         train = {} if "train" in missing else found.get("train") or _find(folder, "train", {})
-        raise DatasetNotFound(refusal(folder, missing, _near(folder, given), train.get("layout")))
+        raise dataset_not_found(folder, missing, _near(folder, given), train.get("layout"))
     return DatasetPaths(**{f"{split}_{kind}": value for split, each in found.items() for kind, value in each.items()})
 
 

@@ -32,36 +32,16 @@ def put(root: Path, json_file: str, names: dict[str, str], *, first_id: int = 1)
         Image.new("RGB", (40, 30), (key, 0, 0)).save(root / path)
 
 
-# layout -> {JSON: {name in it: file}}, the first for training
-SPLIT_LAYOUTS = {
-    "COCO format": [
-        ("annotations/instances_train.json", {"a.png": "train/a.png"}),
-        ("annotations/instances_val.json", {"b.png": "val/b.png"}),
-    ],
-    "COCO 2017": [
-        ("annotations/instances_train2017.json", {"000000000009.png": "train2017/000000000009.png"}),
-        ("annotations/instances_val2017.json", {"000000000139.png": "val2017/000000000139.png"}),
-    ],
-    "Roboflow COCO": [
-        ("train/_annotations.coco.json", {"a_png.rf.0a1b.png": "train/a_png.rf.0a1b.png"}),
-        ("valid/_annotations.coco.json", {"b_png.rf.2c3d.png": "valid/b_png.rf.2c3d.png"}),
-    ],
-    "FiftyOne COCO": [
-        ("train/labels.json", {"a.png": "train/data/a.png"}),
-        ("validation/labels.json", {"b.png": "validation/data/b.png"}),
-    ],
-    "images and a JSON per split": [
-        ("train.json", {"images/a.png": "images/a.png"}),
-        ("val.json", {"images/b.png": "images/b.png"}),
-    ],
-}
-CVAT_NAMES = [
-    ("annotations/instances_Train.json", {"a.png": "images/Train/a.png"}),
-    ("annotations/instances_Validation.json", {"b.png": "images/Validation/b.png"}),
-]
-CVAT_SUBSETS = [
-    ("annotations/instances_train.json", {"a.png": "images/train/a.png"}),
-    ("annotations/instances_validation.json", {"b.png": "images/validation/b.png"}),
+# layout, JSON, name in the JSON, file, names of the splits
+SPLIT_LAYOUTS = [
+    ("COCO format", "annotations/instances_{}.json", "a.png", "{}/a.png", BOTH),
+    ("COCO format", "annotations/instances_{}.json", "a.png", "images/{}/a.png", ("train", "validation")),  # CVAT
+    ("COCO format", "annotations/instances_{}.json", "a.png", "images/{}/a.png", ("Train", "Validation")),  # CVAT
+    ("COCO 2017", "annotations/instances_{}2017.json", "000000000009.png", "{}2017/000000000009.png", BOTH),
+    ("Roboflow COCO", "{}/_annotations.coco.json", "a_png.rf.0a1b.png", "{}/a_png.rf.0a1b.png", ("train", "valid")),
+    ("FiftyOne COCO", "{}/labels.json", "a.png", "{}/data/a.png", ("train", "validation")),
+    ("images and a JSON per split", "{}.json", "images/{}.png", "images/{}.png", BOTH),
+    ("images and a JSON per split", "annotations/{}.json", "a.png", "{}/a.png", BOTH),
 ]
 WHOLE_LAYOUTS = [
     ("CVAT COCO", "annotations/instances_default.json", {"a.png": "images/a.png", "s/b.png": "images/s/b.png"}),
@@ -85,19 +65,17 @@ WHOLE_LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("layout", "files"), [*SPLIT_LAYOUTS.items(), ("COCO format", CVAT_SUBSETS), ("COCO format", CVAT_NAMES)]
-)
-def test_splits(tmp_path, layout, files):
-    for json_file, names in files:
-        put(tmp_path, json_file, names)
+@pytest.mark.parametrize(("layout", "json_file", "name", "file", "splits"), SPLIT_LAYOUTS)
+def test_splits(tmp_path, layout, json_file, name, file, splits):
+    for split in splits:
+        put(tmp_path, json_file.format(split), {name.format(split): file.format(split)})
     found = find_dataset(tmp_path)
     assert found.train_layout == found.val_layout == layout
-    for split, (json_file, names) in zip(BOTH, files, strict=True):
+    for split, own in zip(BOTH, splits, strict=True):
         images, annotations = getattr(found, f"{split}_images"), getattr(found, f"{split}_annotations")
-        assert annotations == tmp_path / json_file
+        assert annotations == tmp_path / json_file.format(own)
         dataset = CocoDetection(images, annotations, strict=True)
-        assert [dataset.image_path(0).resolve()] == [tmp_path / path for path in names.values()]
+        assert dataset.image_path(0).resolve() == tmp_path / file.format(own)
         assert dataset[0][0][0, 0, 0] == 1 and dataset.num_objects == 1
 
 
