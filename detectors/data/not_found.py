@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..printable import printable
 from .conversion.formats import foreign_format
 from .errors import DatasetNotFound
 from .images.files import IMAGE_SUFFIXES
@@ -102,14 +103,14 @@ def _folders_first(path: Path) -> tuple[bool, str]:
 
 
 def _entry(path: Path) -> str:
-    name = "".join(c if c.isprintable() else "?" for c in path.name)
+    name = printable(path.name)
     if not path.is_dir():
         return name
     folders, files = [], 0
     try:
         for inner in path.iterdir():
             if inner.is_dir():
-                folders.append(f"{inner.name}/")
+                folders.append(f"{printable(inner.name)}/")
             else:
                 files += 1
             if files + len(folders) >= _COUNTED:

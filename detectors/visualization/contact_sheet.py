@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data.coco.dataset import CocoDetection
 from ..data.errors import ImageDecodeError
+from ..printable import printable
 from .drawing import class_color, draw_boxes
 
 _TILE = 640
@@ -87,7 +88,7 @@ def _tile(split: str, dataset: CocoDetection, index: int) -> Image.Image:
         picture.thumbnail((_TILE, _TILE))
     tile = Image.new("RGB", (_TILE, picture.height + _BAR), _BACKGROUND)
     tile.paste(picture, ((_TILE - picture.width) // 2, 0))
-    caption = "".join(c if c.isprintable() else "?" for c in caption.encode("utf-8", "replace").decode())
+    caption = printable(caption)
     font = ImageFont.load_default(14)
     while len(caption) > 8 and font.getlength(caption) > _TILE - 8:
         caption = f"{caption[: len(caption) // 2 - 2]}...{caption[len(caption) // 2 + 2 :]}"

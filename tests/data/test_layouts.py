@@ -10,6 +10,7 @@ import pytest
 from coco_files import box, entry
 from PIL import Image
 
+from mlc_ext.detectors.data import not_found
 from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.errors import DatasetNotFound
 from mlc_ext.detectors.data.paths import find_dataset, require_split
@@ -122,6 +123,13 @@ def test_a_file_of_another_folder_is_not_taken(tmp_path):
         CocoDetection(tmp_path / "images", tmp_path / "x.json")
 
 
+def test_a_file_that_has_its_own_entry_is_not_taken(tmp_path):
+    put(tmp_path, "x.json", {"1.png": "images/1.png", "video/1.png": "images/video/1.png"})
+    (tmp_path / "images" / "video" / "1.png").unlink()
+    dataset = CocoDetection(tmp_path / "images", tmp_path / "x.json")
+    assert dataset.image_ids == [1] and dataset.findings.dropped["missing images"] == 1
+
+
 def test_a_name_of_two_files_is_missing(tmp_path):
     put(tmp_path, "x.json", {"a.png": "images/1/a.png", "b.png": "images/1/b.png"})
     (tmp_path / "images" / "2").mkdir()
@@ -175,6 +183,15 @@ def test_a_refusal_counts_the_images_of_the_folder(tmp_path):
     for name in ("a.jpg", "b.PNG", "c.txt"):
         (tmp_path / name).touch()
     with pytest.raises(DatasetNotFound, match=f"in {tmp_path}, which has c.txt, 2 images\n"):
+        find_dataset(tmp_path)
+
+
+def test_a_refusal_of_odd_names_and_many_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(not_found, "_COUNTED", 3)
+    for name in ("a\nb.txt", "c\x1b/d\ne/x", *(f"many/{k}" for k in range(5))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DatasetNotFound, match=r"which has c\?/ \(d\?e/\), many/ \(3 or more files\), a\?b.txt\n"):
         find_dataset(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -241,6 +242,27 @@ def test_what_cannot_be_converted_is_a_line(tmp_path, convert, files, message):
     code, out, err, _ = convert()
     assert code == 2 and not out and err.startswith("convert.py: ") and message in err and err.count("\n") == 1
     assert not (tmp_path / "dst").exists()
+
+
+def test_copies_where_links_are_not_possible(tmp_path, convert, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "another disk")
+
+    text(tmp_path / "src" / "classes.txt", "cat")
+    picture(tmp_path / "src" / "images" / "a.jpg")
+    monkeypatch.setattr(os, "link", refuse)
+    code, out, _, found = convert()
+    assert code == 0 and "0 images linked, 1 copied" in out and found == {"train": {"a.jpg": []}}
+
+
+def test_boxes_that_are_lost_in_reading_back_are_counted(tmp_path, convert):
+    """A width of 4e-11 pixels is none in float32."""
+    text(tmp_path / "src" / "classes.txt", "cat")
+    picture(tmp_path / "src" / "images" / "a.jpg")
+    text(tmp_path / "src" / "labels" / "a.txt", "0 0.5 0.5 1e-12 0.4\n0 0.5 0.5 0.25 0.4")
+    code, out, _, _ = convert()
+    assert code == 0 and "\n  1 boxes outside the image in what was written, first " in out
+    assert out.splitlines()[2].split() == ["train", "1", "1", "2", "1"]
 
 
 def test_a_data_set_without_a_class(tmp_path, convert):

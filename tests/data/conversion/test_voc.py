@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from foreign_files import picture, text, voc
 
+from mlc_ext.detectors.data.conversion import voc as module
 from mlc_ext.detectors.data.conversion.formats import VOC, foreign_format
 from mlc_ext.detectors.data.conversion.voc import read_voc
 
@@ -81,6 +82,31 @@ def test_a_name_of_several_images_is_not_guessed(tmp_path):
     voc(tmp_path / "annotations" / "0.xml", [CORNERS], name="0.png")
     source = read_voc(tmp_path)
     assert not source.splits and source.problems["XML files without an image"] == 1
+
+
+def test_a_path_is_worth_more_than_a_name(tmp_path):
+    for place in ("0.png", "a/0.png"):
+        picture(tmp_path / "images" / place)
+    voc(tmp_path / "annotations" / "0.xml", [CORNERS], name="0.png")
+    assert found(tmp_path) == {"train": {"0.png": tmp_path / "images" / "0.png"}}
+
+
+def test_difficult_objects_are_used_and_counted(tmp_path):
+    picture(tmp_path / "a.png")
+    path = voc(tmp_path / "a.xml", [CORNERS, CORNERS])
+    path.write_text(path.read_text().replace("<difficult>0", "<difficult> 1 ", 1))
+    source = read_voc(tmp_path)
+    assert len(source.splits["train"][0].boxes) == 2
+    assert source.notes == {"difficult objects, used as any other": 1}
+
+
+def test_a_huge_xml_is_not_read(tmp_path, monkeypatch):
+    for stem in "ab":
+        picture(tmp_path / f"{stem}.png")
+    monkeypatch.setattr(module, "_MAX_BYTES", voc(tmp_path / "a.xml", [CORNERS]).stat().st_size)
+    voc(tmp_path / "b.xml", [CORNERS] * 2)
+    assert list(found(tmp_path)["train"]) == ["a.png"]
+    assert "b.xml: it is larger than" in read_voc(tmp_path).examples["XML files that cannot be read"]
 
 
 def test_of_two_suffixes_the_named_one_is_used(tmp_path):

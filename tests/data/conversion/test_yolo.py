@@ -68,6 +68,11 @@ def test_paths_of_other_machines(tmp_path, yaml):
         ("\ufeff1 0.5 0.5 0.25 0.4\r\n\r\n1.0\t0.5  0.5 0.25 0.4", 2, {}),
         ("-1 0.5 0.5 0.25 0.4\n2 0.5 0.5 0.25 0.4\n0.5 0.5 0.5 0.25 0.4", 0, {"boxes of unknown classes": 3}),
         ("1 0.375 0.3 0.625 0.3 0.625 0.7 0.375 0.7", 1, {}),
+        (
+            "1 -0.2 0.5 0.4 0.4\n1 0.5 -1 0.25 2\n1 1.2 0.5 0.4 0.4\n1 0.5 2 0.25 2",  # each touches a side
+            0,
+            {"boxes outside their image (are they fractions of its sides?)": 4},
+        ),
         ("1 0.5 0.5 0.25 0.4 0.9", 0, {"lines that are neither a box (5 values) nor a polygon": 1}),
     ],
 )
@@ -78,6 +83,14 @@ def test_label_files(tmp_path, lines, boxes, lost):
     source = read_yolo(tmp_path)
     assert found(tmp_path) == {"train": {"a.jpg": [BOX] * boxes}} and source.lost == lost
     assert sum(source.boxes_found.values()) == boxes + sum(lost.values())
+
+
+def test_an_image_of_two_splits_is_in_both(tmp_path):
+    text(tmp_path / "data.yaml", "train: images\nval: images\n" + NAMES)
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", LINE)
+    assert found(tmp_path) == {"train": {"a.jpg": [BOX]}, "val": {"a.jpg": [BOX]}}
+    assert read_yolo(tmp_path).notes == {"images in several splits": 1}
 
 
 def test_of_a_place_that_is_not_there_no_folder_of_another_split_is_used(tmp_path):
