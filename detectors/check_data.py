@@ -4,8 +4,9 @@
     python detectors/check_data.py DIR --set data.train_annotations=a.json --set data.train_images=photos
 
 DIR is a folder in one of the layouts that training reads (COCO, Roboflow, CVAT, Label Studio, FiftyOne, ...). Every
-image is decoded once, unless --fast is given. Small, medium and large are COCO's: areas below 32 x 32 and from 96 x 96
-pixels on. Warnings name what is likely to harm a training; --set data.short_side=320 judges box sizes at that size.
+image is decoded once, unless --fast is given. Sizes are COCO's: small objects have an area below 32 x 32 pixels, large
+ones of at least 96 x 96. Warnings name what is likely to harm a training. They judge the sizes of boxes in resized
+images: --set data.short_side=320 sets that size.
 
 Exit code: 0, also with warnings; 2 for folders and options that cannot be used; 130 after Ctrl-C.
 """

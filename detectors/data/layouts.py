@@ -19,7 +19,7 @@ class Layout:
     annotations: str
     """Path of the JSON. ``*.json`` is the only JSON of its folder."""
     images: tuple[str, ...]
-    """Image folders, the first that exists is used; ``.`` if it holds images itself."""
+    """Image folders, of which the first that exists is used; ``.`` is the data folder itself, if it has images."""
     val: str = "val"
     """The tool's own name of the validation split, for messages."""
 

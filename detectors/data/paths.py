@@ -113,8 +113,11 @@ def _match(folder: Path, layout: Layout, name: str, given: Mapping[str, Path]) -
 
 
 def _only_file(folder: Path, pattern: str) -> Path | None:
-    """The file, or the only one that a pattern with ``*`` means. Of several, and beside labels in another format (Label
-    Studio's YOLO export has a notes.json), those in COCO's format count."""
+    """The path of the file; for a pattern with ``*`` the only file that fits it, or None.
+
+    If several files fit, only those in COCO's format count; also beside labels in another format: Label Studio's YOLO
+    export has a notes.json.
+    """
     if "*" not in pattern:
         return folder / pattern
     matches = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
