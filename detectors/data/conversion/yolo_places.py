@@ -125,7 +125,7 @@ def split_folders(folder: Path) -> dict[str, list[Path]]:
 
 
 def label_file(image: Path, folder: Path) -> Path:
-    """The label file of an image: beside it if it is there, else in the same path with ``labels`` for the last ``images``."""
+    """The label file of an image: beside it, else in the same path with ``labels`` for the last ``images``."""
     parts = image.relative_to(folder).parts
     at = next((k for k in range(len(parts) - 2, -1, -1) if parts[k] == "images"), None)
     beside = image.with_suffix(".txt")
