@@ -4,8 +4,9 @@
     python detectors/check_data.py DIR --set data.train_annotations=a.json --set data.train_images=photos
 
 DIR is a folder in one of the layouts that training reads (COCO, Roboflow, CVAT, Label Studio, FiftyOne, ...). Every
-image is decoded once, unless --fast is given. Small, medium and large are COCO's: areas below 32 x 32 and from 96 x 96
-pixels on. Warnings name what is likely to harm a training; --set data.short_side=320 judges box sizes at that size.
+image is decoded once, unless --fast is given. Sizes are COCO's: small objects have an area below 32 x 32 pixels, large
+ones of at least 96 x 96. Warnings name what is likely to harm a training. They judge the sizes of boxes in resized
+images: --set data.short_side=320 sets that size.
 
 Exit code: 0, also with warnings; 2 for folders and options that cannot be used; 130 after Ctrl-C.
 """
@@ -27,7 +28,7 @@ from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say, text_table
 from mlc_ext.detectors.config.overrides import assign, override
 from mlc_ext.detectors.config.settings import Config
-from mlc_ext.detectors.data.build import CACHE, build_datasets, dataset_paths
+from mlc_ext.detectors.data.build import CACHE, build_datasets, build_training_set, dataset_paths
 from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.errors import DatasetNotFound
 from mlc_ext.detectors.data.inspection import class_counts, images_without_objects, likely_harm, shared_images
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None, prog: str = "check_data.py") -> int
     if ending.code:
         return ending.code
     say(f"{options.out}: images with their boxes")
-    say(f"next: {command(prog, 'train', '--data', options.data, *_changes(options, datasets))}")
+    say(f"next: {command(prog, 'train', '--data', options.data, *_changes(options, datasets, config))}")
     return 0
 
 
@@ -91,16 +92,20 @@ def _datasets(config: Config) -> tuple[dict[str, CocoDetection], dict[str, str |
         layout = dataset_paths(config, CACHE, ("train",)).train_layout
         train, val = build_datasets(config, CACHE)
         return {"train": train, "val": val}, {"train": layout, "val": layout}
-    for split in ("train", "val"):
+    for split in ("train",) if data.val_is_train else ("train", "val"):
         try:
             paths = dataset_paths(config, CACHE, (split,))
         except DatasetNotFound:
             if getattr(data, f"{split}_images") or getattr(data, f"{split}_annotations"):
                 raise
             continue
-        images, annotations = getattr(paths, f"{split}_images"), getattr(paths, f"{split}_annotations")
-        found[split] = CocoDetection(images, annotations, categories=data.categories, strict=data.strict)
         layouts[split] = getattr(paths, f"{split}_layout")
+        if split == "train":
+            found[split] = build_training_set(config, CACHE)
+        else:
+            found[split] = CocoDetection(
+                paths.val_images, paths.val_annotations, categories=data.categories, strict=data.strict
+            )
     if not found:
         dataset_paths(config, CACHE)  # raises
     return found, layouts
@@ -157,6 +162,8 @@ def _warnings(datasets: dict[str, CocoDetection], config: Config) -> list[str]:
             datasets["val"].label_as(datasets["train"].classes.categories, datasets["train"].name)
         except ValueError as error:
             warnings.append(str(error))
+    elif config.data.val_is_train:
+        warnings.append("validation is on the training images (data.val_is_train)")
     else:
         missing = "val" if "train" in datasets else "train"
         hint = ": train with --set data.val_fraction=0.2" if missing == "val" else ""
@@ -164,8 +171,10 @@ def _warnings(datasets: dict[str, CocoDetection], config: Config) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
-def _changes(options: argparse.Namespace, datasets: dict[str, CocoDetection]) -> list[str]:
-    settings = [*options.set, *([] if "val" in datasets else ["data.val_fraction=0.2"])]
+def _changes(options: argparse.Namespace, datasets: dict[str, CocoDetection], config: Config) -> list[str]:
+    """The settings of a training of these data, as options."""
+    has_validation = "val" in datasets or config.data.val_is_train
+    settings = [*options.set, *([] if has_validation else ["data.val_fraction=0.2"])]
     return [word for each in settings for word in ("--set", each)]
 
 

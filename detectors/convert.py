@@ -7,10 +7,11 @@ boxes. Pascal VOC: an XML for each image in Annotations/, with JPEGImages/ or im
 in ImageSets/Main/ are the splits.
 
 DST gets annotations/instances_{train,val,test}.json and a folder of images for each split: hard links, or copies with
---copy and where links are not possible. A set without a validation split: train with --set data.val_fraction=0.2.
+--copy and where links are not possible. Without a validation split, train with --set data.val_fraction=0.2.
 
-Boxes and images are counted in SRC, and in DST after reading it back. What cannot be used is counted by reason. VOC's
-own pixels count from 1, other tools' from 0: --voc-origin sets it; the default is 0 if a corner below 1 shows it.
+Boxes and images are counted in SRC, and again in DST, which is read after it was written. What cannot be used is
+counted by reason. Pascal VOC numbers pixels from 1, most other tools from 0. --voc-origin sets this number; by default
+it is 0 if a corner below 1 is found, else 1.
 
 Exit code: 0; 2 for folders and options that cannot be used; 130 after Ctrl-C.
 """
@@ -48,7 +49,7 @@ def parse(arguments: list[str] | None = None, prog: str = "convert.py") -> argpa
     parser.add_argument("target", type=Path, metavar="DST", help="new folder")
     parser.add_argument("--format", choices=("yolo", "voc"), help="of SRC; default: by its files")
     parser.add_argument("--copy", action="store_true", help="copy the images instead of hard links")
-    parser.add_argument("--voc-origin", type=int, choices=(0, 1), help="first pixel of the corners in VOC's XML files")
+    parser.add_argument("--voc-origin", type=int, choices=(0, 1), help="number of the first pixel in VOC's XML files")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(arguments)
 
@@ -61,6 +62,8 @@ def main(arguments: list[str] | None = None, prog: str = "convert.py") -> int:
         splits = [split for split, images in source.splits.items() if images]
         if not splits:
             raise ValueError(f"{options.source}: no image can be used: {'; '.join(_lines(source.problems, source))}")
+        if not source.categories:
+            raise ValueError(f"{options.source}: no object has a class")
         check_writable(options.target / "annotations" / f"instances_{splits[0]}.json")
         linked, copied = place_images(source, options.target, copy=options.copy, progress=not options.quiet)
         written = {}
@@ -97,7 +100,11 @@ def _read(options: argparse.Namespace) -> Source:
             f"{options.source} has neither data.yaml, labels/ or classes.txt (YOLO) nor XML files (Pascal VOC); data "
             "in COCO's format need no conversion"
         )
-    return read_yolo(options.source) if kind == YOLO else read_voc(options.source, options.voc_origin)
+    if kind == VOC:
+        return read_voc(options.source, options.voc_origin)
+    if options.voc_origin is not None:
+        raise ValueError(f"--voc-origin is for Pascal VOC, {options.source} is in the format of YOLO")
+    return read_yolo(options.source)
 
 
 def _table(source: Source, written: dict[str, GroundTruth]) -> str:

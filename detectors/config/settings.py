@@ -155,7 +155,7 @@ class DataConfig:
     example 0.2. A hash of the file names and val_seed chooses them: the choice is the same on every machine, and adding
     images does not change it. None: the data have a validation split."""
     val_seed: int = 0
-    """Seed of val_fraction; runs that differ in run.seed alone have the same validation images."""
+    """Seed of val_fraction, separate from run.seed: runs of several seeds have the same validation images."""
     categories: tuple[str, ...] | None = None
     """Names of the categories to train and evaluate on: "person, car", or a YAML list in which names with commas, and
     names such as none, are quoted: '["car (parked)", "lamp, desk", "none"]'. None (as text "~"): all."""
@@ -209,8 +209,6 @@ class DataConfig:
             generated_images=Range(1, 1_000_000),
             generated_size=Range(48, 4096),
         )
-        if self.val_fraction is not None and self.val_is_train:
-            raise ValueError("data.val_fraction holds images out, data.val_is_train evaluates on the training images")
         if self.categories == ():
             raise ValueError("data.categories must be names or None, got none")
         if self.categories is not None and len(set(self.categories)) != len(self.categories):

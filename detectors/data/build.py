@@ -56,9 +56,22 @@ def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tu
     ValueError if there is no object to train on, or if the classes have other names.
     """
     data = config.data
-    splits = ("train", "val") if data.val_fraction is None and not data.val_is_train else ("train",)
-    paths = dataset_paths(config, cache, splits)
-    train = CocoDetection(
+    if data.val_fraction is None and not data.val_is_train:
+        dataset_paths(config, cache)  # reports both splits if both are missing
+    train = build_training_set(config, cache, progress=progress)
+    require_objects(train)
+    val = build_validation_set(config, cache, progress=progress)
+    if not config.model.class_agnostic:
+        val.label_as(train.classes.categories, str(train.annotation_file))
+    log_warnings(train, val)
+    return train, val
+
+
+def build_training_set(config: Config, cache: Path, *, progress: bool = False) -> CocoDetection:
+    """The training set, which may have no object; without the images that ``data.val_fraction`` holds out."""
+    data = config.data
+    paths = dataset_paths(config, cache, ("train",))
+    return CocoDetection(
         paths.train_images,
         paths.train_annotations,
         transforms=detection_transforms(data.short_side, data.long_side, flip=data.flip),
@@ -67,12 +80,6 @@ def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tu
         part=_part(config, cache, held_out=False),
         **_common(config, progress),
     )
-    require_objects(train)
-    val = build_validation_set(config, cache, progress=progress)
-    if not config.model.class_agnostic:
-        val.label_as(train.classes.categories, str(train.annotation_file))
-    log_warnings(train, val)
-    return train, val
 
 
 def log_warnings(*datasets: CocoDetection) -> None:
@@ -139,8 +146,8 @@ def verify(config: Config, *datasets: CocoDetection, progress: bool = False) -> 
 def build_validation_set(config: Config, cache: Path, *, progress: bool = False) -> CocoDetection:
     """The validation set; with ``data.val_is_train`` the training images, with ``data.val_fraction`` those held out.
 
-    ValueError if it has annotations, but none can be used; if ``data.val_fraction`` holds out no object, or if there is
-    a validation split beside it.
+    ValueError if it has annotations, but none can be used; if ``data.val_fraction`` holds out no object, or contradicts
+    other settings or the data.
     """
     part = _part(config, cache, held_out=True)
     split = "val" if part is None and not config.data.val_is_train else "train"
@@ -164,18 +171,22 @@ def build_validation_set(config: Config, cache: Path, *, progress: bool = False)
 def _part(config: Config, cache: Path, *, held_out: bool) -> Part | None:
     """The part of the training images that ``data.val_fraction`` means; None without it.
 
-    ValueError if the data have a validation split too.
+    ValueError if the settings or the data have a validation split too, and with ``data.val_is_train``.
     """
     data = config.data
     if data.val_fraction is None:
         return None
-    try:
-        split = dataset_paths(config, cache, ("val",))
-    except DatasetNotFound:
-        return Part(data.val_fraction, data.val_seed, held_out)
+    if data.val_is_train:
+        raise ValueError("data.val_fraction holds images out, data.val_is_train evaluates on the training images")
+    split = data.val_annotations or data.val_images
+    if split is None:
+        try:
+            split = dataset_paths(config, cache, ("val",)).val_annotations
+        except DatasetNotFound:
+            return Part(data.val_fraction, data.val_seed, held_out)
     raise ValueError(
-        f"data.val_fraction={data.val_fraction:g} is for data without a validation split, but there is one: "
-        f"{split.val_annotations} (data.val_fraction=none uses it)"
+        f"data.val_fraction={data.val_fraction:g} is for data without a validation split, but there is one: {split} "
+        "(data.val_fraction=none uses it)"
     )
 
 

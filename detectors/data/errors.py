@@ -14,13 +14,8 @@ class ImageDecodeError(ValueError):
 class DatasetNotFound(FileNotFoundError):
     """The files of a data set were not found. The message has several lines, which programs print as they are."""
 
-    @property
-    def short(self) -> str:
-        """The message in a line, without the places that were looked for."""
-        lines = str(self).splitlines()
-        return (
-            f"{lines[0].partition('; looked for')[0]} {' '.join(line for line in lines if line[:3] == 'in ')}".strip()
-        )
+    short = "data set not found"
+    """The message in a line, without the places that were looked for."""
 
 
 class DataError(RuntimeError):

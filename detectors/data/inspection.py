@@ -15,7 +15,7 @@ SMALL, LARGE = 32.0, 96.0
 """Square roots of the areas between COCO's small, medium and large objects, in pixels of the file."""
 
 _TINY = 8.0
-"""Pixels of a box's side below the finest stride of the pyramid."""
+"""A box with a side below this, in pixels, is tiny: the finest stride of the pyramid."""
 _MANY_TINY = 0.1  # of the boxes
 _IMBALANCE = 100  # most frequent class to rarest
 _FEW = 10  # objects of a class
@@ -55,7 +55,7 @@ def images_without_objects(dataset: CocoDetection) -> int:
 
 
 def trained_sides(table: BoxTable, sizes: np.ndarray, data: DataConfig) -> np.ndarray:
-    """[N] shorter side of each box in pixels, in images resized as ``data`` has it (the largest short side)."""
+    """[N] shorter side of each box in pixels of the resized image, for the largest of ``data.short_side``."""
     short, long = sizes.min(1), sizes.max(1)
     scale = np.minimum(data.evaluated_side / short, data.long_side / long)[table.owners]
     return np.minimum(table.boxes[:, 2] - table.boxes[:, 0], table.boxes[:, 3] - table.boxes[:, 1]) * scale
@@ -100,7 +100,7 @@ def shared_images(datasets: Mapping[str, CocoDetection]) -> list[str]:
         seen |= own
     if not shared:
         return []
-    return [f"{len(shared)} images are in both splits, first {min(shared)}: validation is not on new images"]
+    return [f"{len(shared)} images are in both splits, first {min(shared)}: these validation images are trained on"]
 
 
 def _listed(names: Sequence[str]) -> str:

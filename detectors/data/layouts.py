@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SPLIT_NAMES = {"train": ("train", "Train"), "val": ("val", "valid", "validation", "Val", "Valid", "Validation")}
+SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""The names that tools give to a split."""
+
+SPLIT_NAMES = {split: (*SPLITS[split], *map(str.capitalize, SPLITS[split])) for split in ("train", "val")}
 """The names of a split in file and folder names; CVAT's subsets are called Train and Validation."""
 
 
@@ -16,7 +19,7 @@ class Layout:
     annotations: str
     """Path of the JSON. ``*.json`` is the only JSON of its folder."""
     images: tuple[str, ...]
-    """Image folders, the first that exists is used; ``.`` if it holds images itself."""
+    """Image folders, of which the first that exists is used; ``.`` is the data folder itself, if it has images."""
     val: str = "val"
     """The tool's own name of the validation split, for messages."""
 

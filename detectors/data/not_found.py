@@ -1,11 +1,13 @@
-"""The message for a data set that was not found, on several lines."""
+"""The error for a data set that was not found: its message has several lines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..printable import printable
 from .conversion.formats import foreign_format
+from .errors import DatasetNotFound
 from .images.files import IMAGE_SUFFIXES
 from .layouts import LAYOUTS
 
@@ -13,20 +15,21 @@ _SHOWN = 10  # entries of a folder
 _COUNTED = 10_000  # files of a subfolder
 
 
-def refusal(
+def dataset_not_found(
     folder: Path | None,
     missing: Mapping[str, Mapping[str, Path]],
     near: str,
     train_layout: str | None,
-) -> str:
-    """The lines: what was looked for, what the folder has, and what would help.
+) -> DatasetNotFound:
+    """The error, which names what was looked for, what the folder has, and what would help.
 
     Args:
         missing: {split: its explicit paths} of the splits that were not found.
         near: a path that may be meant, as a part of the first line.
-        train_layout: the layout of the training split, if that is there.
+        train_layout: the layout of the training split if it was found and the validation split was not.
     """
-    lines = [f"data set not found{near}; looked for"]
+    short = f"{DatasetNotFound.short}{near}"
+    lines = [f"{short}; looked for"]
     for split, given in missing.items():
         paths = " with ".join(f"{path} ({_state(path)})" for path in given.values())
         if len(given) == 2 or (paths and folder is not None):
@@ -35,10 +38,12 @@ def refusal(
             lines.append(f"  {split}: neither a data folder nor both paths of the split were given")
     if folder is not None and any(len(given) < 2 for given in missing.values()):
         lines += _layout_lines(folder, missing) if folder.is_dir() else []
-        lines.append(f"in {folder.absolute()}, which {_contents(folder)}")
+        place = f"in {folder.absolute()}, which {_contents(folder)}"
+        short += f" {place}"
+        lines.append(place)
         if (kind := foreign_format(folder)) is not None:
             lines.append(f"This is the format of {kind}, which mlc-ext convert {folder} NEW_FOLDER converts.")
-    if train_layout is not None:
+    if train_layout is not None and not missing["val"]:  # paths of a validation split exclude data.val_fraction
         lines.append(
             f"The training split is there ({train_layout}): --set data.val_fraction=0.2 holds out a part of it."
         )
@@ -46,7 +51,9 @@ def refusal(
         lines.append(
             f"Files in other places: --set data.{split}_annotations=FILE.json --set data.{split}_images=FOLDER"
         )
-    return "\n".join(lines)
+    error = DatasetNotFound("\n".join(lines))
+    error.short = short
+    return error
 
 
 def _layout_lines(folder: Path, missing: Mapping[str, object]) -> list[str]:
@@ -96,14 +103,14 @@ def _folders_first(path: Path) -> tuple[bool, str]:
 
 
 def _entry(path: Path) -> str:
-    name = "".join(c if c.isprintable() else "?" for c in path.name)
+    name = printable(path.name)
     if not path.is_dir():
         return name
     folders, files = [], 0
     try:
         for inner in path.iterdir():
             if inner.is_dir():
-                folders.append(f"{inner.name}/")
+                folders.append(f"{printable(inner.name)}/")
             else:
                 files += 1
             if files + len(folders) >= _COUNTED:

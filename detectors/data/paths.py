@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .conversion.formats import foreign_format
-from .errors import DatasetNotFound
 from .images.files import did_you_mean, has_images
 from .layouts import LAYOUTS, SPLIT_NAMES, Layout
-from .not_found import refusal
+from .not_found import dataset_not_found
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ def find_dataset(
     found = {split: _find(folder, split, given[split]) for split in splits}
     missing = {split: given[split] for split in splits if not found[split]}
     if missing:
-        train = found.get("train") or (_find(folder, "train", {}) if "train" not in missing else {})
-        raise DatasetNotFound(refusal(folder, missing, _near(folder, given), train.get("layout")))
+        train = {} if "train" in missing else found.get("train") or _find(folder, "train", {})
+        raise dataset_not_found(folder, missing, _near(folder, given), train.get("layout"))
     return DatasetPaths(**{f"{split}_{kind}": value for split, each in found.items() for kind, value in each.items()})
 
 
@@ -114,8 +113,11 @@ def _match(folder: Path, layout: Layout, name: str, given: Mapping[str, Path]) -
 
 
 def _only_file(folder: Path, pattern: str) -> Path | None:
-    """The file, or the only one that a pattern with ``*`` means. Of several, and beside labels in another format (Label
-    Studio's YOLO export has a notes.json), those in COCO's format count."""
+    """The path of the file; for a pattern with ``*`` the only file that fits it, or None.
+
+    If several files fit, only those in COCO's format count; also beside labels in another format: Label Studio's YOLO
+    export has a notes.json.
+    """
     if "*" not in pattern:
         return folder / pattern
     matches = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
@@ -145,5 +147,6 @@ def _near(folder: Path | None, given: Mapping[str, Mapping[str, Path]]) -> str:
 
 
 def _subfolders(folder: Path | None) -> Iterator[Path]:
-    if folder is not None and folder.is_dir():
-        yield from sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))[:50]
+    if folder is not None:
+        # glob has no entries where a folder cannot be read
+        yield from sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))[:50]

@@ -10,24 +10,25 @@ from torch import Tensor
 
 from ..data.coco.dataset import CocoDetection
 from ..data.errors import ImageDecodeError
+from ..printable import printable
 from .drawing import class_color, draw_boxes
 
 _TILE = 640
 _COLUMNS = 3
 _BAR = 24
-_LONGEST = 3  # sides of the part of an image that is shown, longer to shorter
-_VISIBLE = 12  # pixels of a tile that half of the boxes have at least
-_SMALLEST = 64  # pixels of the part that is shown
+_LONGEST = 3  # largest ratio of the sides of the part of an image that is shown
+_VISIBLE = 12  # pixels of a tile that the shorter side of the median box has at least
+_SMALLEST = 64  # pixels of a side of the part that is shown
 _NAMED = 40  # boxes of a tile with a name
 _GAP = 6
 _BACKGROUND = (32, 32, 32)
 
 
 def contact_sheet(datasets: Sequence[tuple[str, CocoDetection]], count: int) -> Image.Image:
-    """About ``count`` images, three quarters of the first data set's: those with objects, evenly over their ids.
+    """About ``count`` images that have boxes, evenly over their ids; three quarters are of the first data set.
 
-    Each has its boxes with class names, and below it the split, file name and number of boxes. A crowd is marked. Of
-    very tall or wide images, and of those with tiny boxes, a part is shown.
+    Boxes are drawn with class names. Below each image are the split, the file name and the number of boxes. Crowds are
+    marked. Only a part is shown of very tall or wide images, and of images with tiny boxes.
     """
     tiles = []
     for k, (name, dataset) in enumerate(datasets):
@@ -87,7 +88,7 @@ def _tile(split: str, dataset: CocoDetection, index: int) -> Image.Image:
         picture.thumbnail((_TILE, _TILE))
     tile = Image.new("RGB", (_TILE, picture.height + _BAR), _BACKGROUND)
     tile.paste(picture, ((_TILE - picture.width) // 2, 0))
-    caption = "".join(c if c.isprintable() else "?" for c in caption.encode("utf-8", "replace").decode())
+    caption = printable(caption)
     font = ImageFont.load_default(14)
     while len(caption) > 8 and font.getlength(caption) > _TILE - 8:
         caption = f"{caption[: len(caption) // 2 - 2]}...{caption[len(caption) // 2 + 2 :]}"

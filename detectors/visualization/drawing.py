@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..printable import printable
+
 Color = tuple[int, int, int]
 
 POSITIVE, NEGATIVE = (255, 140, 0), (30, 90, 255)
@@ -128,7 +130,7 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 def _tag(draw, corner: tuple[float, float], text: str, color: Color, font, size: tuple[int, int]) -> None:
     """The text on its class's color: above the box if there is room, else inside, and never outside the picture."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = printable(text)
     text = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 6] + "\u2026" + text[-5:]  # the score stays
     try:
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)

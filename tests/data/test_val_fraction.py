@@ -136,8 +136,20 @@ def test_a_validation_split_is_not_ignored(tmp_path):
         build_datasets(configured(root, **explicit), tmp_path)
     with pytest.raises(FileNotFoundError, match="data set not found"):
         build_datasets(alone, tmp_path)
-    with pytest.raises(ValueError, match="data.val_is_train evaluates on the training images"):
-        configured(root, val_is_train=True)
+
+
+def test_settings_that_exclude_each_other(tmp_path):
+    """Each may be set first: they are compared where they are used."""
+    root = data(tmp_path / "data")
+    both = configured(root, val_is_train=True)
+    for build in (build_datasets, build_validation_set):
+        with pytest.raises(ValueError, match="data.val_is_train evaluates on the training images"):
+            build(both, tmp_path)
+    assert build_validation_set(override(both, "data.val_fraction", None), tmp_path).image_ids == list(IDS)
+    assert len(build_validation_set(override(both, "data.val_is_train", False), tmp_path)) < len(IDS)
+    for name in ("val_images", "val_annotations"):  # also a path that is not there
+        with pytest.raises(ValueError, match="there is one: absent"):
+            build_datasets(configured(root, **{name: "absent"}), tmp_path)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 2])

@@ -131,6 +131,16 @@ def test_the_fraction_is_shown(tmp_path, program):
     assert out.endswith(" --set data.val_fraction=0.2\n") and "no val split" not in out
 
 
+def test_the_settings_of_the_training_are_used(tmp_path, program):
+    write(tmp_path / "data", [(1, 0, 5, 5, 50, 50)])
+    code, out, _ = program("--set", "data.val_is_train=true", "--set", "data.limit_train=3")
+    assert code == 0 and "\n  3 images of" in out and "no val split" not in out
+    assert "\nwarning: validation is on the training images (data.val_is_train)\n" in out
+    assert out.endswith(" --set data.val_is_train=true --set data.limit_train=3\n")
+    _, out, _ = program("--set", "data.keep_empty=false")
+    assert "\n  1 images of" in out and "\n    3 images without boxes\n" in out
+
+
 def test_the_picture_has_the_boxes(tmp_path, program):
     write(tmp_path / "data", [(1, 0, 100, 60, 200, 180)], images=1)
     assert program("--out", "sheet.png")[0] == 0

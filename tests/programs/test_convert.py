@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -223,6 +224,12 @@ def test_a_turned_photo_has_the_size_that_viewers_show(tmp_path, convert):
         ({}, "has neither data.yaml, labels/ or classes.txt (YOLO) nor XML files (Pascal VOC)"),
         ({"data.yaml": "train: images\nnames: [a]"}, "data.yaml: train: images is not in"),
         ({"data.yaml": "names: [a"}, "is not YAML"),
+        ({"data.yaml": "names: [a, no]\ntrain: ."}, "the name of class 1 must be text, in quotes if it is no"),
+        ({"data.yaml": "names: ['']\ntrain: ."}, "the name of class 0 must be text"),
+        ({"data.yaml": "names: [[a]]\ntrain: ."}, "the name of class 0 must be text"),
+        ({"data.yaml": "names: {a: b}\ntrain: ."}, "names of data.yaml must be numbered from 0"),
+        ({"data.yaml": "names: [a]\ntrain: {a: b}"}, "train must be a path or a list of paths, got a dict"),
+        ({"data.yaml": "names: [a]\ntrain: .\npath: [a]"}, "path must be a path, got a list"),
         ({"data.yaml": "names: [a, a]\ntrain: .", "a.jpg": "x"}, "two classes have one name: a, a"),
         ({"data.yaml": "names: [a]\ntrain: .", "a.jpg": "x"}, "no image can be used"),
         ({"Annotations/a.xml": "<x/>"}, "has no XML file with annotations"),
@@ -235,6 +242,50 @@ def test_what_cannot_be_converted_is_a_line(tmp_path, convert, files, message):
     code, out, err, _ = convert()
     assert code == 2 and not out and err.startswith("convert.py: ") and message in err and err.count("\n") == 1
     assert not (tmp_path / "dst").exists()
+
+
+def test_copies_where_links_are_not_possible(tmp_path, convert, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "another disk")
+
+    text(tmp_path / "src" / "classes.txt", "cat")
+    picture(tmp_path / "src" / "images" / "a.jpg")
+    monkeypatch.setattr(os, "link", refuse)
+    code, out, _, found = convert()
+    assert code == 0 and "0 images linked, 1 copied" in out and found == {"train": {"a.jpg": []}}
+
+
+def test_boxes_that_are_lost_in_reading_back_are_counted(tmp_path, convert):
+    """A width of 4e-11 pixels is none in float32."""
+    text(tmp_path / "src" / "classes.txt", "cat")
+    picture(tmp_path / "src" / "images" / "a.jpg")
+    text(tmp_path / "src" / "labels" / "a.txt", "0 0.5 0.5 1e-12 0.4\n0 0.5 0.5 0.25 0.4")
+    code, out, _, _ = convert()
+    assert code == 0 and "\n  1 boxes outside the image in what was written, first " in out
+    assert out.splitlines()[2].split() == ["train", "1", "1", "2", "1"]
+
+
+def test_a_data_set_without_a_class(tmp_path, convert):
+    picture(tmp_path / "src" / "JPEGImages" / "a.jpg")
+    voc(tmp_path / "src" / "Annotations" / "a.xml", [])
+    assert convert()[2] == f"convert.py: {tmp_path}/src: no object has a class\n" and not (tmp_path / "dst").exists()
+
+
+def test_the_origin_of_vocs_corners_is_refused_for_yolo(tmp_path, convert):
+    text(tmp_path / "src" / "classes.txt", "cat")
+    picture(tmp_path / "src" / "images" / "a.jpg")
+    assert convert("--voc-origin", "0")[2].startswith("convert.py: --voc-origin is for Pascal VOC")
+
+
+def test_file_names_that_are_not_utf_8(tmp_path, convert):
+    """A JSON cannot have their bytes: the new folder has other names."""
+    src = tmp_path / "src"
+    text(src / "classes.txt", "cat")
+    for name in (b"\xff", b"\xfe"):
+        picture(src / "images" / "a.jpg").rename(src / "images" / f"{os.fsdecode(name)}.jpg")
+        text(src / "labels" / "a.txt", "0 0.5 0.5 0.25 0.4").rename(src / "labels" / f"{os.fsdecode(name)}.txt")
+    code, _, _, found = convert()
+    assert code == 0 and found["train"] == {name: [("cat", 15, 6, 10, 8)] for name in ("\ufffd.jpg", "\ufffd_2.jpg")}
 
 
 def test_a_file_in_place_of_the_folder(tmp_path, convert):

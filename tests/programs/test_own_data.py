@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import pytest
 from coco_files import box, entry
 from PIL import Image
-from small_runs import train_here
+from small_runs import finish, history, start, train_here
 
 from mlc_ext.detectors import evaluate, report
 from mlc_ext.detectors.data.coco.part import Part
@@ -35,10 +36,15 @@ def train(capsys, export, *arguments):
                       **{"schedule.batch_size": 8, "run.correlation": "false"})  # fmt: skip
 
 
+def held_out(seed):
+    """The ids of the images that data.val_fraction=0.25 holds out."""
+    return [key for key in range(1, 21) if rf"images\1/0a1b2c3d-{key}.png" in Part(0.25, seed, True)]
+
+
 def test_a_run_with_a_held_out_part(export, tmp_path, monkeypatch, threads, capsys):
     monkeypatch.chdir(tmp_path)
     code, out, _ = train(capsys, export, "--out", "run", "--set", "data.val_fraction=0.25", "--set", "data.val_seed=3")
-    held = [key for key in range(1, 21) if rf"images\1/0a1b2c3d-{key}.png" in Part(0.25, 3, True)]
+    held = held_out(3)
     line = "held out by data.val_fraction=0.25, data.val_seed=3"
     assert code == 0 and f"result.json ({line}): {len(held)} images" in out
     assert f"validation images: {len(held)}, {line}" in (tmp_path / "run" / "log.txt").read_text()
@@ -53,6 +59,18 @@ def test_a_run_with_a_held_out_part(export, tmp_path, monkeypatch, threads, caps
     for folder, shown in (("moved", f"result.json ({line})"), ("split", "valid/_annotations.coco.json")):
         assert evaluate.main(["run/checkpoint.pt", "--device", "cpu", "--data", folder]) == 0
         assert capsys.readouterr().out.startswith(f"validation set: {tmp_path / folder / shown}\n")
+
+
+def test_two_processes_hold_out_the_same_images(export, tmp_path):
+    """torchrun: else the training refuses to start, as each process would have other images."""
+    settings = {"data.val_fraction": 0.25, "data.val_seed": 3, "schedule.batch_size": 8, "run.correlation": "false"}
+    options = ("--data", export, "--epochs", "1", "--out", "run")
+    code, out, error = finish(start(tmp_path, *options, ranks=2, **settings))
+    assert code == 0, error
+    held, line = held_out(3), "held out by data.val_fraction=0.25, data.val_seed=3"
+    assert out.count(f"result.json ({line}): {len(held)} images") == 1
+    steps = math.ceil((20 - len(held)) / 8)
+    assert [entry["iteration"] for entry in history(tmp_path / "run")] == [*range(1, steps + 1), steps]
 
 
 def test_refusals_are_on_lines(export, tmp_path, monkeypatch, threads, capsys):

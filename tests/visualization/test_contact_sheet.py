@@ -14,14 +14,14 @@ from mlc_ext.detectors.visualization.contact_sheet import contact_sheet
 TILE = 640
 
 
-def data(folder, size, boxes):
-    paths = write_coco(folder, [box(1, each) | {"id": k} for k, each in enumerate(boxes, 1)],
+def data(folder, size, boxes, **extra):
+    paths = write_coco(folder, [box(1, each) | {"id": k} | extra for k, each in enumerate(boxes, 1)],
                        images=[entry(1, "1.png", *size)], files=False)  # fmt: skip
     Image.new("RGB", size, (90, 90, 90)).save(folder / "1.png")
     return CocoDetection(*paths)
 
 
-def drawn(folder, size, boxes, monkeypatch):
+def drawn(folder, size, boxes, monkeypatch, **extra):
     """What a tile of the image has: (width, height) of the part, its boxes in it, their names, the picture's size."""
     calls = []
 
@@ -31,7 +31,7 @@ def drawn(folder, size, boxes, monkeypatch):
 
     draw = module.draw_boxes
     monkeypatch.setattr(module, "draw_boxes", record)
-    dataset = data(folder, size, boxes)
+    dataset = data(folder, size, boxes, **extra)
     picture = contact_sheet([("train", dataset)], 1)
     assert picture.width == 3 * (TILE + 6) + 6 and picture.height <= TILE + 24 + 12
     return calls[0]
@@ -63,6 +63,27 @@ def test_the_names_of_the_largest_boxes_of_many(tmp_path, monkeypatch):
     assert len(rows) == 100 and names == [""] * 60 + ["bird"] * 40
     sides = [row[2] - row[0] for row in rows]
     assert sides == sorted(sides)
+
+
+def test_a_crowd_is_marked(tmp_path, monkeypatch):
+    assert drawn(tmp_path, (100, 100), [(5, 5, 50, 50)], monkeypatch, iscrowd=1)[2] == ["bird (crowd)"]
+
+
+def test_the_part_is_in_the_middle_of_the_boxes(tmp_path, monkeypatch):
+    boxes = [(3000 + 6 * k, 2000, 5, 5) for k in range(9)]
+    assert len(drawn(tmp_path, (4000, 3000), [(0, 0, 5, 5), *boxes], monkeypatch)[1]) == 9
+
+
+@pytest.mark.parametrize(("count", "shares"), [(8, [6, 2]), (4, [3, 1]), (1, [1, 1]), (100, [10, 10])])
+def test_three_quarters_are_of_the_first_data_set(tmp_path, monkeypatch, count, shares):
+    sets, names = [], []
+    for name in ("train", "val"):
+        paths = write_coco(tmp_path / name, [box(k) for k in range(1, 11)], images=[entry(k) for k in range(1, 11)])
+        sets.append((name, CocoDetection(*paths)))
+    tile = module._tile
+    monkeypatch.setattr(module, "_tile", lambda name, *rest: names.append(name) or tile(name, *rest))
+    contact_sheet(sets, count)
+    assert [names.count(name) for name, _ in sets] == shares
 
 
 def test_no_box(tmp_path, monkeypatch):

@@ -24,7 +24,8 @@ from .findings import Findings
 from .ground_truth import coco_dictionary
 from .part import Part
 from .present import SHOWN, present_images
-from .read import LOST_WITH_IMAGE, read_coco, usable_rows
+from .read import read_coco
+from .rows import LOST_WITH_IMAGE, usable_rows
 
 _LOG = logging.getLogger(__name__)
 

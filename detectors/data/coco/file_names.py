@@ -31,10 +31,10 @@ def leads_out(name: str) -> bool:
 
 
 def inner_name(name: str, source: Path) -> str:
-    """The name in the image folder that is meant by one that leads out of it: Label Studio writes the path or URL of
-    its own storage, of which the part below the storage is the name.
+    """The name in the image folder that Label Studio means by the path or URL of its own storage: the part of the path
+    below the storage.
 
-    ValueError, naming the JSON ``source``, for any other.
+    ValueError, naming the JSON ``source``, for any other name that leads out of the image folder.
     """
     path = name.replace("\\", "/")
     storage = _LABEL_STUDIO.match(path)

@@ -11,8 +11,8 @@ class Part:
     """The images held out for validation, or the others.
 
     An image is held out if a hash of the seed and its file name in the JSON, as a number in [0, 1), is below the
-    fraction. The choice is the same on every machine. Images that are added later do not move others between the parts,
-    also where the export gives all images new ids.
+    fraction. The choice is the same on every machine. Adding images moves no other image to the other part, even if the
+    export gives all images new ids.
     """
 
     fraction: float

@@ -38,8 +38,11 @@ def class_files(folder: Path) -> list[Path]:
 
 
 def voc_folders(folder: Path) -> list[Path]:
-    """The folders with XML files: ``Annotations`` or ``annotations`` in the folder, in its subfolders and in VOC's own
-    VOCdevkit/VOC*; else those of them that have XML files beside images (Roboflow)."""
+    """The folders with XML files.
+
+    They are looked for in the folder, its subfolders and VOC's own VOCdevkit/VOC*: in each, ``Annotations`` or
+    ``annotations``, else the folder itself, if XML files are in it (Roboflow writes them beside the images).
+    """
     inner = [path for path in _folders(folder) if not is_annotations(path)]
     found = []
     for place in (folder, *inner, *sorted(folder.glob("VOCdevkit/VOC*"))):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +13,11 @@ from PIL import Image
 
 from ..images.decode import FORMATS
 from ..images.files import IMAGE_SUFFIXES
-from ..images.orientation import is_turned
+from ..images.orientation import turned_size
+from ..layouts import SPLITS
 
-UNKNOWN = "?"
-"""The class and the split of boxes that have none."""
-
-SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""Splits and the names that folders and files give them."""
+UNKNOWN = ""
+"""The class and the split of boxes that have none; no class has this name."""
 
 
 @dataclass
@@ -103,28 +102,29 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_size(path: Path, stated: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(width, height) as the pixels are read, by the rule of ``images/orientation.py``.
+    """(width, height) of an image as it is loaded, by the rule of ``images/orientation.py``.
 
     Args:
-        stated: (width, height) that the annotations give, if they do.
+        stated: (width, height) in the annotations, None without.
 
     Raises OSError if it is not an image.
     """
     try:
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
             warnings.simplefilter("ignore")
-            if stated is not None and stated in (image.size, image.size[::-1]) and not is_turned(image, stated[::-1]):
-                return image.size
-            swapped = image.getexif().get(0x0112, 1) in (5, 6, 7, 8) and image.format != "TIFF"
-            return image.size[::-1] if swapped else image.size
+            height, width = turned_size(image, None if stated is None else stated[::-1])
+            return width, height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"{path.name} is not an image that can be read: {error}") from error
 
 
 def unique_name(wanted: str, used: set[str]) -> str:
-    """``wanted``, with a number if the name is used, in any case of letters; it is added to ``used``."""
-    path, number = Path(wanted), 2
-    name = wanted
+    """``wanted``, with a number if the name is used, in any case of letters; it is added to ``used``.
+
+    Bytes that are not UTF-8 are replaced: a JSON cannot have them.
+    """
+    name = os.fsencode(wanted).decode("utf-8", "replace")
+    path, number = Path(name), 2
     while name.lower() in used:
         name = path.with_name(f"{path.stem}_{number}{path.suffix}").as_posix()
         number += 1
@@ -132,11 +132,6 @@ def unique_name(wanted: str, used: set[str]) -> str:
     return name
 
 
-def common_folder(paths: Iterable[Path], root: Path) -> Path:
+def common_folder(paths: Sequence[Path], root: Path) -> Path:
     """The deepest folder that has all files; ``root`` without files."""
-    parents = [path.parent.parts for path in paths]
-    if not parents:
-        return root
-    length = next((k for k, parts in enumerate(zip(*parents, strict=False)) if len(set(parts)) > 1),
-                  min(map(len, parents)))  # fmt: skip
-    return Path(*parents[0][:length])
+    return Path(os.path.commonpath([path.parent for path in paths])) if paths else root

@@ -3,7 +3,7 @@
 An XML's image is the one with the same path below the image folder, else the one with its file name.
 
 VOC's own pixels are numbered from 1, and a box includes its last pixel. Most other tools write corners counted from 0.
-A coordinate below 1 anywhere in the data set shows that its corners count from 0.
+If a coordinate below 1 is found anywhere in the data set, its corners count from 0, else from 1.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read_voc(folder: Path, origin: int | None = None) -> Source:
     """The data set in ``folder``.
 
     Args:
-        origin: 1 if corners count from 1 and include the last pixel, 0 if they count from 0; None: as above.
+        origin: 1 if corners count from 1 and include the last pixel, 0 if they count from 0; None: found as above.
 
     Raises:
         ValueError: no annotation can be read.
@@ -103,7 +103,7 @@ class _Images:
         files = [path for path in image_files(self.folder) if is_annotations(place) or path.parent == place]
         self._files: dict[str, Path | None] = {}
         """By path and by name, both with and without suffix; None if several files have the name."""
-        for at in (2, 3, 0, 1):  # a path is worth more than a name
+        for at in (2, 3, 0, 1):  # later keys replace earlier ones: paths take precedence over names
             for file in files:
                 key = self._keys(file)[at]
                 self._files[key] = None if at > 1 and self._files.get(key, file) != file else file
@@ -138,9 +138,13 @@ class _Images:
 
 
 def _split(each: _Annotated, file: Path | None, place: Path, folder: Path, sets: dict[str, str]) -> str | None:
-    """The split of an image: by the lists, else by the folders of both files. None: the lists leave it out."""
+    """The split of an image: by the lists, else by the folders of both files. None: the lists leave it out.
+
+    Some tools list the image's name with its suffix.
+    """
     key = each.path.relative_to(place).with_suffix("")
-    if split := sets.get(key.as_posix()) or sets.get(key.name):
+    listed = [key.as_posix(), key.name, *([] if file is None else (f"{key.as_posix()}{file.suffix}", file.name))]
+    if split := next((sets[name] for name in listed if name in sets), None):
         return split
     if "train" in sets.values():
         return None
@@ -197,14 +201,17 @@ def _number(text: str | None) -> float | None:
 
 
 def _image_sets(root: Path) -> dict[str, str]:
-    """{name: split} by ImageSets/Main/{train,val,test}.txt; trainval.txt is used where train.txt is absent."""
+    """{name: split} by ImageSets/Main/{train,val,test}.txt; names of trainval.txt alone are of train.
+
+    A line is a name; CVAT puts a name with spaces into quotes.
+    """
     found: dict[str, str] = {}
     files = sorted((root / "ImageSets" / "Main").glob("*.txt"), key=lambda file: file.stem == "trainval")
     for file in files:
         split = "train" if file.stem == "trainval" else split_of(file.stem)
         for line in [] if split is None else file.read_text("utf-8", "replace").splitlines():
-            if line.strip():
-                found.setdefault(line.split()[0], split)
+            if name := line.strip().strip('"'):
+                found.setdefault(name, split)
     return found
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 
+from ..layouts import SPLITS
 from .formats import class_files
 from .source import Source, image_files, split_of, split_of_path
-
-_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -35,13 +34,18 @@ def class_names(settings: dict[str, Any], folder: Path) -> dict[int, str]:
         found = dict(enumerate(found))
     if not isinstance(found, dict) or not found:
         raise ValueError(
-            f"{folder} has no class names: neither names in data.yaml nor a classes.txt, which has a name a line, "
-            "in the order of the class numbers"
+            f"{folder} has no class names: neither names in data.yaml nor a classes.txt with one name per line, in the "
+            "order of the class numbers"
         )
     try:
-        names = {int(key): str(name) for key, name in sorted(found.items(), key=lambda item: int(item[0]))}
+        numbered = sorted((int(key), name) for key, name in found.items())
     except (TypeError, ValueError) as error:
         raise ValueError(f"names of data.yaml must be numbered from 0: {error}") from error
+    names = {}
+    for number, name in numbered:
+        if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not str(name).strip():
+            raise ValueError(f"data.yaml: the name of class {number} must be text, in quotes if it is no, yes or null")
+        names[number] = str(name)
     if len(set(names.values())) < len(names):
         raise ValueError(f"two classes have one name: {', '.join(names.values())}")
     return names
@@ -50,13 +54,18 @@ def class_names(settings: dict[str, Any], folder: Path) -> dict[int, str]:
 def stated_splits(settings: dict[str, Any], folder: Path, source: Source) -> dict[str, list[Path]]:
     """{split: images} by data.yaml. ``source`` gets a note on places that are not there."""
     found = {}
-    for split, keys in _KEYS.items():
+    base = settings.get("path") or ""
+    if not isinstance(base, str):
+        raise ValueError(f"data.yaml: path must be a path, got a {type(base).__name__}")
+    for split, keys in SPLITS.items():
         places = next((settings[key] for key in keys if settings.get(key)), None)
         if places is None:
             continue
         files: list[Path] = []
         for place in places if isinstance(places, list) else [places]:
-            path = _inside(folder, str(place), str(settings.get("path") or ""))
+            if not isinstance(place, str):
+                raise ValueError(f"data.yaml: {split} must be a path or a list of paths, got a {type(place).__name__}")
+            path = _inside(folder, place, base)
             if path is None and split == "train":
                 raise ValueError(f"data.yaml: {split}: {place} is not in {folder}")
             if path is None:  # exports name splits that they do not have
@@ -69,9 +78,11 @@ def stated_splits(settings: dict[str, Any], folder: Path, source: Source) -> dic
 
 
 def _inside(folder: Path, place: str, base: str) -> Path | None:
-    """The path in ``folder`` that a path of data.yaml means: its longest end that exists there. Exports name folders of
-    another machine, and Roboflow's ``../train/images`` is ``train/images``. Of ``../valid/images``, ``images`` is no
-    such end: it is not of this split."""
+    """The path in ``folder`` that a path of data.yaml means: its longest end that exists there.
+
+    Exports name folders of another machine, and Roboflow's ``../train/images`` is ``train/images``. An end without the
+    name of its split is not used: ``images`` may be of another split than ``../valid/images``.
+    """
     above, below = (
         tuple(part for part in PurePosixPath(text.replace("\\", "/")).parts if part not in ("/", "..", "."))
         for text in (base, place)
@@ -114,7 +125,7 @@ def split_folders(folder: Path) -> dict[str, list[Path]]:
 
 
 def label_file(image: Path, folder: Path) -> Path:
-    """The last ``images`` of the path in ``folder`` is ``labels``; else it is beside the image."""
+    """The label file of an image: beside it, else in the same path with ``labels`` for the last ``images``."""
     parts = image.relative_to(folder).parts
     at = next((k for k in range(len(parts) - 2, -1, -1) if parts[k] == "images"), None)
     beside = image.with_suffix(".txt")

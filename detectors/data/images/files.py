@@ -116,7 +116,7 @@ def other_places(existing: Sequence[str], names: Sequence[str], missing: Set[str
 
     Backslashes are slashes, and %20 is a space. ``images/a.jpg`` and ``images\\1/a.jpg`` may be ``a.jpg``; ``a.jpg``
     may be ``default/a.jpg`` if that is the only one. Label Studio puts eight hexadecimal digits and a dash before a
-    name: without them it is searched for last. A file that another of ``names`` uses is not taken.
+    name; the name without them is searched for last. A file that another of ``names`` uses is not taken.
     """
     ends: dict[str, str | None] = {}
     for path in existing:

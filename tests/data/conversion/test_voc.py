@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from foreign_files import picture, text, voc
 
+from mlc_ext.detectors.data.conversion import voc as module
 from mlc_ext.detectors.data.conversion.formats import VOC, foreign_format
 from mlc_ext.detectors.data.conversion.voc import read_voc
 
@@ -83,6 +84,31 @@ def test_a_name_of_several_images_is_not_guessed(tmp_path):
     assert not source.splits and source.problems["XML files without an image"] == 1
 
 
+def test_a_path_is_worth_more_than_a_name(tmp_path):
+    for place in ("0.png", "a/0.png"):
+        picture(tmp_path / "images" / place)
+    voc(tmp_path / "annotations" / "0.xml", [CORNERS], name="0.png")
+    assert found(tmp_path) == {"train": {"0.png": tmp_path / "images" / "0.png"}}
+
+
+def test_difficult_objects_are_used_and_counted(tmp_path):
+    picture(tmp_path / "a.png")
+    path = voc(tmp_path / "a.xml", [CORNERS, CORNERS])
+    path.write_text(path.read_text().replace("<difficult>0", "<difficult> 1 ", 1))
+    source = read_voc(tmp_path)
+    assert len(source.splits["train"][0].boxes) == 2
+    assert source.notes == {"difficult objects, used as any other": 1}
+
+
+def test_a_huge_xml_is_not_read(tmp_path, monkeypatch):
+    for stem in "ab":
+        picture(tmp_path / f"{stem}.png")
+    monkeypatch.setattr(module, "_MAX_BYTES", voc(tmp_path / "a.xml", [CORNERS]).stat().st_size)
+    voc(tmp_path / "b.xml", [CORNERS] * 2)
+    assert list(found(tmp_path)["train"]) == ["a.png"]
+    assert "b.xml: it is larger than" in read_voc(tmp_path).examples["XML files that cannot be read"]
+
+
 def test_of_two_suffixes_the_named_one_is_used(tmp_path):
     for suffix in ("png", "jpg"):
         picture(tmp_path / "images" / f"0.{suffix}")
@@ -115,12 +141,25 @@ def test_an_encoding_of_several_bytes_hides_no_document_type(tmp_path):
         read_voc(tmp_path)
 
 
+def test_lists_of_names_with_spaces(tmp_path):
+    for stem in ("my photo", "my photo 1", "my"):
+        picture(tmp_path / "JPEGImages" / f"{stem}.png")
+        voc(tmp_path / "Annotations" / f"{stem}.xml", [CORNERS])
+    text(tmp_path / "ImageSets" / "Main" / "train.txt", '"my photo"\n')  # CVAT
+    text(tmp_path / "ImageSets" / "Main" / "val.txt", "my photo 1\n")
+    assert {split: list(names) for split, names in found(tmp_path).items()} == {
+        "train": ["my photo.png"],
+        "val": ["my photo 1.png"],
+    }
+
+
 @pytest.mark.parametrize(
     ("lists", "splits", "left_out"),
     [
         ({"train": "a", "val": "b"}, {"train": ["a.png"], "val": ["b.png"]}, 1),
         ({"trainval": "a\nb"}, {"train": ["a.png", "b.png"]}, 1),
         ({"test": "a"}, {"test": ["a.png"], "train": ["b.png", "c.png"]}, 0),  # a list of the training images is absent
+        ({"train": "a.png\n", "val": '"b"\n'}, {"train": ["a.png"], "val": ["b.png"]}, 1),
         ({"cat_train": "a  1", "default": "a"}, {"train": ["a.png", "b.png", "c.png"]}, 0),  # of a class; of no split
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 from foreign_files import picture, text
 
 from mlc_ext.detectors.data.conversion.formats import YOLO, foreign_format
+from mlc_ext.detectors.data.conversion.source import UNKNOWN
 from mlc_ext.detectors.data.conversion.yolo import read_yolo
 
 LINE = "1 0.5 0.5 0.25 0.4\n"  # of 40 x 20 pixels: x 15..25, y 6..14
@@ -67,6 +68,11 @@ def test_paths_of_other_machines(tmp_path, yaml):
         ("\ufeff1 0.5 0.5 0.25 0.4\r\n\r\n1.0\t0.5  0.5 0.25 0.4", 2, {}),
         ("-1 0.5 0.5 0.25 0.4\n2 0.5 0.5 0.25 0.4\n0.5 0.5 0.5 0.25 0.4", 0, {"boxes of unknown classes": 3}),
         ("1 0.375 0.3 0.625 0.3 0.625 0.7 0.375 0.7", 1, {}),
+        (
+            "1 -0.2 0.5 0.4 0.4\n1 0.5 -1 0.25 2\n1 1.2 0.5 0.4 0.4\n1 0.5 2 0.25 2",  # each touches a side
+            0,
+            {"boxes outside their image (are they fractions of its sides?)": 4},
+        ),
         ("1 0.5 0.5 0.25 0.4 0.9", 0, {"lines that are neither a box (5 values) nor a polygon": 1}),
     ],
 )
@@ -77,6 +83,14 @@ def test_label_files(tmp_path, lines, boxes, lost):
     source = read_yolo(tmp_path)
     assert found(tmp_path) == {"train": {"a.jpg": [BOX] * boxes}} and source.lost == lost
     assert sum(source.boxes_found.values()) == boxes + sum(lost.values())
+
+
+def test_an_image_of_two_splits_is_in_both(tmp_path):
+    text(tmp_path / "data.yaml", "train: images\nval: images\n" + NAMES)
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", LINE)
+    assert found(tmp_path) == {"train": {"a.jpg": [BOX]}, "val": {"a.jpg": [BOX]}}
+    assert read_yolo(tmp_path).notes == {"images in several splits": 1}
 
 
 def test_of_a_place_that_is_not_there_no_folder_of_another_split_is_used(tmp_path):
@@ -104,7 +118,14 @@ def test_images_of_no_split_are_counted_with_their_boxes(tmp_path):
     picture(tmp_path / "images" / "train" / "b.jpg").rename(tmp_path / "images" / "train" / "._a.jpg")  # macOS
     source = read_yolo(tmp_path)
     assert source.problems == {"images of no split": 1} and source.lost == {"boxes of images of no split": 2}
-    assert source.boxes_found == {("train", "dog"): 2, ("?", "dog"): 2}
+    assert source.boxes_found == {("train", "dog"): 2, (UNKNOWN, "dog"): 2}
+
+
+def test_a_class_may_have_any_name(tmp_path):
+    text(tmp_path / "data.yaml", 'train: images\nnames: ["?", 7]\n')
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", LINE.replace("1 ", "0 ", 1) + LINE)
+    assert found(tmp_path) == {"train": {"a.jpg": [("?", BOX[1]), ("7", BOX[1])]}}
 
 
 def test_class_files_that_differ_are_refused(tmp_path):
