@@ -28,7 +28,7 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def metadata_of(predictor: Predictor) -> Metadata:
-    """What the exported files of a run's detector say about themselves."""
+    """The metadata of a run's exported files."""
     config, classes = predictor.config, predictor.classes
     thresholds = dataclasses.asdict(predictor.model.postprocessor)
     return Metadata(
@@ -111,8 +111,8 @@ def check_possible(name: str, detector: DenseDetector) -> None:
         return
     if detector.postprocessor.nms == "iou":
         raise ValueError(
-            "model.nms='iou' cannot be exported to ONNX, whose NonMaxSuppression does not tell which boxes a kept one "
-            "suppressed; --format torch and aoti can hold it"
+            "model.nms='iou' cannot be exported to ONNX, whose NonMaxSuppression does not return the suppressed boxes; "
+            "use --format torch or aoti"
         )
     if missing := [package for package in ONNX_PACKAGES if importlib.util.find_spec(package) is None]:
         raise ImportError(f"--format onnx needs {', '.join(missing)}: pip install 'mlc-ext[export]'")
