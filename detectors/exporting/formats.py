@@ -106,7 +106,9 @@ FORMATS = {
 
 
 def check_possible(name: str, detector: DenseDetector) -> None:
-    """Before any work: ValueError if the format cannot hold the detector, ImportError if its packages are missing."""
+    """Before any work: ValueError if the format cannot hold the detector, ImportError if what it needs is missing."""
+    if name == "aoti":
+        _check_compiler()
     if name != "onnx":
         return
     if detector.postprocessor.nms == "iou":
@@ -116,6 +118,18 @@ def check_possible(name: str, detector: DenseDetector) -> None:
         )
     if missing := [package for package in ONNX_PACKAGES if importlib.util.find_spec(package) is None]:
         raise ImportError(f"--format onnx needs {', '.join(missing)}: pip install 'mlc-ext[export]'")
+
+
+def _check_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ImportError(
+            f"--format aoti needs a C++ compiler, such as g++ or the one named by CXX: {error}"
+        ) from error
 
 
 def write_exported(name: str, program: ExportedProgram, metadata: Metadata, path: Path) -> int:

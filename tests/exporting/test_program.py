@@ -57,7 +57,7 @@ def detector_of(kind: str):
     if kind == "fcos of 4 levels":
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fcos, "NUM_LEVELS", 4)
-            detector = build("fcos")
+            detector = build("fcos", extra_levels="p5")
     elif kind == "one class":
         detector = build("fcos-", num_classes=1, mlc=MLCConfig(ml=False, iur=False))
     elif rest:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 from PIL import Image
 from untrained import write_checkpoint
 
@@ -181,3 +182,12 @@ def test_missing_packages(run, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"needs onnxruntime: pip install 'mlc-ext\[export\]'"):
         load(folder / "model.onnx")
+
+
+def test_missing_compiler(run, capsys):
+    folder, checkpoint, *_ = run
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/absent/g++")}):
+        assert export.main([str(checkpoint), "--format", "aoti", "--out", str(folder / "z.pt2")], "mlc-ext export") == 2
+    error = capsys.readouterr().err
+    assert "--format aoti needs a C++ compiler" in error and "/absent/g++" in error and error.count("\n") == 1
+    assert not (folder / "z.pt2").exists()
