@@ -162,6 +162,7 @@ def test_other_formats_refuse_its_file(run, tmp_path):
         (["absent.pt"], "no checkpoint absent.pt"),
         (["FOLDER/model.onnx"], "model.onnx is exported already"),
         (["RUN", "--check", "absent.png"], "no image or folder absent.png"),
+        (["RUN", "--check", "FOLDER/model.onnx"], "model.onnx: cannot be decoded"),
     ],
 )
 def test_refusals(run, capsys, arguments, message):
