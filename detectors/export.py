@@ -12,8 +12,8 @@ A file takes uint8 images [batch, 3, height, width], RGB, of any size, and gives
 height and width are dynamic. Resizing is left to the caller. docs/export.md describes inputs, outputs and metadata.
 `mlc-ext predict` and mlc_ext.detectors.load take the files in place of a checkpoint. They are for the CPU, in float32.
 
-Exit code: 0; 1 if a file's detections differ from PyTorch's (it is written all the same); 2 if nothing was written;
-130 after Ctrl-C or SIGTERM.
+Exit code: 0; 1 if a file's detections differ from PyTorch's (it is written all the same); 2 if options, images or the
+checkpoint cannot be used, or a file not be written; 130 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say
+from mlc_ext.detectors.data.errors import ImageDecodeError
 from mlc_ext.detectors.exporting.check import Comparison, compare, random_batches, table
 from mlc_ext.detectors.exporting.formats import FORMATS, check_possible, metadata_of, write_exported
 from mlc_ext.detectors.exporting.program import export_program
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None, prog: str = "export.py") -> int:
         for name in formats:
             check_possible(name, predictor.model)
             check_writable(paths[name])
-        batches = [[predictor.resize(read_pixels(path))] for path in images] if images else random_batches()
+        batches = [[predictor.resize(_read(path))] for path in images] if images else random_batches()
         program, metadata, sizes = export_program(predictor.model), metadata_of(predictor), {}
         for name in formats:
             sizes[name] = write_exported(name, program, metadata, paths[name])
@@ -117,6 +118,13 @@ def _images(inputs: Sequence[Path]) -> list[Path]:
     return found
 
 
+def _read(path: Path) -> Tensor:
+    try:
+        return read_pixels(path)
+    except ImageDecodeError as error:
+        raise ImageDecodeError(f"{path}: {error}") from error
+
+
 def _compare(
     predictor: Predictor, paths: dict[str, Path], batches: Sequence[Sequence[Tensor]]
 ) -> dict[str, Comparison]:
@@ -126,18 +134,15 @@ def _compare(
 
 
 def _summary(results: dict[str, Comparison], sizes: dict[str, int], named: bool) -> str:
-    threads = torch.get_num_threads()
-    lines = [
-        "",
-        f"on {'the' if named else 'random'} images, torch {torch.__version__}, {threads} CPU threads; median times",
-    ]
+    images, threads = "the images of --check" if named else "random images", torch.get_num_threads()
+    lines = ["", f"on {images}, torch {torch.__version__}, number of CPU threads: {threads}; median times"]
     lines.append(table(results, sizes))
     if not results["PyTorch"].boxes:
         lines.append("no detection to compare: name photos with objects by --check")
     if not all(one.all_equal for one in results.values()):
         lines.append(
-            "detections differ: scores and IoUs at the thresholds may fall on either side by rounding; more than a few "
-            "boxes are an error"
+            "detections differ: rounding can move a score or an IoU to the other side of a threshold; more than a few "
+            "different boxes are an error"
         )
     return "\n".join([*lines, ""])
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..command_line import text_table
+
 Found = dict[str, Tensor]
 Detect = Callable[[Sequence[Tensor]], list[Found]]
 """Images uint8 [3, H, W] of one size to ``boxes``, ``labels``, ``scores`` of each."""
@@ -19,8 +21,8 @@ BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 2e-5
 """Pixels, and units of the score, within which detections are equal."""
 
 RANDOM_BATCHES = ((1, 160, 224), (3, 100, 161), (17, 64, 64), (1, 33, 47), (2, 20, 300))
-"""Images, height, width. Of different kinds for torch's compilers: one image and several, levels of one cell, and more
-images than 16, from where convolutions may take another path."""
+"""Images, height, width. They differ in what torch's compilers may take for constant: one image and several, levels of
+one cell, and more than 16 images, for which convolutions may use other kernels."""
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Comparison:
 
     images: int = 0
     equal_images: int = 0
-    """With the same detections in the same order; those whose scores are equal within the tolerance in any order."""
+    """With the same detections in the same order. Those whose scores are equal, up to rounding, may be in any order."""
     boxes: int = 0
     equal_boxes: int = 0
     box_difference: float = 0.0
@@ -48,11 +50,10 @@ class Comparison:
         self.equal_images += int(same_count and len(expected_index) == len(matched))
         self.boxes += max(len(matched), len(found["scores"]))
         self.equal_boxes += len(expected_index)
-        for name in ("box", "score"):
-            column = "boxes" if name == "box" else "scores"
-            difference = (expected[column][expected_index] - found[column][found_index]).abs()
-            largest = max(getattr(self, f"{name}_difference"), float(difference.max()) if difference.numel() else 0.0)
-            setattr(self, f"{name}_difference", largest)
+        boxes = (expected["boxes"][expected_index] - found["boxes"][found_index]).abs().flatten().tolist()
+        scores = (expected["scores"][expected_index] - found["scores"][found_index]).abs().tolist()
+        self.box_difference = max(self.box_difference, *boxes, 0.0)
+        self.score_difference = max(self.score_difference, *scores, 0.0)
 
     @property
     def all_equal(self) -> bool:
@@ -65,8 +66,9 @@ class Comparison:
 
 
 def _matches(expected: Found, found: Found) -> Tensor:
-    """For each expected detection the index of its equal in ``found``, -1 without. A detection at the same place in the
-    order is preferred; another one counts if all scores in between are equal within the tolerance."""
+    """For each expected detection the index of its equal in ``found``, -1 without: the nearest in the order. Both are
+    in the order of their scores, so equal ones have different places only among scores that are equal, up to rounding.
+    """
     matched = torch.full((len(expected["scores"]),), -1)
     free = set(range(len(found["scores"])))
     for i in range(len(matched)):
@@ -129,9 +131,4 @@ def table(results: dict[str, Comparison], sizes: dict[str, int]) -> str:
             shares = (f"{one.equal_images} of {one.images}", f"{one.equal_boxes} of {one.boxes}", *differences)
         size = f"{sizes[name] / 1e6:.1f} MB" if name in sizes else ""
         rows.append((name, size, *shares, f"{one.median:.1f}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return "\n".join(text_table(rows))

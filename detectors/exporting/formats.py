@@ -28,7 +28,7 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def metadata_of(predictor: Predictor) -> Metadata:
-    """What the exported files of a run's detector say about themselves."""
+    """The metadata of a run's exported files."""
     config, classes = predictor.config, predictor.classes
     thresholds = dataclasses.asdict(predictor.model.postprocessor)
     return Metadata(
@@ -106,16 +106,30 @@ FORMATS = {
 
 
 def check_possible(name: str, detector: DenseDetector) -> None:
-    """Before any work: ValueError if the format cannot hold the detector, ImportError if its packages are missing."""
+    """Before any work: ValueError if the format cannot hold the detector, ImportError if what it needs is missing."""
+    if name == "aoti":
+        _check_compiler()
     if name != "onnx":
         return
     if detector.postprocessor.nms == "iou":
         raise ValueError(
-            "model.nms='iou' cannot be exported to ONNX, whose NonMaxSuppression does not tell which boxes a kept one "
-            "suppressed; --format torch and aoti can hold it"
+            "model.nms='iou' cannot be exported to ONNX, whose NonMaxSuppression does not return the suppressed boxes; "
+            "use --format torch or aoti"
         )
     if missing := [package for package in ONNX_PACKAGES if importlib.util.find_spec(package) is None]:
         raise ImportError(f"--format onnx needs {', '.join(missing)}: pip install 'mlc-ext[export]'")
+
+
+def _check_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ImportError(
+            f"--format aoti needs a C++ compiler, such as g++ or the one named by CXX: {error}"
+        ) from error
 
 
 def write_exported(name: str, program: ExportedProgram, metadata: Metadata, path: Path) -> int:

@@ -21,9 +21,9 @@ def batched_rescored_nms(
     pre_nms_top_k: int,
     max_detections: int,
 ):
-    """csrc/rescored_nms.h's contract for what the postprocessor passes: boxes [B, K, 4], scores, quality and labels
-    [B, K], scores and quality not negative, labels neither, no limit before NMS. Equal products: the lower index first,
-    in NonMaxSuppression (of onnxruntime) and TopK (of the standard)."""
+    """The contract of csrc/rescored_nms.h for the inputs of the postprocessor: boxes [B, K, 4]; scores, quality and
+    labels [B, K], none of them negative (but scores of -inf, which are padding); no limit before NMS. Of equal products
+    the lower index is first: TopK is specified so, and NonMaxSuppression of onnxruntime does it."""
     if pre_nms_top_k >= 0 or max_detections < 0:
         raise NotImplementedError("batched_rescored_nms in ONNX: without pre_nms_top_k and with max_detections only")
     int64, axis_1 = INT64.dtype, op.Constant(value_ints=[1])

@@ -64,8 +64,9 @@ class DetectionProgram(nn.Module):
 
 
 class _OneChannel(nn.Module):
-    """A convolution of one output channel, computed as two equal ones. The strides of one channel are those of two
-    memory formats at once; torch.export would decide between them by the example's size, for all sizes."""
+    """A convolution of one output channel, computed as two equal channels of which the first is kept. A tensor of one
+    channel has the strides of both memory formats: torch.export would choose one by the example's size, and use it for
+    all sizes."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
@@ -77,8 +78,8 @@ class _OneChannel(nn.Module):
 
 
 def sizes_may_be_one() -> contextlib.AbstractContextManager[None]:
-    """Within, torch.export and AOTInductor do not take a size for larger than 1 because the example's is: levels may
-    have one cell, a batch one image."""
+    """Within, torch.export and AOTInductor do not assume that a size is larger than 1 because that of the example is:
+    a level may have one cell, a batch one image."""
     return torch.fx.experimental._config.patch(backed_size_oblivious=True)
 
 

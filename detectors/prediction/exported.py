@@ -1,4 +1,4 @@
-"""Files that `mlc-ext export` writes: what they say about themselves, and how they are run from Python."""
+"""Files that `mlc-ext export` writes: their metadata, and how they are run from Python."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Outputs = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an exported file says about itself; in the file every entry is a text, JSON unless it is a str here."""
+    """The metadata of an exported file. In the file each entry is a text: a str as it is, other types as JSON."""
 
     detector: str
     """``model.detector`` of the run."""
@@ -64,8 +64,8 @@ class Metadata:
 
 
 class ExportedDetector:
-    """A detector in an exported file, with what the predictor uses of a
-    :class:`~mlc_ext.detectors.models.dense_detector.DenseDetector`.
+    """The detector of an exported file, with the attributes of
+    :class:`~mlc_ext.detectors.models.dense_detector.DenseDetector` that the predictor reads.
 
     Attributes:
         run: images uint8 [N, 3, H, W] of one size to :data:`Outputs`.
@@ -141,7 +141,7 @@ def _open_program(path: Path) -> ExportedDetector:
     except Exception as error:  # damaged archives raise many types
         raise ValueError(f"{path} cannot be loaded by torch.export of torch {torch.__version__}: {error}") from error
     if not extra[EXTRA_FILE]:
-        raise ValueError(f"{path} was not written by `mlc-ext export` (no {EXTRA_FILE} in it)")
+        raise ValueError(f"{path} was not written by `mlc-ext export` (it has no {EXTRA_FILE})")
     return ExportedDetector(program.module(), Metadata.from_texts(json.loads(extra[EXTRA_FILE]), path))
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from .. import distributed
 from ..config.settings import Config
 from ..data.build import evaluation_transforms
-from ..data.errors import ImageDecodeError
 from ..data.transforms import detection_transforms
 from ..evaluation.measure import to_original
 from ..models.dense_detector import DenseDetector
 from ..runs.load import load_trained, trained_config, trained_detector
+from .batches import detect_in_batches, is_of_one_image, reason
 from .exported import ExportedDetector, is_exported, open_exported
 from .images import find_images, image_ids, is_one_file
 from .pixels import KINDS, Source, read_pixels
@@ -220,7 +220,7 @@ class Predictor:
             image = read_pixels(source)
             return _Read(source, image_id, image, self.resize(image))
         except Exception as error:
-            if not _is_of_one_image(error):
+            if not is_of_one_image(error):
                 raise
             return error
 
@@ -232,22 +232,13 @@ class Predictor:
         self, window: list[_Read | Exception], threshold: float, batch_size: int
     ) -> Iterator[Predicted | Exception]:
         """The outcomes of a window, in its order."""
-        groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
-        for place, part in enumerate(window):
-            if isinstance(part, _Read):
-                # of the same size once padded: other padding would change features and results
-                padded = (-(-side // self.model.size_divisor) for side in part.resized.shape[-2:])
-                groups.setdefault(tuple(padded), []).append((place, part.resized))
-        found: dict[int, dict[str, Tensor] | Exception] = {}
-        for group in groups.values():
-            for start in range(0, len(group), batch_size):
-                places, images = zip(*group[start : start + batch_size], strict=True)
-                found.update(zip(places, self._detect(images), strict=True))
-        for place, part in enumerate(window):
+        resized = [part.resized for part in window if isinstance(part, _Read)]
+        found = iter(detect_in_batches(self.detect, resized, batch_size, self.model.size_divisor))
+        for part in window:
             if isinstance(part, Exception):
                 yield part
                 continue
-            one = found[place]
+            one = next(found)
             yield one if isinstance(one, Exception) else Predicted(part.image, self._result(part, one, threshold))
 
     def _result(self, read: _Read, detections: dict[str, Tensor], threshold: float) -> Detections:
@@ -262,18 +253,6 @@ class Predictor:
             image_id=read.image_id,
         )
 
-    def _detect(self, images: Sequence[Tensor]) -> Sequence[dict[str, Tensor] | Exception]:
-        """:meth:`detect`; a batch that does not fit in memory is taken image by image."""
-        try:
-            return self.detect(images)
-        except Exception as error:
-            if not _is_of_one_image(error):
-                raise
-            failure = error
-        if len(images) == 1:
-            return [failure]
-        return [self._detect([image])[0] for image in images]
-
     @torch.inference_mode()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """The network's detections on images that have been resized, uint8 [3, H_i, W_i], as one batch.
@@ -282,15 +261,3 @@ class Predictor:
             `boxes` [n, 4] xyxy pixels, `labels` [n] and `scores` [n] of each image, on the device, best first.
         """
         return self.model.detect([image.to(self.device) for image in images])[0]
-
-
-def reason(error: Exception) -> str:
-    """An image's error as one line."""
-    return str(error).partition("\n")[0] or "not enough memory"
-
-
-def _is_of_one_image(error: Exception) -> bool:
-    """Whether other images may be predicted on."""
-    if isinstance(error, RuntimeError):
-        return "allocate" in str(error)  # the allocator of CPU or GPU
-    return isinstance(error, (OSError, ImageDecodeError, MemoryError))

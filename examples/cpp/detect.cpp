@@ -2,7 +2,10 @@
 //
 //   detect model.aoti.pt2 photo.ppm [score threshold, default 0.3]
 //
-// The image is a binary PPM (P6), which Pillow writes: Image.open("photo.jpg").convert("RGB").save("photo.ppm").
+// The image is a binary PPM (P6), which Pillow writes:
+//
+//   ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB").save("photo.ppm")
+//
 // NMS in the file is the operator mlc_ext::batched_rescored_nms: this program is linked to libmlc_ext_ops.so, which
 // registers it. A program that is not may load the library by dlopen before the file.
 #include <ATen/ATen.h>

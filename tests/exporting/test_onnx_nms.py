@@ -6,6 +6,7 @@ from torch import nn
 
 import mlc_ext
 from mlc_ext.detectors.exporting.formats import onnx_model
+from mlc_ext.detectors.exporting.program import sizes_may_be_one
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -32,7 +33,7 @@ def sessions():
     sizes = {name: {0: torch.export.Dim("b", min=1), 1: torch.export.Dim("n", min=1)} for name in NAMES}
     for threshold in THRESHOLDS:
         for limit in LIMITS:
-            with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+            with sizes_may_be_one():
                 program = torch.export.export(Nms(threshold, limit), example, dynamic_shapes=sizes)
             model = onnx_model(program, {name: {0: "b", 1: "n"} for name in NAMES}, ("keep", "kept_scores", "counts"))
             domains = {node.domain for node in model.model_proto.graph.node}

@@ -1,6 +1,8 @@
 """Every detector as a program of torch.export, as a file and in ONNX, against the detector itself."""
 
+import copy
 import dataclasses
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,16 +14,18 @@ from mlc_ext.detectors.config.settings import RunConfig
 from mlc_ext.detectors.exporting.check import BOX_TOLERANCE, SCORE_TOLERANCE, Comparison
 from mlc_ext.detectors.exporting.formats import FORMATS, check_possible, write_exported
 from mlc_ext.detectors.exporting.program import OUTPUTS, export_program
+from mlc_ext.detectors.models import fcos
 from mlc_ext.detectors.models.memory_layout import set_memory_layout
-from mlc_ext.detectors.prediction.exported import Metadata, open_exported
+from mlc_ext.detectors.prediction.exported import ExportedDetector, Metadata, open_exported
 
 pytest.importorskip("onnxruntime")
 
 SIZES = [(33, 47), (100, 161), (5, 300), (128, 129), (1, 1)]
 SLOW = pytest.mark.slow
 KINDS = [
-    "fcos",
+    "fcos of 4 levels",  # exported in less time
     "rpn",
+    pytest.param("fcos", marks=SLOW),
     pytest.param("fcos-", marks=SLOW),
     pytest.param("retinanet", marks=SLOW),
     pytest.param("fcos without rescoring", marks=SLOW),
@@ -50,7 +54,11 @@ def spread(detector):
 
 def detector_of(kind: str):
     name, _, rest = kind.partition(" ")
-    if kind == "one class":
+    if kind == "fcos of 4 levels":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fcos, "NUM_LEVELS", 4)
+            detector = build("fcos", extra_levels="p5")
+    elif kind == "one class":
         detector = build("fcos-", num_classes=1, mlc=MLCConfig(ml=False, iur=False))
     elif rest:
         detector = build(name, mlc=MLCConfig(ml=False, iur=False))
@@ -61,10 +69,18 @@ def detector_of(kind: str):
     return spread(detector)
 
 
+class Exported(NamedTuple):
+    detector: nn.Module
+    before: nn.Module
+    """A copy from before the export."""
+    opened: dict[str, ExportedDetector]
+    """Its files by format."""
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def exported(request, tmp_path_factory):
-    """A detector with what its files, by format, give."""
     detector = detector_of(request.param)
+    before = copy.deepcopy(detector)
     program, folder = export_program(detector), tmp_path_factory.mktemp("program")
     opened = {}
     for name in ("torch", "onnx"):
@@ -72,7 +88,7 @@ def exported(request, tmp_path_factory):
         size = write_exported(name, program, metadata(), path)
         assert size == path.stat().st_size and [p.name for p in folder.glob(".*")] == []
         opened[name] = open_exported(path)
-    return detector, opened
+    return Exported(detector, before, opened)
 
 
 def images_of(count: int, height: int, width: int, seed: int = 0) -> list[torch.Tensor]:
@@ -86,7 +102,7 @@ def images_of(count: int, height: int, width: int, seed: int = 0) -> list[torch.
 def test_equal_detections(exported, size, count):
     """In the same order. Proposals have no threshold: of those in the padding, whose scores are equal, the order and so
     the clusters depend on rounding. The ones that rank above are compared."""
-    detector, opened = exported
+    detector, opened = exported.detector, exported.opened
     images = images_of(count, *size)
     in_padding = 0.25 if hasattr(detector.head, "iou_logits") else 0.5
     lowest = in_padding + 0.05 if detector.class_agnostic else 0.0
@@ -114,7 +130,7 @@ def test_equal_detections(exported, size, count):
 
 
 def test_outputs_have_one_size_and_end_in_zeros(exported):
-    detector, opened = exported
+    detector, opened = exported.detector, exported.opened
     most = detector.postprocessor.max_detections
     for file in opened.values():
         for size in SIZES:
@@ -135,14 +151,14 @@ def test_outputs_have_one_size_and_end_in_zeros(exported):
 
 
 def test_metadata_comes_back(exported):
-    _, opened = exported
+    opened = exported.opened
     assert opened["torch"].metadata == metadata()
     assert opened["onnx"].metadata == dataclasses.replace(metadata(), opset=18)
 
 
 def test_other_postprocessing(tmp_path):
     """Few detections, none above the threshold in an image; IoU-guided NMS, which ONNX has not."""
-    detector, images = detector_of("fcos"), images_of(3, 100, 161)
+    detector, images = detector_of("fcos of 4 levels"), images_of(3, 100, 161)
     detector.postprocessor = dataclasses.replace(detector.postprocessor, nms="iou")
     with torch.inference_mode():
         lowest, second = sorted(float(one["scores"][0]) for one in detector(images))[:2]
@@ -160,10 +176,11 @@ def test_other_postprocessing(tmp_path):
         check_possible("onnx", detector)
 
 
-def test_the_detector_stays_as_it_is():
-    detector = detector_of("fcos")
-    state, hooks = {k: v.clone() for k, v in detector.state_dict().items()}, len(detector.backbone._forward_pre_hooks)
-    export_program(detector)
-    assert len(detector.backbone._forward_pre_hooks) == hooks == 1
-    assert all(torch.equal(v, state[k]) for k, v in detector.state_dict().items())
-    assert isinstance(detector.head.iou_logits, nn.Conv2d)
+def test_the_detector_stays_as_it_is(exported):
+    detector, before = exported.detector, exported.before
+    assert len(detector.backbone._forward_pre_hooks) == len(before.backbone._forward_pre_hooks) == 1
+    state, expected = detector.state_dict(), before.state_dict()
+    assert state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in state)
+    assert all(state[key].stride() == expected[key].stride() for key in state)  # the memory layout
+    assert [type(m) for m in detector.modules()] == [type(m) for m in before.modules()]
+    assert detector.postprocessor == before.postprocessor and not detector.training

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 from PIL import Image
 from untrained import write_checkpoint
 
 from mlc_ext.detectors import export, load, predict
 from mlc_ext.detectors.exporting import formats
 from mlc_ext.detectors.prediction.exported import open_exported
+from mlc_ext.detectors.prediction.pixels import read_pixels
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -91,10 +93,15 @@ def test_predict_takes_it(run, tmp_path, capsys):
     assert "boxes on 3 of 3 images" in capsys.readouterr().out
 
 
-def test_the_snippet_of_the_documentation(run, tmp_path, monkeypatch, capsys):
-    folder, *_ = run
+@pytest.fixture(scope="module")
+def snippet():
+    """The Python code of docs/export.md for ONNX Runtime."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
-    snippet = next(part for part in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in part)
+    return next(part for part in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime" in part)
+
+
+def test_the_snippet_of_the_documentation(run, snippet, tmp_path, monkeypatch, capsys):
+    folder, *_ = run
     (tmp_path / "model.onnx").symlink_to(folder / "model.onnx")
     with Image.open(folder / "photos" / "1.png") as photo:
         photo.resize((180, 140)).save(tmp_path / "photo.jpg")  # as the network takes it: Pillow's scaling rounds apart
@@ -105,6 +112,26 @@ def test_the_snippet_of_the_documentation(run, tmp_path, monkeypatch, capsys):
     assert len(lines) == len(expected) > 5
     assert [line.split()[0] for line in lines] == expected.names
     assert [float(line.split()[1]) for line in lines] == [round(float(score), 3) for score in expected.scores]
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation"), [((90, 60), 1), ((90, 61), 6), ((601, 77), 1), ((33, 470), 8), ((1001, 699), 3)], ids=str
+)
+def test_the_snippet_reads_and_resizes_as_predict(run, snippet, tmp_path, monkeypatch, size, orientation):
+    folder, *_ = run
+    (tmp_path / "model.onnx").symlink_to(folder / "model.onnx")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    coarse = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size).save(tmp_path / "photo.jpg", exif=exif)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(snippet, names)
+    own, expected = torch.from_numpy(names["images"][0]), load("model.onnx").resize(read_pixels("photo.jpg"))
+    assert own.shape == expected.shape and (own.int() - expected.int()).abs().max() <= 1
+    height, width = read_pixels("photo.jpg").shape[1:]
+    ratios = [width / expected.shape[2], height / expected.shape[1]] * 2
+    assert names["to_photo"] == pytest.approx(np.array(ratios, np.float32))
 
 
 def test_other_formats_refuse_its_file(run, tmp_path):
@@ -135,6 +162,7 @@ def test_other_formats_refuse_its_file(run, tmp_path):
         (["absent.pt"], "no checkpoint absent.pt"),
         (["FOLDER/model.onnx"], "model.onnx is exported already"),
         (["RUN", "--check", "absent.png"], "no image or folder absent.png"),
+        (["RUN", "--check", "FOLDER/model.onnx"], "model.onnx: cannot be decoded"),
     ],
 )
 def test_refusals(run, capsys, arguments, message):
@@ -155,3 +183,12 @@ def test_missing_packages(run, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"needs onnxruntime: pip install 'mlc-ext\[export\]'"):
         load(folder / "model.onnx")
+
+
+def test_missing_compiler(run, capsys):
+    folder, checkpoint, *_ = run
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/absent/g++")}):
+        assert export.main([str(checkpoint), "--format", "aoti", "--out", str(folder / "z.pt2")], "mlc-ext export") == 2
+    error = capsys.readouterr().err
+    assert "--format aoti needs a C++ compiler" in error and "/absent/g++" in error and error.count("\n") == 1
+    assert not (folder / "z.pt2").exists()

@@ -25,7 +25,7 @@ from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
 from mlc_ext.detectors.evaluation.measure import measure
 from mlc_ext.detectors.evaluation.metrics_table import REPORTED, shown
-from mlc_ext.detectors.models.dense_detector import prepare_targets
+from mlc_ext.detectors.models.targets import prepare_targets
 from mlc_ext.detectors.reporting.charts import legend_name, thinned
 from mlc_ext.detectors.reporting.embedded_images import Pictures
 from mlc_ext.detectors.reporting.gallery import find_groups
