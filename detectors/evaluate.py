@@ -24,6 +24,7 @@ import json
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say
+from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
 from mlc_ext.detectors.evaluation.confusion import SCORE_THRESHOLD
 from mlc_ext.detectors.evaluation.explanation import Explanation, as_text, explain
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
             loaded = load_for_evaluation(
                 options.run, options.data, options.device, settings=options.set, split=options.split
             )
-            say(f"{options.split or 'validation'} set: {Path(loaded.dataset.annotation_file).absolute()}")
+            say(f"{options.split or 'validation'} set: {_shown(loaded.dataset)}")
             writer = None if options.predictions is None else prediction_writer(loaded)
             once = measure_once(loaded, options.batch_size, again=options.again, writer=writer)
             if once.reused:
@@ -131,6 +132,11 @@ def _ending(options: argparse.Namespace, folder: Path, kept: Path | None, prog: 
     if (folder / "config.json").is_file():
         lines.append(f"next: {command(prog, 'report', folder)}")
     return "\n".join(lines)
+
+
+def _shown(dataset: CocoDetection) -> str:
+    """The annotation file as an absolute path, and the part of it that is used."""
+    return f"{dataset.annotation_file.absolute()}{dataset.name.removeprefix(str(dataset.annotation_file))}"
 
 
 def _check(options: argparse.Namespace) -> None:

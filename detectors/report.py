@@ -26,6 +26,8 @@ from collections.abc import Sequence
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
+from mlc_ext.detectors.data.errors import DatasetNotFound
+from mlc_ext.detectors.data.paths import require_split
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, charts_folder, check_page, require_matplotlib
@@ -100,6 +102,8 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if options.data is not None and not Path(options.data).is_dir():
         raise FileNotFoundError(f"no data folder {options.data}")
+    if options.data is not None:
+        require_split(options.data)
     check_page(options.out)
 
 
@@ -148,9 +152,15 @@ def _examine(run: Run, **options) -> Findings | None:
     if not run.checkpoint.is_file():
         run.notes.append(f"no {run.checkpoint.name}: the page has its history alone")
         return None
-    with program_errors(lambda error: run.notes.append(f"not evaluated, the page has its history alone: {error}")):
+    with program_errors(
+        lambda error: run.notes.append(f"not evaluated, the page has its history alone: {_line(error)}")
+    ):
         return examine(run, **options)
     return None
+
+
+def _line(error: Exception) -> str:
+    return error.short if isinstance(error, DatasetNotFound) else str(error)
 
 
 if __name__ == "__main__":

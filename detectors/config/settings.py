@@ -22,6 +22,10 @@ ASSIGNERS = ("atss", "task_aligned", "sim_ota", "paa", "mal")
 
 CLS_LOSSES = ("focal", "quality_focal", "varifocal")
 
+TOWER_NORMS = ("gn", "gn_bias")
+
+EXTRA_LEVELS = ("c5", "c5_relu", "p5", "p5_relu")
+
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0")
 """Beside ``timm:NAME``, a model of timm."""
 
@@ -41,18 +45,30 @@ class ModelConfig:
     weights: str | None = None
     """ImageNet weights to start from: the path of a file of torchvision's, "imagenet" for the weights in the package of
     efficientnet_lite0 or of timm, or None for random weights."""
+    init: str | None = None
+    """A trained detector to start from (--init): a checkpoint or the folder of a run, or a file of torchvision's or
+    MMDetection's FCOS, RetinaNet, RPN or Faster R-CNN. It replaces model.weights. None: only the backbone may start
+    from trained weights."""
     frozen_stages: int | None = None
     """Stages of the backbone that are not trained: 0 none, 1 the stem, 2 the stem and the first stage, ..., 5 all;
-    None: 2 with weights, else 0."""
+    None: 2 with weights or init, else 0."""
     norm: str | None = None
     """Batch norm of the backbone: "bn" is trained, "frozen_bn" keeps its statistics, "fixed" trains nothing of it;
-    None: "frozen_bn" with weights, else "bn"."""
+    None: "frozen_bn" with weights or init, else "bn"."""
     style: str = "pytorch"
     """Which convolution of a ResNet's bottleneck has the stride: "pytorch" (the 3x3) or "caffe" (the first 1x1)."""
     fpn_channels: int = 256
     """Channels of the feature pyramid and of the head's towers; a multiple of 32 for heads with group norm (FCOS)."""
     num_convs: int = 4
     """3x3 convolutions in each tower of the head; RPN always has one."""
+    tower_norm: str | None = None
+    """FCOS, RetinaNet: norm in the towers of the head, "gn" (group norm after convolutions without bias) or "gn_bias"
+    (with bias, as torchvision's FCOS); None: "gn" for FCOS, no norm for RetinaNet."""
+    extra_levels: str | None = None
+    """FCOS, RetinaNet: what P6 is computed from, "c5" or "p5"; "c5_relu" and "p5_relu" have a ReLU between P6 and P7.
+    None: "p5_relu" for FCOS, "c5" for RetinaNet."""
+    torchvision_anchors: bool = False
+    """RetinaNet, RPN: anchors of whole pixels, as torchvision's; not with mmdet1."""
     box_loss: str = "iou"
     """FCOS: "iou" (-log IoU), "giou" or "linear_iou"."""
     center_sampling_radius: float | None = None
@@ -93,6 +109,8 @@ class ModelConfig:
             box_loss=("iou", "giou", "linear_iou"),
             centerness_on=("cls", "reg"),
             nms=("rescored", "iou"),
+            tower_norm=TOWER_NORMS,
+            extra_levels=EXTRA_LEVELS,
             assigner=ASSIGNERS,
             cls_loss=CLS_LOSSES,
         )
@@ -109,6 +127,8 @@ class ModelConfig:
             smooth_l1_beta=NOT_NEGATIVE,
             nms_threshold=SHARE,
         )
+        if self.torchvision_anchors and self.mmdet1:
+            raise ValueError("model.torchvision_anchors and model.mmdet1 are different anchors, got both")
 
     @property
     def class_agnostic(self) -> bool:
@@ -121,7 +141,7 @@ class DataConfig:
     """Images, annotations and how they are loaded."""
 
     data: str | None = None
-    """Folder of a data set in COCO's format; None: one is generated."""
+    """Folder of a data set in COCO's format, in any layout of detectors/data/layouts.py; None: one is generated."""
     train_images: str | None = None
     """Folder of the training images; None: found in data.data."""
     train_annotations: str | None = None
@@ -130,6 +150,12 @@ class DataConfig:
     """Folder of the validation images; None: found in data.data."""
     val_annotations: str | None = None
     """COCO JSON of the validation images; None: found in data.data."""
+    val_fraction: float | None = None
+    """For data without a validation split: the share of the training images that is held out for validation, for
+    example 0.2. A hash of the file names and val_seed chooses them: the choice is the same on every machine, and adding
+    images does not change it. None: the data have a validation split."""
+    val_seed: int = 0
+    """Seed of val_fraction, separate from run.seed: runs of several seeds have the same validation images."""
     categories: tuple[str, ...] | None = None
     """Names of the categories to train and evaluate on: "person, car", or a YAML list in which names with commas, and
     names such as none, are quoted: '["car (parked)", "lamp, desk", "none"]'. None (as text "~"): all."""
@@ -175,6 +201,8 @@ class DataConfig:
             short_side=_SIDE,
             long_side=_SIDE,
             eval_short_side=_SIDE,
+            val_fraction=Range(0, 1, low_open=True, high_open=True),
+            val_seed=Range(0, 2**63 - 1),
             flip=SHARE,
             limit_train=COUNT,
             workers=Range(0, 1024),

@@ -13,6 +13,8 @@ def with_split(config: Config, name: str | None) -> Config:
     """``config`` with the split ``name`` as validation set: "train" and "val" are those of the settings, any other is
     looked for in the folder ``data.data``. None: ``config`` itself.
 
+    With ``data.val_fraction`` "train" are the images that are trained on, and "val" those held out.
+
     Raises ValueError or FileNotFoundError if there is no such split.
     """
     if name is None:
@@ -24,5 +26,5 @@ def with_split(config: Config, name: str | None) -> Config:
     if config.data.data is None:
         raise ValueError(f"no split {name!r}: the data are not a folder with splits (data.data is not set)")
     images, annotations = find_split(config.data.data, name)
-    config = override(config, "data.val_is_train", False)
+    config = override(override(config, "data.val_is_train", False), "data.val_fraction", None)
     return override(override(config, "data.val_images", str(images)), "data.val_annotations", str(annotations))

@@ -19,6 +19,7 @@ from ..data.build import (
     verify,
 )
 from ..data.coco.trained import require_trained
+from ..initialization.initialize import weights_from_init
 from ..models.build import build_model
 from ..runs.checkpoint import NAME, as_misfit
 from ..runs.folder import RunFolder
@@ -45,6 +46,7 @@ class Trainer:
         self.main = distributed.is_main()
         self.progress = progress and self.main
         self.iteration = 0
+        self._started = config.model.init is None
         self.folder = RunFolder(config.run.out)
         with distributed.together():
             self.folder.open()
@@ -186,10 +188,26 @@ class Trainer:
                 self.stepper.load_state_dict(state)
                 self.loader.load_state_dict(state["loader"])
         self.iteration, self.metrics.entries = state["iteration"], state["history"]
+        self._started = True
         self.folder.resumed(path, self.iteration)
         return path
 
+    def start_from_init(self) -> str | None:
+        """Starts from the detector of ``model.init`` and returns the table of what was taken; :meth:`run` does too.
+
+        None if there is nothing to do: no such setting, or the run has started or was resumed. Errors as for
+        :func:`weights_from_init`.
+        """
+        if self._started:
+            return None
+        tensors, table = weights_from_init(self.config.model, self.model, self.train_set.category_names)
+        self.stepper.start_from(tensors)
+        self._started = True
+        LOG.info("%s", table)
+        return table
+
     def _begin(self) -> None:
+        self.start_from_init()
         self.folder.begin(self.config)
         self.metrics.start()
         self.log.start(self.iteration)

@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..printable import printable
 from .charts import Chart
 
 _HERE = Path(__file__).parent
@@ -16,7 +17,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-
 
 def text(value: object) -> str:
     """A value for HTML's text and quoted attributes; what does not print becomes ?."""
-    return html.escape("".join(c if c.isprintable() else "?" for c in str(value)), quote=True)
+    return html.escape(printable(str(value)), quote=True)
 
 
 def document(title: str, sections: Sequence[tuple[str, str, str]], script: str = "", legend: str = "") -> str:

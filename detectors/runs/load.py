@@ -16,6 +16,7 @@ from ..config.settings import Config
 from ..data.build import CACHE, build_validation_set, verify
 from ..data.coco.dataset import CocoDetection
 from ..data.coco.trained import label_as_trained
+from ..data.paths import has_validation_split
 from ..data.splits import with_split
 from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
@@ -43,8 +44,9 @@ def load_trained(path: Path) -> tuple[Path, dict]:
 
 
 def trained_config(state: dict) -> Config:
-    """The configuration of a checkpoint, without ``model.weights``: the checkpoint contains the trained weights."""
-    return override(from_dict(state["config"]), "model.weights", None)
+    """The configuration of a checkpoint, without ``model.weights`` and ``model.init``: the checkpoint contains the
+    trained weights."""
+    return override(override(from_dict(state["config"]), "model.weights", None), "model.init", None)
 
 
 def trained_detector(path: Path, state: dict, config: Config, device: torch.device) -> DenseDetector:
@@ -92,6 +94,8 @@ def load_for_evaluation(
             config = override(config, "data.data", data)
             for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
                 config = override(config, f"data.{name}", None)  # those of the run would take precedence
+            if has_validation_split(data):  # no part has to be held out
+                config = override(config, "data.val_fraction", None)
         config = with_split(assign(config, settings), split)
         target = distributed.pick_device(device)
         dataset = build_validation_set(config, CACHE)

@@ -28,7 +28,7 @@ from mlc_ext.detectors.evaluation.error_shares import KINDS
 from mlc_ext.detectors.evaluation.explanation import explain
 from mlc_ext.detectors.evaluation.measure import measure
 from mlc_ext.detectors.evaluation.metrics_table import REPORTED, shown
-from mlc_ext.detectors.models.dense_detector import prepare_targets
+from mlc_ext.detectors.models.targets import prepare_targets
 from mlc_ext.detectors.reporting.charts import legend_name, thinned
 from mlc_ext.detectors.reporting.embedded_images import Pictures
 from mlc_ext.detectors.reporting.gallery import find_groups
