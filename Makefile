@@ -25,7 +25,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CMAKE := $(or $(shell command -v cmake),$(VENV)/bin/cmake)
 SOURCES := setup.py pyproject.toml mlc_ext/_build_flags.py mlc_ext/_version.py \
   $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-CXX_FILES := $(shell find csrc tests tools benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find csrc tests tools benchmarks examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # Workers share the cores: one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mlc_ext.detectors.config.overrides import override  # noqa: E402
 from mlc_ext.detectors.config.settings import Config  # noqa: E402
-from mlc_ext.detectors.models.dense_detector import DenseDetector, prepare_targets  # noqa: E402
+from mlc_ext.detectors.models.dense_detector import DenseDetector  # noqa: E402
+from mlc_ext.detectors.models.targets import prepare_targets  # noqa: E402
 
 NUM_CLASSES = 80
 BOXES_PER_IMAGE = 7

@@ -31,14 +31,17 @@ def load(checkpoint: str | os.PathLike[str], device: str = "auto") -> Predictor:
     Where the run kept averaged weights (``schedule.ema``), they are used, as in evaluation.
 
     Args:
-        checkpoint: a run's folder, for its best.pt (``run.best_metric``) or else its newest usable checkpoint; or a
-            checkpoint's file.
+        checkpoint: a run's folder, for its best.pt (``run.best_metric``) or else its newest usable checkpoint; a
+            checkpoint's file; or a file of `mlc-ext export` (.onnx or .pt2; a .pt2 file is code: open trusted ones
+            only).
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is one.
 
     Raises:
         FileNotFoundError: no such file, or a folder without checkpoints.
-        ValueError: not a checkpoint of this project, or a device that does not exist.
-        ImportError: a package is missing; ``pip install 'mlc-ext[detectors]'`` installs those that all detectors need.
+        ValueError: not a checkpoint of this project, or a device that does not exist or, for an exported file, is not
+            the CPU.
+        ImportError: a package is missing; ``pip install 'mlc-ext[detectors]'`` installs those that all detectors need,
+            ``'mlc-ext[export]'`` what exported files need.
     """
     from .prediction.predictor import Predictor
 

@@ -12,10 +12,16 @@ PROGRAMS = {
     "train": "train a detector, with or without the method",
     "evaluate": "COCO metrics and score-IoU correlations of a checkpoint",
     "predict": "run a checkpoint on images: drawings and COCO results",
+    "export": "write a checkpoint as ONNX, .pt2 or an AOTInductor package",
     "report": "compare runs in one HTML page",
+    "data": "what a data set has: counts, problems, and a picture with its boxes",
+    "convert": "write a data set of YOLO's or Pascal VOC's format in COCO's format",
     "divergence": "rank correlation of score and IoU of any detector's results file",
 }
-"""Modules of this package with a ``main(arguments)`` -> exit code; what each does."""
+"""What each program does. Its module in this package has a ``main(arguments)`` -> exit code."""
+
+MODULES = {"data": "check_data"}
+"""Modules that are not called like their program: ``data`` is a package."""
 
 NEEDED = ("pycocotools", "PIL", "yaml", "tqdm")
 """Modules of the packages that the extra ``detectors`` installs."""
@@ -34,7 +40,7 @@ def main() -> None:
     if missing := [module for module in NEEDED if importlib.util.find_spec(module) is None]:
         print(f"mlc-ext: {', '.join(missing)} not found: pip install 'mlc-ext[detectors]'", file=sys.stderr)
         raise SystemExit(2)
-    module = importlib.import_module(f"{__package__}.{name}")  # one alone: each imports for seconds
+    module = importlib.import_module(f"{__package__}.{MODULES.get(name, name)}")  # one alone: each imports for seconds
     from . import distributed
 
     distributed.end_program(module.main(arguments, f"mlc-ext {name}"))

@@ -7,13 +7,13 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from . import distributed
-from .data.errors import DataError
+from .data.errors import DataError, DatasetNotFound
 from .data.loading.worker_processes import death_of_worker
 from .engine.nonfinite import NonFiniteLoss
 
@@ -72,15 +72,27 @@ def say(text: str) -> None:
 
 
 def print_error(prog: str, error: object) -> None:
-    """Prints an error, or its text, as one line on stderr, with the rank if it is not 0.
+    """Prints an error, or its text, as one line on stderr, with the rank if it is not 0. DatasetNotFound keeps its
+    lines.
 
     An error that all ranks have is printed by rank 0 only.
     """
     rank = distributed.rank()
     if rank and isinstance(error, (distributed.SetupError, distributed.LostPeer)):
         return
-    text = " ".join(str(error).split()) or type(error).__name__
+    has_lines = isinstance(error, DatasetNotFound) or isinstance(getattr(error, "__cause__", None), DatasetNotFound)
+    text = str(error) if has_lines else " ".join(str(error).split()) or type(error).__name__
     print(f"{prog}: {f'rank {rank}: ' if rank else ''}{text}", file=sys.stderr, flush=True)
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table: the first column left-aligned, the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 @contextlib.contextmanager

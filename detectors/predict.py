@@ -38,7 +38,11 @@ from mlc_ext.detectors.runs.log_file import show_warnings
 
 def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argparse.Namespace:
     parser = make_parser(prog, __doc__)
-    parser.add_argument("checkpoint", type=Path, help="a run's folder (its best.pt, else checkpoint.pt), or a file")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="a run's folder (its best.pt, else checkpoint.pt), a checkpoint, or a file of `mlc-ext export`",
+    )
     parser.add_argument("images", type=_path, nargs="+", metavar="IMAGE|FOLDER|PATTERN", help="what to predict on")
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
     parser.add_argument("--recursive", action="store_true", help="folders within folders too")

@@ -26,10 +26,19 @@ from collections.abc import Sequence
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
+from mlc_ext.detectors.data.errors import DatasetNotFound
+from mlc_ext.detectors.data.paths import require_split
 from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, charts_folder, check_page, require_matplotlib
-from mlc_ext.detectors.reporting.curves import loss_charts, metric_charts, precision_charts, recall_charts
+from mlc_ext.detectors.reporting.class_charts import class_charts, error_charts
+from mlc_ext.detectors.reporting.curves import (
+    legend_charts,
+    loss_charts,
+    metric_charts,
+    precision_charts,
+    recall_charts,
+)
 from mlc_ext.detectors.reporting.embedded_images import Pictures
 from mlc_ext.detectors.reporting.page import build_page
 from mlc_ext.detectors.reporting.run_evaluation import Findings, examine, note_other_data, take_metrics
@@ -93,6 +102,8 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if options.data is not None and not Path(options.data).is_dir():
         raise FileNotFoundError(f"no data folder {options.data}")
+    if options.data is not None:
+        require_split(options.data)
     check_page(options.out)
 
 
@@ -115,7 +126,9 @@ def make_report(
         take_metrics(run, findings[-1], data)
     note_other_data(runs)
     curves = [None if found is None else found.curves for found in findings]
+    details = [None if found is None else found.explanation for found in findings]
     charts = {
+        "legend": legend_charts(runs),
         "losses": loss_charts(runs),
         "metrics": metric_charts(runs),
         "scatter": [
@@ -125,9 +138,11 @@ def make_report(
             for chart in scatter_charts(found.divergence, k + 1, COLORS[k % len(COLORS)])
         ],
         "curves": [
-            *precision_charts(runs, [each if isinstance(each, PrecisionCurves) else None for each in curves]),
-            *recall_charts(runs, [each if isinstance(each, RecallCurves) else None for each in curves]),
+            *precision_charts([each if isinstance(each, PrecisionCurves) else None for each in curves]),
+            *recall_charts([each if isinstance(each, RecallCurves) else None for each in curves]),
         ],
+        "errors": error_charts(details),
+        "classes": [chart for k, each in enumerate(details, 1) if each is not None for chart in class_charts(each, k)],
     }
     return build_page(runs, findings, charts, pictures), [chart for part in charts.values() for chart in part]
 
@@ -137,9 +152,15 @@ def _examine(run: Run, **options) -> Findings | None:
     if not run.checkpoint.is_file():
         run.notes.append(f"no {run.checkpoint.name}: the page has its history alone")
         return None
-    with program_errors(lambda error: run.notes.append(f"not evaluated, the page has its history alone: {error}")):
+    with program_errors(
+        lambda error: run.notes.append(f"not evaluated, the page has its history alone: {_line(error)}")
+    ):
         return examine(run, **options)
     return None
+
+
+def _line(error: Exception) -> str:
+    return error.short if isinstance(error, DatasetNotFound) else str(error)
 
 
 if __name__ == "__main__":

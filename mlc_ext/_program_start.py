@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 
-_PROGRAMS = ("train.py", "evaluate.py", "predict.py", "report.py", "divergence.py")
+_PROGRAMS = {f"{name}.py" for name in "train evaluate predict export report check_data convert divergence".split()}
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 

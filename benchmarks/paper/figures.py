@@ -147,8 +147,8 @@ def draw_ap_by_iou(plt, found: Found):
                 axes[0][k].fill_between(IOUS, gains.min(axis=0), gains.max(axis=0), color=color, alpha=0.12, lw=0)
         axes[0][k].axhline(0, color="black", lw=0.8)
         axes[0][k].set_xlabel("IoU threshold")
-        axes[0][k].legend(fontsize=7, framealpha=0.5)
-    figure.set_size_inches(1 + 3.9 * len(groups), 3.6)
+        axes[0][k].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # clear of the curves
+    figure.set_size_inches(1 + 3.9 * len(groups), 4.1)
     return figure
 
 

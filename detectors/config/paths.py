@@ -9,6 +9,7 @@ from .settings import Config
 
 PATHS = (
     "model.weights",
+    "model.init",
     "data.data",
     "data.train_images",
     "data.train_annotations",

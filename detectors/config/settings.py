@@ -10,7 +10,7 @@ from mlc_ext import MLCConfig
 
 from .paper_schedule import milestones
 from .sections.data import DataConfig
-from .sections.model import ASSIGNERS, BACKBONES, CLS_LOSSES, ModelConfig
+from .sections.model import ASSIGNERS, BACKBONES, CLS_LOSSES, EXTRA_LEVELS, TOWER_NORMS, ModelConfig
 from .sections.run import DEVICE, RunConfig
 from .sections.schedule import PRECISIONS, ScheduleConfig
 
@@ -19,7 +19,9 @@ __all__ = [
     "BACKBONES",
     "CLS_LOSSES",
     "DEVICE",
+    "EXTRA_LEVELS",
     "PRECISIONS",
+    "TOWER_NORMS",
     "Config",
     "DataConfig",
     "ModelConfig",

@@ -13,6 +13,8 @@ from .. import distributed
 from ..config.settings import Config
 from .augmentation.pipeline import training_transforms, with_mosaics
 from .coco.dataset import CocoDetection
+from .coco.part import Part
+from .errors import DatasetNotFound
 from .generated.dataset import generate
 from .loading.loader import DetectionLoader, build_loader
 from .paths import DatasetPaths, find_dataset
@@ -52,23 +54,35 @@ def evaluation_transforms(config: Config) -> Compose:
 def build_datasets(config: Config, cache: Path, *, progress: bool = False) -> tuple[CocoDetection, CocoDetection]:
     """-> (training set, validation set), not yet verified, with the same classes unless the detector is class-agnostic.
 
-    ValueError if there is no object to train on, or if the classes have other names.
+    ValueError if there is no object to train on, if the classes have other names, or if settings exclude each other.
     """
-    data, paths = config.data, dataset_paths(config, cache)
-    train = CocoDetection(
-        paths.train_images,
-        paths.train_annotations,
-        transforms=training_transforms(data),
-        keep_empty=data.keep_empty,
-        limit=data.limit_train,
-        **_common(config, progress),
-    )
+    data = config.data
+    if data.val_fraction is not None and data.val_is_train:
+        raise ValueError("data.val_fraction holds images out, data.val_is_train evaluates on the training images")
+    if data.val_fraction is None and not data.val_is_train:
+        dataset_paths(config, cache)  # reports both splits if both are missing
+    train = build_training_set(config, cache, progress=progress)
     require_objects(train)
     val = build_validation_set(config, cache, progress=progress)
     if not config.model.class_agnostic:
         val.label_as(train.classes.categories, str(train.annotation_file))
     log_warnings(train, val)
     return train, val
+
+
+def build_training_set(config: Config, cache: Path, *, progress: bool = False) -> CocoDetection:
+    """The training set, which may have no object; without the images that ``data.val_fraction`` holds out."""
+    data = config.data
+    paths = dataset_paths(config, cache, ("train",))
+    return CocoDetection(
+        paths.train_images,
+        paths.train_annotations,
+        transforms=training_transforms(data),
+        keep_empty=data.keep_empty,
+        limit=data.limit_train,
+        part=_part(config, cache, held_out=False),
+        **_common(config, progress),
+    )
 
 
 def log_warnings(*datasets: CocoDetection) -> None:
@@ -133,21 +147,49 @@ def verify(config: Config, *datasets: CocoDetection, progress: bool = False) -> 
 
 
 def build_validation_set(config: Config, cache: Path, *, progress: bool = False) -> CocoDetection:
-    """The validation set; with ``data.val_is_train`` the training images.
+    """The validation set; with ``data.val_fraction`` the images held out, with ``data.val_is_train`` the training
+    images.
 
-    ValueError if it has annotations, but none can be used.
+    ValueError if it has annotations, but none can be used; if ``data.val_fraction`` holds out no object, or contradicts
+    other settings or the data.
     """
-    split = "train" if config.data.val_is_train else "val"
+    part = _part(config, cache, held_out=not config.data.val_is_train)
+    split = "val" if part is None and not config.data.val_is_train else "train"
     paths = dataset_paths(config, cache, (split,))
     dataset = CocoDetection(
         getattr(paths, f"{split}_images"),
         getattr(paths, f"{split}_annotations"),
         transforms=evaluation_transforms(config),
         limit=config.data.validation_limit,
+        part=part,
         **_common(config, progress),
     )
     require_usable(dataset)
+    if part is not None:
+        if not dataset.num_objects:
+            raise ValueError(f"no object to evaluate on in {dataset.summary()}")
+        _LOG.info("validation images: %d, %s", len(dataset), part)
     return dataset
+
+
+def _part(config: Config, cache: Path, *, held_out: bool) -> Part | None:
+    """The part of the training images that ``data.val_fraction`` means; None without it.
+
+    ValueError if the settings or the data have a validation split too.
+    """
+    data = config.data
+    if data.val_fraction is None:
+        return None
+    split = data.val_annotations or data.val_images
+    if split is None:
+        try:
+            split = dataset_paths(config, cache, ("val",)).val_annotations
+        except DatasetNotFound:
+            return Part(data.val_fraction, data.val_seed, held_out)
+    raise ValueError(
+        f"data.val_fraction={data.val_fraction:g} is for data without a validation split, but there is one: {split} "
+        "(data.val_fraction=none uses it)"
+    )
 
 
 def require_usable(dataset: CocoDetection) -> None:

@@ -11,6 +11,13 @@ class ImageDecodeError(ValueError):
     """The bytes are not a complete image, or the image does not have the size that the annotations give."""
 
 
+class DatasetNotFound(FileNotFoundError):
+    """The files of a data set were not found. The message has several lines, which programs print as they are."""
+
+    short = "data set not found"
+    """The message in a line, without the places that were looked for."""
+
+
 class DataError(RuntimeError):
     """The data cannot be loaded any more."""
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mlc_ext.losses import reduce_mean
 
-from ..models.dense_detector import Target
+from ..models.targets import Target
 from ..runs.log_file import LOG
 from ..runs.metrics_log import SHORT_NAMES, MetricsLog
 from ..visualization.tensorboard import Watch

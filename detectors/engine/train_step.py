@@ -112,6 +112,12 @@ class Stepper:
             "ema": None if self.average is None else self.average.state_dict(),
         }
 
+    def start_from(self, tensors: dict[str, Tensor]) -> None:
+        """Replaces weights before the first step; the averages start from them too."""
+        self.model.load_state_dict(tensors, strict=False)
+        if self.average is not None:
+            self.average.model.load_state_dict(self.model.state_dict())
+
     def load_state_dict(self, state: dict) -> None:
         """Restores :meth:`state_dict`. Averages or a loss scale that the state lacks start anew."""
         self.model.load_state_dict(state["model"])

@@ -19,6 +19,7 @@ from ..data.build import (
     verify,
 )
 from ..data.coco.trained import require_trained
+from ..initialization.initialize import weights_from_init
 from ..models.build import build_model
 from ..runs.best import BestCheckpoint
 from ..runs.checkpoint import NAME, as_misfit
@@ -47,6 +48,7 @@ class Trainer:
         self.progress = progress and self.main
         self.iteration = 0
         self.ended_early: str | None = None
+        self._started = config.model.init is None
         self.folder = RunFolder(config.run.out)
         with distributed.together():
             self.folder.open()
@@ -199,6 +201,7 @@ class Trainer:
                 self.stepper.load_state_dict(state)
                 self.loader.load_state_dict(state["loader"])
         self.iteration, self.metrics.entries = state["iteration"], state["history"]
+        self._started = True
         self.folder.resumed(path, self.iteration)
         return path
 
@@ -208,7 +211,22 @@ class Trainer:
             where = "" if distributed.world_size() == 1 else ", in this process's share of the images"
             LOG.info("%d boxes left out of crops and mosaics in this epoch%s", self.loader.cut, where)
 
+    def start_from_init(self) -> str | None:
+        """Starts from the detector of ``model.init`` and returns the table of what was taken; :meth:`run` does too.
+
+        None if there is nothing to do: no such setting, or the run has started or was resumed. Errors as for
+        :func:`weights_from_init`.
+        """
+        if self._started:
+            return None
+        tensors, table = weights_from_init(self.config.model, self.model, self.train_set.category_names)
+        self.stepper.start_from(tensors)
+        self._started = True
+        LOG.info("%s", table)
+        return table
+
     def _begin(self) -> None:
+        self.start_from_init()
         self.folder.begin(self.config)
         if self.main:
             self.best.begin(self.metrics.entries, self.folder.resumed_from)

@@ -63,6 +63,21 @@ class PrecisionCurves(NamedTuple):
         return self.precision.mean(1)
 
 
+class ClassCurves(NamedTuple):
+    """Precision and recall of all areas by class; NaN for a class without objects."""
+
+    categories: list[int]
+    """The K category ids, sorted."""
+    ious: np.ndarray
+    """[T] IoU thresholds."""
+    recalls: np.ndarray
+    """[R] recall levels."""
+    precision: np.ndarray
+    """[T, R, K]."""
+    recall: np.ndarray
+    """[T, K] the largest recall."""
+
+
 class RecallCurves(NamedTuple):
     """Recall of proposals; NaN without objects."""
 
@@ -125,6 +140,26 @@ class _Collector:
             for image_id, row in part.items():
                 merged.setdefault(image_id, row)
         self._rows, self._done = merged, None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The outputs so far, as ``torch.save`` takes them: ``image_ids`` and ``counts`` [M], and of all images in
+        that order ``boxes`` [N, 4], ``scores`` and ``labels`` [N]."""
+        rows = list(self._rows.values())
+        return {
+            "image_ids": torch.tensor(list(self._rows), dtype=torch.int64),
+            "counts": torch.tensor([len(scores) for _, scores, _ in rows], dtype=torch.int64),
+            "boxes": torch.from_numpy(np.concatenate([np.zeros((0, 4)), *(boxes for boxes, _, _ in rows)])),
+            "scores": torch.from_numpy(np.concatenate([np.zeros(0), *(scores for _, scores, _ in rows)])),
+            "labels": torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *(labels for _, _, labels in rows)])),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Replaces the outputs by those of :meth:`state_dict`; errors as of :meth:`update`."""
+        self.reset()
+        counts = state["counts"].tolist()
+        parts = (state[name].split(counts) for name in ("boxes", "scores", "labels"))
+        outputs = [dict(zip(("boxes", "scores", "labels"), part, strict=True)) for part in zip(*parts, strict=True)]
+        self.update(state["image_ids"].tolist(), outputs)
 
     def _check(self, image_id: int, output: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         boxes, scores, labels = (_array(output[key]) for key in ("boxes", "scores", "labels"))
@@ -246,6 +281,19 @@ class CocoEvaluator(_Collector):
         evaluation = self._evaluation()
         precision = evaluation.eval["precision"][:, :, :, _AREAS["all"], -1]  # [T, R, K]
         return PrecisionCurves(evaluation.params.iouThrs, evaluation.params.recThrs, _means(precision))
+
+    def class_curves(self) -> ClassCurves:
+        """Precision over recall of every class, from COCO's own arrays."""
+        evaluation = self._evaluation()
+        precision, recall = (
+            np.where(values > -1, values, np.nan)
+            for values in (
+                evaluation.eval["precision"][:, :, :, _AREAS["all"], -1],
+                evaluation.eval["recall"][:, :, _AREAS["all"], -1],
+            )
+        )
+        params = evaluation.params
+        return ClassCurves(list(map(int, params.catIds)), params.iouThrs, params.recThrs, precision, recall)
 
     def summarize(self) -> dict[str, float]:
         """AP (IoU .5:.95), AP50, AP75, APs, APm, APl and AR1, AR10, AR100 (the counts of `max_detections`),

@@ -15,10 +15,11 @@ from mlc_ext.divergence import spearman
 
 from .. import interrupts
 from ..data.coco.ground_truth import GroundTruth
+from ..data.inspection import LARGE, SMALL
 from .coco_metrics import CocoEvaluator
 from .prediction_rows import PredictionRows
 
-SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
+SIZES = {"small": (0.0, SMALL**2), "medium": (SMALL**2, LARGE**2), "large": (LARGE**2, np.inf)}
 """COCO's, of the annotations' areas in pixels."""
 
 RANKINGS = {

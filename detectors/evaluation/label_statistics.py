@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ..models.dense_detector import DenseDetector, Target, prepare_targets
+from ..models.dense_detector import DenseDetector
+from ..models.targets import Target, prepare_targets
 
 _SUMS = (
     "candidates",

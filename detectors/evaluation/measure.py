@@ -84,6 +84,14 @@ def _metrics(measured: Measured, results: Path | None) -> dict[str, float]:
     return distributed.broadcast(metrics)
 
 
+def make_evaluator(
+    model: DenseDetector, dataset: CocoDetection, backend: str = "pycocotools"
+) -> CocoEvaluator | ProposalEvaluator:
+    """The evaluator of a detector's outputs; ``backend`` is ``data.evaluator``."""
+    kind = ProposalEvaluator if model.class_agnostic else CocoEvaluator
+    return kind(dataset, backend=backend)
+
+
 @torch.no_grad()
 def measure(
     model: DenseDetector,
@@ -104,8 +112,7 @@ def measure(
     """
     was_training = model.training
     model.eval()
-    kind = ProposalEvaluator if model.class_agnostic else CocoEvaluator
-    evaluator = kind(dataset, backend=backend)
+    evaluator = make_evaluator(model, dataset, backend)
     divergence, measured = Divergence(), set()
     for images, targets in tqdm(
         _my_batches(dataset, batch_size, workers), desc="evaluating", leave=False, disable=not progress
@@ -153,17 +160,14 @@ def _my_batches(dataset: CocoDetection, batch_size: int, workers: int) -> Iterab
     return build_loader(Subset(dataset, mine), batch_size, shuffle=False, num_workers=workers)
 
 
-def measure_loaded(loaded: Loaded, batch_size: int | None = None, writer: PredictionWriter | None = None) -> Measured:
+def measure_loaded(loaded: Loaded, batch_size: int | None = None, **options: Any) -> Measured:
     """:func:`measure` of a loaded detector on its data set; ``batch_size`` None is the run's."""
-    return measure(
-        loaded.model,
-        loaded.dataset,
-        batch_size=rank_batch(loaded.config) if batch_size is None else batch_size,
-        device=loaded.device,
-        workers=loaded.config.data.workers,
-        backend=loaded.config.data.evaluator,
-        writer=writer,
-    )
+    settings = {
+        "batch_size": rank_batch(loaded.config) if batch_size is None else batch_size,
+        "workers": loaded.config.data.workers,
+        "backend": loaded.config.data.evaluator,
+    }
+    return measure(loaded.model, loaded.dataset, device=loaded.device, **(settings | options))
 
 
 def prediction_writer(loaded: Loaded) -> PredictionWriter:
@@ -182,6 +186,7 @@ def evaluate_checkpoint(
 ) -> dict[str, float]:
     """:func:`evaluate` of a run's checkpoint on the validation set of ``data``, or of the run.
 
+    ``path`` is the file, or the run's folder, of which the newest usable checkpoint is taken.
     ``settings`` are KEY=VALUE texts, laid over the run's configuration.
 
     Raises ValueError or FileNotFoundError for a checkpoint or data that cannot be used.

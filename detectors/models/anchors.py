@@ -31,7 +31,7 @@ def _grid(size: Size, stride: int, device: torch.device) -> Tensor:
     ys = torch.arange(size[0], device=device, dtype=torch.float32) * stride
     xs = torch.arange(size[1], device=device, dtype=torch.float32) * stride
     y, x = torch.meshgrid(ys, xs, indexing="ij")
-    return torch.stack((x.reshape(-1), y.reshape(-1)), dim=-1)
+    return torch.stack((x, y), dim=-1).view(-1, 2)
 
 
 @cached_tensors(maxsize=64)
@@ -76,12 +76,14 @@ class AnchorGenerator:
         ratios: height / width, at constant area. The shapes run ratio by ratio, scale by scale in each.
         mmdet1: MMDetection 1.1's anchors: centered on (stride - 1) / 2 instead of the cell's corner, a box from x1
             to x2 being ``x2 - x1 + 1`` wide, base anchors rounded to whole pixels.
+        torchvision: torchvision's: scale * stride cut to whole pixels, then the corners rounded.
     """
 
     strides: tuple[int, ...]
     scales: tuple[float, ...]
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     mmdet1: bool = False
+    torchvision: bool = False
 
     def __post_init__(self) -> None:
         for name in ("strides", "scales", "ratios"):
@@ -91,14 +93,19 @@ class AnchorGenerator:
                 raise ValueError(f"AnchorGenerator: {name} must be positive and not empty, got {values}")
 
     @classmethod
-    def retinanet(cls, strides: Sequence[int] = (8, 16, 32, 64, 128), *, mmdet1: bool = False) -> AnchorGenerator:
+    def retinanet(
+        cls, strides: Sequence[int] = (8, 16, 32, 64, 128), *, mmdet1: bool = False, torchvision: bool = False
+    ) -> AnchorGenerator:
         """RetinaNet's nine anchors (Lin et al., 2017): octave base 4, 3 scales per octave, 3 ratios."""
-        return cls(tuple(strides), tuple(4 * 2 ** (i / 3) for i in range(3)), mmdet1=mmdet1)
+        scales = tuple(4 * 2 ** (i / 3) for i in range(3))
+        return cls(tuple(strides), scales, mmdet1=mmdet1, torchvision=torchvision)
 
     @classmethod
-    def rpn(cls, strides: Sequence[int] = (4, 8, 16, 32, 64), *, mmdet1: bool = False) -> AnchorGenerator:
+    def rpn(
+        cls, strides: Sequence[int] = (4, 8, 16, 32, 64), *, mmdet1: bool = False, torchvision: bool = False
+    ) -> AnchorGenerator:
         """The three anchors of an RPN on a feature pyramid: scale 8, ratios 1/2, 1, 2."""
-        return cls(tuple(strides), (8.0,), mmdet1=mmdet1)
+        return cls(tuple(strides), (8.0,), mmdet1=mmdet1, torchvision=torchvision)
 
     @property
     def num_anchors(self) -> int:
@@ -108,15 +115,20 @@ class AnchorGenerator:
     def base_anchors(self, level: int) -> Tensor:
         """The float32 anchors ``[A, 4]`` of the cell at the origin of ``level``."""
         stride = self.strides[level]
+        if self.torchvision:
+            stride, scales = 1, [int(stride * scale) for scale in self.scales]
+        else:
+            scales = self.scales
         h_ratios = torch.tensor(self.ratios, dtype=torch.float32).sqrt()
-        scales = torch.tensor(self.scales, dtype=torch.float32)
+        scales = torch.tensor(scales, dtype=torch.float32)
         widths = (stride * (1 / h_ratios)[:, None] * scales[None]).reshape(-1)
         heights = (stride * h_ratios[:, None] * scales[None]).reshape(-1)
         sizes = torch.stack((widths, heights), dim=-1)
         if self.mmdet1:
             half, center = 0.5 * (sizes - 1), 0.5 * (stride - 1)
             return torch.cat((center - half, center + half), dim=-1).round()
-        return torch.cat((-0.5 * sizes, 0.5 * sizes), dim=-1)
+        corners = torch.cat((-0.5 * sizes, 0.5 * sizes), dim=-1)
+        return corners.round() if self.torchvision else corners
 
     def __call__(
         self,

@@ -25,7 +25,7 @@ def batch_images(images: Sequence[Tensor], divisor: int = 32) -> tuple[Tensor, l
                 f"batch_images needs [C, H, W] images of one C, dtype and device, got {tuple(image.shape)} "
                 f"{image.dtype} {image.device} beside {tuple(shape)} {dtype} {device}"
             )
-    sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
     height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
     batch = torch.zeros((len(images), shape[0], height, width), dtype=dtype, device=device)
     for slot, image, (h, w) in zip(batch, images, sizes, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..config.settings import Config
+from ..config.settings import Config, ModelConfig
 from .assigners import build_assigner, chosen_candidates
 from .dense_detector import DenseDetector
 from .fcos import FCOS
@@ -13,14 +13,16 @@ from .retinanet import RetinaNet
 from .rpn import PROPOSALS, RPN
 
 # settings that only some detectors have
-_CLASSES = ("num_convs", "assigner", "cls_loss")
+_CLASSES = ("num_convs", "tower_norm", "extra_levels", "assigner", "cls_loss")
 _FCOS = ("box_loss", "center_sampling_radius", "norm_on_bbox", "centerness_weights", *_CLASSES)
+
+_DETECTORS: dict[str, type[DenseDetector]] = {"fcos": FCOS, "fcos-": FCOS, "retinanet": RetinaNet, "rpn": RPN}
 
 _ONLY = {
     "fcos": (*_FCOS, "centerness_on"),
     "fcos-": _FCOS,
-    "retinanet": ("smooth_l1_beta", *_CLASSES),
-    "rpn": ("smooth_l1_beta",),
+    "retinanet": ("smooth_l1_beta", "torchvision_anchors", *_CLASSES),
+    "rpn": ("smooth_l1_beta", "torchvision_anchors"),
 }
 
 
@@ -49,12 +51,7 @@ def _own_detector(config: Config, num_classes: int) -> DenseDetector:
         "backbone": model.backbone,
         "mlc": config.mlc,
         "fpn_channels": model.fpn_channels,
-        "backbone_options": {
-            "weights": model.weights,
-            "frozen_stages": model.frozen_stages,
-            "norm": model.norm,
-            "style": model.style,
-        },
+        "backbone_options": _backbone_options(model),
     }
     options = {"nms": model.nms}
     if model.nms_threshold is not None:
@@ -67,6 +64,8 @@ def _own_detector(config: Config, num_classes: int) -> DenseDetector:
             box_loss=model.box_loss,
             cls_loss=model.cls_loss,
             num_convs=model.num_convs,
+            norm=tower_norm(model),
+            extra_levels=extra_levels(model),
             center_sampling_radius=model.center_sampling_radius,
             norm_on_bbox=model.norm_on_bbox,
             centerness_on=model.centerness_on,
@@ -79,15 +78,45 @@ def _own_detector(config: Config, num_classes: int) -> DenseDetector:
         return RetinaNet(
             num_classes,
             mmdet1=model.mmdet1,
+            torchvision_anchors=model.torchvision_anchors,
             smooth_l1_beta=beta,
             cls_loss=model.cls_loss,
             num_convs=model.num_convs,
+            norm=tower_norm(model),
+            extra_levels=extra_levels(model),
             postprocessor=Postprocessor(**options),
             **common,
         )
     beta = (1 / 9 if model.mmdet1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
     postprocessor = dataclasses.replace(PROPOSALS, **options)
-    return RPN(mmdet1=model.mmdet1, smooth_l1_beta=beta, postprocessor=postprocessor, **common)
+    return RPN(
+        mmdet1=model.mmdet1,
+        torchvision_anchors=model.torchvision_anchors,
+        smooth_l1_beta=beta,
+        postprocessor=postprocessor,
+        **common,
+    )
+
+
+def extra_levels(model: ModelConfig) -> str:
+    """``model.extra_levels``, or the detector's own."""
+    return model.extra_levels or _DETECTORS[model.detector].EXTRA_LEVELS
+
+
+def tower_norm(model: ModelConfig) -> str | None:
+    """``model.tower_norm``, or the detector's own."""
+    return model.tower_norm or _DETECTORS[model.detector].TOWER_NORM
+
+
+def _backbone_options(model: ModelConfig) -> dict[str, object]:
+    """With ``model.init`` the backbone's weights come from there, so ``model.weights`` is not read."""
+    return {
+        "weights": model.weights if model.init is None else None,
+        "trained": model.init is not None,
+        "frozen_stages": model.frozen_stages,
+        "norm": model.norm,
+        "style": model.style,
+    }
 
 
 def _check_settings(config: Config) -> None:

@@ -14,8 +14,7 @@ from mlc_ext import Assigner, Assignment, MLCConfig, Predictions, TaskTargets, m
 from .assigners import ChosenAssigner, box_quality
 from .batching import batch_images
 from .postprocess import Postprocessor
-
-Target = dict[str, Tensor]
+from .targets import Target, prepare_targets
 
 
 class Labeled(NamedTuple):
@@ -55,6 +54,12 @@ class DenseDetector(nn.Module):
 
     strides: Sequence[int]
     """Pixels per cell of each level."""
+
+    TOWER_NORM: str | None = None
+    """The detector's own ``model.tower_norm``."""
+
+    EXTRA_LEVELS: str
+    """The detector's own ``model.extra_levels``; "pool" for RPN, which has no other."""
 
     class_agnostic: bool = False
     """Whether detections are proposals: evaluated by recall, all classes as one."""
@@ -110,8 +115,12 @@ class DenseDetector(nn.Module):
         # normalized before they are padded: the padding is then the data's mean, as in MMDetection
         normalized = [self.backbone.normalization(image) for image in images]
         batch, image_sizes = batch_images(normalized, self.size_divisor)
+        return *self.batch_outputs(batch), image_sizes
+
+    def batch_outputs(self, batch: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
+        """The head's outputs and (H, W) of each level, from normalized and padded images [N, 3, H, W]."""
         features = self.fpn(self.backbone(batch))
-        return self.head(features), [tuple(f.shape[-2:]) for f in features], image_sizes
+        return self.head(features), [tuple(f.shape[-2:]) for f in features]
 
     def priors(self, feature_sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:
         """Priors of each level, on the device of ``like``."""
@@ -198,10 +207,14 @@ class DenseDetector(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
         """The postprocessor's detections."""
-        priors = self.priors(feature_sizes, outputs["bbox_regression"])
-        boxes = self.decode(outputs, torch.cat(priors))
-        level_sizes = [len(p) for p in priors]
+        boxes, level_sizes = self.boxes(outputs, feature_sizes)
         return self.postprocessor(outputs["cls_logits"], boxes, self.quality(outputs), level_sizes, image_sizes)
+
+    def boxes(self, outputs: dict[str, Tensor], feature_sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, list[int]]:
+        """[N, HWA, 4] decoded boxes, xyxy pixels, and the number of priors of each level."""
+        priors = self.priors(feature_sizes, outputs["bbox_regression"])
+        # not len(), which torch.export would take for a constant
+        return self.decode(outputs, torch.cat(priors)), [p.shape[0] for p in priors]
 
     @torch.no_grad()
     def detect(
@@ -218,8 +231,7 @@ class DenseDetector(nn.Module):
         return detections, self._raw_predictions(outputs, feature_sizes, sizes) if with_predictions else []
 
     def _raw_predictions(self, outputs, feature_sizes, image_sizes) -> list[dict[str, Tensor]]:
-        priors = torch.cat(self.priors(feature_sizes, outputs["bbox_regression"]))
-        boxes = self.decode(outputs, priors).float()
+        boxes = self.boxes(outputs, feature_sizes)[0].float()
         raw = outputs["cls_logits"].float().sigmoid()
         quality = self.quality(outputs)
         ranked = raw if quality is None else raw * quality[..., None]
@@ -228,50 +240,3 @@ class DenseDetector(nn.Module):
             {"boxes": b.clamp(min=0).minimum(limit), "scores": s, "raw_scores": r}
             for b, limit, s, r in zip(boxes, limits, ranked, raw, strict=True)
         ]
-
-
-def prepare_targets(
-    targets: Sequence[Target], num_images: int, device: torch.device, num_classes: int | None = None
-) -> list[Target]:
-    """Checked targets on the device, crowd boxes apart: dicts of ``boxes``, ``labels``, ``crowd`` [C, 4].
-
-    Raises ValueError or TypeError naming the image for what cannot be trained on. The values are looked at where that
-    costs no synchronization, that is on the CPU, where a data loader leaves them.
-    """
-    if len(targets) != num_images:
-        raise ValueError(f"targets: {len(targets)} for {num_images} images")
-    prepared = []
-    for i, target in enumerate(targets):
-        boxes, labels = target["boxes"], target["labels"]
-        if boxes.dim() != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"targets[{i}]: boxes must have shape [G, 4], got {tuple(boxes.shape)}")
-        if labels.shape != boxes.shape[:1]:
-            raise ValueError(f"targets[{i}]: {tuple(labels.shape)} labels for {boxes.shape[0]} boxes")
-        if labels.dtype != torch.int64:
-            raise TypeError(f"targets[{i}]: labels must be int64, got {labels.dtype}")
-        _check_values(i, boxes, labels, num_classes)
-        boxes = boxes.float()
-        crowd = boxes[:0]
-        iscrowd = target.get("iscrowd")
-        if iscrowd is not None:
-            iscrowd = iscrowd.bool()
-            boxes, labels, crowd = boxes[~iscrowd], labels[~iscrowd], boxes[iscrowd]
-        prepared.append(
-            {
-                key: value.to(device, non_blocking=True)
-                for key, value in (("boxes", boxes), ("labels", labels), ("crowd", crowd))
-            }
-        )
-    return prepared
-
-
-def _check_values(i: int, boxes: Tensor, labels: Tensor, num_classes: int | None) -> None:
-    if boxes.device.type == "cpu":
-        wrong = ~boxes.isfinite().all(1) | (boxes[:, 2:] < boxes[:, :2]).any(1)
-        if wrong.any():
-            shown = boxes[wrong][0].tolist()
-            raise ValueError(f"targets[{i}]: boxes must be finite, with x1 <= x2 and y1 <= y2, got {shown}")
-    if labels.device.type == "cpu" and num_classes is not None:
-        wrong = labels[(labels < 1) | (labels > num_classes)]
-        if wrong.numel() > 0:
-            raise ValueError(f"targets[{i}]: labels must be in 1..{num_classes}, got {wrong[0].item()}")

@@ -24,7 +24,7 @@ from .backbones.build import build_backbone
 from .cls_losses import classification_loss
 from .coders import LTRBCoder
 from .dense_detector import DenseDetector
-from .fpn import FPN
+from .fpn import pyramid
 from .heads import FCOSHead
 from .postprocess import Postprocessor
 
@@ -47,11 +47,15 @@ class FCOS(DenseDetector):
         assigner: of points to gts, in which its positives must lie. None: FCOS's own, with ``center_sampling_radius``
             and the candidates of ``mlc``.
         fpn_channels, num_convs, norm: width of the pyramid, depth and normalization of the towers.
+        extra_levels: see :func:`pyramid`.
         center_sampling_radius, norm_on_bbox, centerness_on: the later tricks (see FCOSAssigner, FCOSHead).
         mmdet1: MMDetection 1.1's: the classification loss is divided by positives + images, areas have +1 widths.
         postprocessor: defaults to score 0.05, 1000 a level, NMS 0.5, 100 an image.
         backbone_options: further arguments of ``build_backbone`` (weights, norm, frozen_stages, style).
     """
+
+    TOWER_NORM = "gn"
+    EXTRA_LEVELS = "p5_relu"
 
     def __init__(
         self,
@@ -66,7 +70,8 @@ class FCOS(DenseDetector):
         assigner: Assigner | None = None,
         fpn_channels: int = 256,
         num_convs: int = 4,
-        norm: str | None = "gn",
+        norm: str | None = TOWER_NORM,
+        extra_levels: str = EXTRA_LEVELS,
         center_sampling_radius: float | None = None,
         norm_on_bbox: bool = False,
         centerness_on: str = "cls",
@@ -77,13 +82,7 @@ class FCOS(DenseDetector):
         mlc = mlc or MLCConfig()
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, **(backbone_options or {}))
-        fpn = FPN(
-            backbone.out_channels,
-            fpn_channels,
-            extra="on_p5",
-            num_extra=NUM_LEVELS - len(backbone.out_channels),
-            relu_before_extra=True,
-        )
+        fpn = pyramid(backbone.out_channels, fpn_channels, extra_levels, NUM_LEVELS)
         strides = fpn.level_strides(backbone.strides)
         head = FCOSHead(
             fpn_channels,

@@ -87,3 +87,16 @@ class FPN(nn.Module):
             source = conv(F.relu(source) if self.relu_before_extra and i > 0 else source)
             levels.append(source)
         return levels
+
+
+def pyramid(in_channels: Sequence[int], out_channels: int, extra_levels: str, num_levels: int) -> FPN:
+    """An FPN of ``num_levels`` levels whose coarsest come from ``extra_levels`` (``model.extra_levels``): "c5" or "p5",
+    with "_relu" as :class:`FPN`'s ``relu_before_extra``."""
+    extra, _, relu = extra_levels.partition("_")
+    return FPN(
+        in_channels,
+        out_channels,
+        extra=f"on_{extra}",
+        num_extra=num_levels - len(in_channels),
+        relu_before_extra=relu == "relu",
+    )

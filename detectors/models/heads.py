@@ -24,6 +24,8 @@ MAX_DISTANCE = 65504.0
 
 GN_GROUPS = 32
 
+NORMS = ("gn", "gn_bias", None)
+
 
 class GroupNorm(nn.GroupNorm):
     """torch's, also where a single image has one value per group: torch refuses that, though the same image in a batch
@@ -36,8 +38,8 @@ class GroupNorm(nn.GroupNorm):
 def _tower(channels: int, num_convs: int, norm: str | None) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(num_convs):
-        layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=norm is None))
-        if norm == "gn":
+        layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=norm != "gn"))
+        if norm is not None:
             layers.append(GroupNorm(GN_GROUPS, channels))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
@@ -47,6 +49,8 @@ def flatten_level(x: Tensor, num_anchors: int) -> Tensor:
     """``[N, A * K, H, W]`` to ``[N, H * W * A, K]``, location by location, anchor by anchor."""
     n, channels, height, width = x.shape
     x = x.view(n, num_anchors, channels // num_anchors, height, width).permute(0, 3, 4, 1, 2)
+    if torch.compiler.is_exporting():  # reshape would look at the strides, which differ for levels of one cell
+        x = x.clone(memory_format=torch.contiguous_format)
     return x.reshape(n, height * width * num_anchors, channels // num_anchors)
 
 
@@ -96,6 +100,13 @@ class DenseHead(nn.Module):
         return {key: torch.cat(levels, dim=1) for key, levels in outputs.items()}
 
 
+def _check_norm(name: str, norm: str | None, in_channels: int) -> None:
+    if norm not in NORMS:
+        raise ValueError(f"{name}: norm must be 'gn', 'gn_bias' or None, got {norm!r}")
+    if norm is not None and in_channels % GN_GROUPS:
+        raise ValueError(f"{name}: {norm!r} needs in_channels to be a multiple of 32, got {in_channels}")
+
+
 def _check_counts(name: str, **counts: int) -> None:
     for key, value in counts.items():
         if value < 1:
@@ -109,7 +120,7 @@ class FCOSHead(DenseHead):
         in_channels: channels of every level; with ``norm="gn"`` a multiple of 32.
         num_classes: real classes.
         num_convs: 3x3 convolutions in each tower.
-        norm: "gn" (32 groups, the convolutions then have no bias) or None.
+        norm: "gn" (32 groups, the convolutions then have no bias), "gn_bias" (they have one) or None.
         centerness, iou: whether to predict centerness, and the IoU (on the localization tower).
         centerness_on: the tower that feeds centerness: "cls" (the paper) or "reg" (a later trick).
         prior_prob: the score every location starts at.
@@ -134,10 +145,7 @@ class FCOSHead(DenseHead):
         super().__init__(num_anchors=1)
         _check_counts("FCOSHead", in_channels=in_channels, num_classes=num_classes, num_convs=num_convs)
         _check_counts("FCOSHead", num_levels=len(strides))
-        if norm not in ("gn", None):
-            raise ValueError(f"FCOSHead: norm must be 'gn' or None, got {norm!r}")
-        if norm == "gn" and in_channels % GN_GROUPS:
-            raise ValueError(f"FCOSHead: 'gn' needs in_channels to be a multiple of 32, got {in_channels}")
+        _check_norm("FCOSHead", norm, in_channels)
         if centerness_on not in ("cls", "reg"):
             raise ValueError(f"FCOSHead: centerness_on must be 'cls' or 'reg', got {centerness_on!r}")
         self.strides, self.num_levels, self.norm_on_bbox = tuple(strides), len(strides), norm_on_bbox
@@ -167,13 +175,14 @@ class FCOSHead(DenseHead):
 
 
 class RetinaNetHead(DenseHead):
-    """RetinaNet (Lin et al., 2017): two towers without normalization, A anchors per location.
+    """RetinaNet (Lin et al., 2017): two towers, by default without normalization, A anchors per location.
 
     Args:
         in_channels: channels of every level.
         num_anchors: anchors per location (A).
         num_classes: real classes.
         num_convs: 3x3 convolutions in each tower.
+        norm: as of :class:`FCOSHead`.
         iou: whether to predict the IoU of each anchor's box (on the localization tower).
         prior_prob: the score every anchor starts at.
     """
@@ -185,14 +194,16 @@ class RetinaNetHead(DenseHead):
         num_classes: int,
         *,
         num_convs: int = 4,
+        norm: str | None = None,
         iou: bool = False,
         prior_prob: float = 0.01,
     ) -> None:
         super().__init__(num_anchors)
         _check_counts("RetinaNetHead", in_channels=in_channels, num_anchors=num_anchors)
         _check_counts("RetinaNetHead", num_classes=num_classes, num_convs=num_convs)
-        self.cls_tower = _tower(in_channels, num_convs, None)
-        self.reg_tower = _tower(in_channels, num_convs, None)
+        _check_norm("RetinaNetHead", norm, in_channels)
+        self.cls_tower = _tower(in_channels, num_convs, norm)
+        self.reg_tower = _tower(in_channels, num_convs, norm)
         self._add_output("cls_logits", "cls", in_channels, num_classes)
         self._add_output("bbox_regression", "reg", in_channels, 4)
         if iou:

@@ -18,3 +18,11 @@ def set_memory_layout(model: nn.Module, run: RunConfig) -> None:
 
 def _channels_last(module: nn.Module, arguments: tuple) -> tuple:
     return (arguments[0].contiguous(memory_format=torch.channels_last),)
+
+
+def unset_memory_layout(model: nn.Module) -> None:
+    """Undoes :func:`set_memory_layout`: torch's own layout, which torch.export needs for sizes that may be 1."""
+    model.to(memory_format=torch.contiguous_format)
+    hooks = model.backbone._forward_pre_hooks  # of a deep copy too, whose handles are lost
+    for key in [key for key, hook in hooks.items() if hook is _channels_last]:
+        del hooks[key]

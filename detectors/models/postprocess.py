@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,19 @@ from torch import Tensor
 import mlc_ext
 
 from .coders import clip_boxes
+
+
+class PaddedDetections(NamedTuple):
+    """Detections of a batch in tensors of a fixed size; M = min(max_detections, candidates)."""
+
+    boxes: Tensor
+    """[N, M, 4] float32, xyxy pixels. Behind an image's last detection the values are arbitrary."""
+    scores: Tensor
+    """[N, M] float32, score x quality, best first, filled up with 0."""
+    labels: Tensor
+    """[N, M] int64 in 1..C. Behind an image's last detection the values are arbitrary."""
+    counts: Tensor
+    """[N] int64: detections of each image."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,16 @@ class Postprocessor:
             first.
         """
         boxes = torch.stack([clip_boxes(b, size) for b, size in zip(boxes, image_sizes, strict=True)])
+        found = self.padded(cls_logits, boxes, quality, level_sizes)
+        return [
+            {"boxes": found.boxes[i, :n], "labels": found.labels[i, :n], "scores": found.scores[i, :n]}
+            for i, n in enumerate(found.counts.tolist())
+        ]
+
+    def padded(
+        self, cls_logits: Tensor, boxes: Tensor, quality: Tensor | None, level_sizes: Sequence[int]
+    ) -> PaddedDetections:
+        """The detections before they are cut to their counts; ``boxes`` are clipped already. Sizes may be symbolic."""
         columns: list[list[Tensor]] = []
         start = 0
         for size in level_sizes:
@@ -90,11 +114,7 @@ class Postprocessor:
         )
         index = keep.clamp(min=0)
         kept_boxes = picked_boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        kept_labels = labels.gather(1, index)
-        return [
-            {"boxes": kept_boxes[i, :n], "labels": kept_labels[i, :n], "scores": kept_scores[i, :n]}
-            for i, n in enumerate(counts.tolist())
-        ]
+        return PaddedDetections(kept_boxes, kept_scores, labels.gather(1, index), counts)
 
     def _select(self, logits: Tensor, boxes: Tensor, quality: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One level's best (prior, class) pairs: raw scores [N, k], quality [N, k], labels [N, k], boxes [N, k, 4]."""
@@ -102,7 +122,7 @@ class Postprocessor:
         scores = logits.float().sigmoid()
         product = scores if quality is None or self.nms == "iou" else scores * quality.float()[..., None]
         rank = torch.where(scores > self.score_threshold, product, -1.0).flatten(1)
-        k = rank.shape[1] if self.pre_nms_top_k is None else min(self.pre_nms_top_k, rank.shape[1])
+        k = rank.shape[1] if self.pre_nms_top_k is None else torch.sym_min(self.pre_nms_top_k, rank.shape[1])
         picked = rank.topk(k, dim=1).indices
         prior = picked // num_classes
         picked_scores = scores.flatten(1).gather(1, picked)

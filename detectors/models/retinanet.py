@@ -10,7 +10,7 @@ from .anchor_detector import AnchorDetector
 from .anchors import AnchorGenerator
 from .backbones.build import build_backbone
 from .cls_losses import classification_loss
-from .fpn import FPN
+from .fpn import pyramid
 from .heads import RetinaNetHead
 from .postprocess import Postprocessor
 
@@ -27,12 +27,16 @@ class RetinaNet(AnchorDetector):
         mlc: the method's settings, by default ``MLCConfig.paper("retinanet")``.
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 0.11 MMDetection 1.1's.
         mmdet1: MMDetection 1.1's anchors and coder (+1 widths).
-        fpn_channels, num_convs: width of the pyramid, depth of the towers.
+        torchvision_anchors: anchors of whole pixels (see :class:`AnchorGenerator`).
+        fpn_channels, num_convs, norm: width of the pyramid, depth and normalization of the towers.
+        extra_levels: see :func:`pyramid`.
         assigner: defaults to 0.5 / 0.4 with forced matches and the candidates of ``mlc``.
         cls_loss: "focal", "quality_focal" or "varifocal" (see :func:`classification_loss`).
         postprocessor: defaults to score 0.05, 1000 a level, NMS 0.5, 100 an image.
         backbone_options: further arguments of ``build_backbone``.
     """
+
+    EXTRA_LEVELS = "c5"
 
     def __init__(
         self,
@@ -42,8 +46,11 @@ class RetinaNet(AnchorDetector):
         mlc: MLCConfig | None = None,
         smooth_l1_beta: float = 0.0,
         mmdet1: bool = False,
+        torchvision_anchors: bool = False,
         fpn_channels: int = 256,
         num_convs: int = 4,
+        norm: str | None = None,
+        extra_levels: str = EXTRA_LEVELS,
         assigner: Assigner | None = None,
         cls_loss: str = "focal",
         postprocessor: Postprocessor | None = None,
@@ -52,9 +59,11 @@ class RetinaNet(AnchorDetector):
         mlc = mlc or MLCConfig.paper("retinanet")
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, **(backbone_options or {}))
-        anchors = AnchorGenerator.retinanet(mmdet1=mmdet1)
-        fpn = FPN(backbone.out_channels, fpn_channels, extra="on_c5", num_extra=NUM_LEVELS - len(backbone.out_channels))
-        head = RetinaNetHead(fpn_channels, anchors.num_anchors, num_classes, num_convs=num_convs, iou=mlc.iur)
+        anchors = AnchorGenerator.retinanet(mmdet1=mmdet1, torchvision=torchvision_anchors)
+        fpn = pyramid(backbone.out_channels, fpn_channels, extra_levels, NUM_LEVELS)
+        head = RetinaNetHead(
+            fpn_channels, anchors.num_anchors, num_classes, num_convs=num_convs, norm=norm, iou=mlc.iur
+        )
         super().__init__(
             backbone,
             fpn,

@@ -42,11 +42,13 @@ class RPN(AnchorDetector):
         sample_size, max_positive: priors drawn per image, and how many of them may be positive.
         smooth_l1_beta: of the box loss on deltas; 0 is L1 (MMDetection 3.x), 1/9 MMDetection 1.1's.
         mmdet1: MMDetection 1.1's anchors and coder (+1 widths).
+        torchvision_anchors: anchors of whole pixels (see :class:`AnchorGenerator`).
         assigner: defaults to 0.7 / 0.3, forced matches from 0.3, and the candidates of ``mlc``.
         postprocessor: defaults to PROPOSALS.
         backbone_options: further arguments of ``build_backbone``.
     """
 
+    EXTRA_LEVELS = "pool"
     class_agnostic = True
 
     def __init__(
@@ -58,6 +60,7 @@ class RPN(AnchorDetector):
         max_positive: int = 128,
         smooth_l1_beta: float = 0.0,
         mmdet1: bool = False,
+        torchvision_anchors: bool = False,
         fpn_channels: int = 256,
         assigner: MaxIoUAssigner | None = None,
         postprocessor: Postprocessor | None = None,
@@ -68,8 +71,8 @@ class RPN(AnchorDetector):
             backbone = build_backbone(backbone, **({"out_indices": (0, 1, 2, 3)} | (backbone_options or {})))
         if not 0 < max_positive <= sample_size:
             raise ValueError(f"RPN: max_positive must be in 1..{sample_size} (sample_size), got {max_positive}")
-        anchors = AnchorGenerator.rpn(mmdet1=mmdet1)
-        fpn = FPN(backbone.out_channels, fpn_channels, extra="pool", num_extra=1)
+        anchors = AnchorGenerator.rpn(mmdet1=mmdet1, torchvision=torchvision_anchors)
+        fpn = FPN(backbone.out_channels, fpn_channels, extra=self.EXTRA_LEVELS, num_extra=1)
         head = RPNHead(fpn_channels, anchors.num_anchors, iou=mlc.iur)
         super().__init__(
             backbone,

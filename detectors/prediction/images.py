@@ -7,10 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..data.images.files import did_you_mean
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
-"""What counts as an image in a folder; a file that is named itself may be called anything."""
+from ..data.images.files import IMAGE_SUFFIXES, did_you_mean
 
 
 def find_images(
@@ -19,8 +16,9 @@ def find_images(
     """(image file, where it goes below the output folder), each file once, folders in the order of names.
 
     An input is a file, a folder or a pattern such as ``photos/**/*.jpg``, whose matches are taken as the files of a
-    folder are. Links are followed to files, not to folders. What lies in ``out`` of an earlier run is no input. A
-    folder within a given one that cannot be listed goes to ``failed`` with the reason.
+    folder are. In a folder, files with IMAGE_SUFFIXES are images; a file that is named itself may be called anything.
+    Links are followed to files, not to folders. What lies in ``out`` of an earlier run is no input. A folder within a
+    given one that cannot be listed goes to ``failed`` with the reason.
 
     Raises:
         FileNotFoundError: an input does not exist, or is neither a file nor a folder, or no image matches it.
@@ -42,7 +40,7 @@ def find_images(
                 found += [
                     (here / name, Path(given.resolve().name) / here.relative_to(given) / name)
                     for name in sorted(files)
-                    if Path(name).suffix.lower() in SUFFIXES
+                    if Path(name).suffix.lower() in IMAGE_SUFFIXES
                 ]
         elif not (found := _matches(given, leave_out)):
             raise FileNotFoundError(f"no image or folder {given}{did_you_mean(given)}")
@@ -73,7 +71,7 @@ def _matches(pattern: Path, leave_out: str | None) -> list[tuple[Path, Path]]:
     return [
         (path, Path(root.resolve().name) / path.relative_to(root))
         for path in sorted(root.glob(str(Path(*parts[fixed:]))))  # its ** follows no links to folders
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in IMAGE_SUFFIXES
         and os.path.isfile(path)
         and (leave_out is None or not Path(os.path.realpath(path)).is_relative_to(leave_out))
     ]

@@ -16,10 +16,12 @@ from torch import Tensor
 from .. import distributed
 from ..config.settings import Config
 from ..data.build import evaluation_transforms
-from ..data.errors import ImageDecodeError
+from ..data.transforms import Compose, Resize
 from ..evaluation.measure import to_original
 from ..models.dense_detector import DenseDetector
 from ..runs.load import load_trained, trained_config, trained_detector
+from .batches import detect_in_batches, is_of_one_image, reason
+from .exported import ExportedDetector, is_exported, open_exported
 from .images import find_images, image_ids, is_one_file
 from .pixels import KINDS, Source, read_pixels
 from .result import Classes, Detections, Results
@@ -57,17 +59,25 @@ class Predictor:
     """A trained detector, with the preprocessing it is evaluated with: see :func:`mlc_ext.detectors.load`.
 
     Attributes:
-        model: the network, in evaluation mode.
+        model: the network, in evaluation mode, or an exported one.
         classes: names and category ids of its classes.
-        config: the configuration of its training.
+        config: the configuration of its training; None of an exported file.
         device: where it runs.
     """
 
     def __init__(self, checkpoint: str | os.PathLike[str], device: str = "auto"):
+        self.config: Config | None = None
+        self.model: DenseDetector | ExportedDetector
+        if is_exported(checkpoint):
+            self.model = open_exported(Path(checkpoint), device)
+            about, self.device = self.model.metadata, torch.device("cpu")
+            self.classes = Classes(about.classes, about.category_ids, about.class_agnostic)
+            self._transforms = Compose([Resize(**about.preprocessing)])
+            return
         path, state = load_trained(Path(checkpoint))
-        self.config: Config = trained_config(state)
-        self.device: torch.device = distributed.pick_device(device)
-        self.model: DenseDetector = trained_detector(path, state, self.config, self.device).eval()
+        self.config = trained_config(state)
+        self.device = distributed.pick_device(device)
+        self.model = trained_detector(path, state, self.config, self.device).eval()
         numbers = list(range(1, state["num_classes"] + 1))
         names = state.get("categories") or list(map(str, numbers))
         self.classes = Classes(names, state.get("category_ids") or numbers)  # a checkpoint may be without either
@@ -208,33 +218,27 @@ class Predictor:
     def _read(self, source: Source, image_id: int) -> _Read | Exception:
         try:
             image = read_pixels(source)
-            resized, _ = self._transforms(image, {"boxes": torch.zeros(0, 4), "area": torch.zeros(0)})
-            return _Read(source, image_id, image, resized)
+            return _Read(source, image_id, image, self.resize(image))
         except Exception as error:
-            if not _is_of_one_image(error):
+            if not is_of_one_image(error):
                 raise
             return error
+
+    def resize(self, image: Tensor) -> Tensor:
+        """An image, uint8 [3, H, W], in the size in which the network takes it."""
+        return self._transforms(image, {"boxes": torch.zeros(0, 4), "area": torch.zeros(0)})[0]
 
     def _predicted(
         self, window: list[_Read | Exception], threshold: float, batch_size: int
     ) -> Iterator[Predicted | Exception]:
         """The outcomes of a window, in its order."""
-        groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
-        for place, part in enumerate(window):
-            if isinstance(part, _Read):
-                # of the same size once padded: other padding would change features and results
-                padded = (-(-side // self.model.size_divisor) for side in part.resized.shape[-2:])
-                groups.setdefault(tuple(padded), []).append((place, part.resized))
-        found: dict[int, dict[str, Tensor] | Exception] = {}
-        for group in groups.values():
-            for start in range(0, len(group), batch_size):
-                places, images = zip(*group[start : start + batch_size], strict=True)
-                found.update(zip(places, self._detect(images), strict=True))
-        for place, part in enumerate(window):
+        resized = [part.resized for part in window if isinstance(part, _Read)]
+        found = iter(detect_in_batches(self.detect, resized, batch_size, self.model.size_divisor))
+        for part in window:
             if isinstance(part, Exception):
                 yield part
                 continue
-            one = found[place]
+            one = next(found)
             yield one if isinstance(one, Exception) else Predicted(part.image, self._result(part, one, threshold))
 
     def _result(self, read: _Read, detections: dict[str, Tensor], threshold: float) -> Detections:
@@ -249,18 +253,6 @@ class Predictor:
             image_id=read.image_id,
         )
 
-    def _detect(self, images: Sequence[Tensor]) -> Sequence[dict[str, Tensor] | Exception]:
-        """:meth:`detect`; a batch that does not fit in memory is taken image by image."""
-        try:
-            return self.detect(images)
-        except Exception as error:
-            if not _is_of_one_image(error):
-                raise
-            failure = error
-        if len(images) == 1:
-            return [failure]
-        return [self._detect([image])[0] for image in images]
-
     @torch.inference_mode()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """The network's detections on images that have been resized, uint8 [3, H_i, W_i], as one batch.
@@ -269,15 +261,3 @@ class Predictor:
             `boxes` [n, 4] xyxy pixels, `labels` [n] and `scores` [n] of each image, on the device, best first.
         """
         return self.model.detect([image.to(self.device) for image in images])[0]
-
-
-def reason(error: Exception) -> str:
-    """An image's error as one line."""
-    return str(error).partition("\n")[0] or "not enough memory"
-
-
-def _is_of_one_image(error: Exception) -> bool:
-    """Whether other images may be predicted on."""
-    if isinstance(error, RuntimeError):
-        return "allocate" in str(error)  # the allocator of CPU or GPU
-    return isinstance(error, (OSError, ImageDecodeError, MemoryError))

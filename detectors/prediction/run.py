@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from .. import distributed, interrupts
 from ..runs.files import write_whole, writing
+from .batches import reason
 from .images import image_ids
-from .predictor import Predictor, reason
+from .predictor import Predictor
 from .result import Detections
 
 RESULTS = "predictions.json"

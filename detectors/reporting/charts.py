@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ STYLES = ("-", "--", ":", "-.")
 """Of lines; the next one where the colors are used up."""
 
 _MAX_NAME = 40
+_LINE = 0.19
+"""Inches of a legend's line."""
+_LEGEND = {"ncols": 1, "frameon": False, "fontsize": 8, "labelspacing": 0.2, "borderpad": 0}
 
 
 @dataclass
@@ -66,38 +70,56 @@ def line_style(run: int) -> dict[str, str]:
     return {"color": COLORS[run % len(COLORS)], "linestyle": STYLES[run // len(COLORS) % len(STYLES)]}
 
 
-def legend_name(name: str) -> str:
-    """A run's name as matplotlib may have it: it hides names that begin with _, and sets what stands between $."""
+def legend_name(name: str, most: int = _MAX_NAME) -> str:
+    """A name as matplotlib may have it: it hides names that begin with _, and sets what stands between $. Of more than
+    ``most`` characters the last are left."""
     name = "".join(c if c.isprintable() and c.isascii() else "?" for c in name)
-    name = name if len(name) <= _MAX_NAME else "..." + name[3 - _MAX_NAME :]
+    name = name if len(name) <= most else "..." + name[3 - most :]
     return (" " + name if name.startswith("_") else name).replace("$", r"\$")
 
 
 @contextlib.contextmanager
-def drawing(file: str, text: str, charts: list[Chart], *, height: float = 2.6) -> Iterator[Any]:
+def drawing(file: str, text: str, charts: list[Chart], *, height: float = 2.6, grid: bool = True) -> Iterator[Any]:
     """Within, the axes of a chart that is appended to ``charts`` at the end.
 
     Its looks do not depend on the user's matplotlibrc; the legend of what has a label stands below it.
     """
-    import io
+    with _figure(height) as figure:
+        axes = figure.subplots()
+        yield axes
+        if grid:
+            axes.grid(alpha=0.3)
+            axes.set_axisbelow(True)
+        handles, names = axes.get_legend_handles_labels()
+        if handles:
+            figure.set_figheight(height + _LINE * len(handles))
+            figure.legend(handles, names, loc="outside lower left", **_LEGEND)
+        charts.append(Chart(file, text, _png(figure)))
 
+
+def legend_chart(lines: Sequence[tuple[str, dict[str, Any]]]) -> Chart:
+    """The legend of several charts: (name, looks of its line) of each entry."""
+    from matplotlib.lines import Line2D
+
+    with _figure(0.1 + _LINE * len(lines)) as figure:
+        handles = [Line2D([], [], label=name, **looks) for name, looks in lines]
+        figure.legend(handles=handles, loc="center left", **_LEGEND)
+        return Chart("legend.png", "legend: " + ", ".join(name for name, _ in lines), _png(figure))
+
+
+@contextlib.contextmanager
+def _figure(height: float) -> Iterator[Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.size": 9, "axes.titlesize": 10}):
-        figure = Figure(figsize=(4.2, height), dpi=160, layout="constrained")
-        axes = figure.subplots()
-        yield axes
-        axes.grid(alpha=0.3)
-        axes.set_axisbelow(True)
-        handles, names = axes.get_legend_handles_labels()
-        if handles:
-            figure.set_figheight(height + 0.19 * len(handles))
-            figure.legend(handles, names, loc="outside lower left", ncols=1, frameon=False,
-                          fontsize=8, labelspacing=0.2, borderpad=0)  # fmt: skip
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-        charts.append(Chart(file, text, buffer.getvalue()))
+        yield Figure(figsize=(4.2, height), dpi=160, layout="constrained")
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def thinned(x: Sequence[float], y: Sequence[float], most: int = 200) -> tuple[list[float], list[float]]:

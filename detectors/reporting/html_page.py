@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..printable import printable
 from .charts import Chart
 
 _HERE = Path(__file__).parent
@@ -16,15 +17,17 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-
 
 def text(value: object) -> str:
     """A value for HTML's text and quoted attributes; what does not print becomes ?."""
-    return html.escape("".join(c if c.isprintable() else "?" for c in str(value)), quote=True)
+    return html.escape(printable(str(value)), quote=True)
 
 
-def document(title: str, sections: Sequence[tuple[str, str, str]], script: str = "") -> str:
+def document(title: str, sections: Sequence[tuple[str, str, str]], script: str = "", legend: str = "") -> str:
     """A page in ASCII alone.
 
     Args:
         title: not HTML. sections: (id, title, content) of each; both texts are HTML. script: JavaScript.
+        legend: HTML that stands above the sections.
     """
+    script = (_HERE / "wide_tables.js").read_text(encoding="utf-8") + script
     links = "".join(f'<a href="#{key}">{name}</a>' for key, name, _ in sections)
     body = "".join(f'<section id="{key}"><h2>{name}</h2>{content}</section>' for key, name, content in sections)
     page = f"""<!DOCTYPE html>
@@ -36,8 +39,8 @@ def document(title: str, sections: Sequence[tuple[str, str, str]], script: str =
 <title>{text(title)}</title>
 <style>{(_HERE / "page.css").read_text(encoding="utf-8")}</style></head>
 <body><header><h1>{text(title)}</h1><nav>{links}</nav></header>
-<main>{body}</main>
-{f"<script>{script}</script>" if script else ""}</body></html>
+<main>{legend}{body}</main>
+<script>{script}</script></body></html>
 """
     return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
 

@@ -11,6 +11,7 @@ from typing import Any
 from ..evaluation.metrics_table import REPORTED, shown
 from ..runs.history import Run, comparable, setting_differences
 from .charts import Chart
+from .classes_section import classes_section
 from .embedded_images import Pictures
 from .html_page import document, figure, figures, table, text
 from .label_viewer import MAX_CANDIDATES, MAX_OBJECTS
@@ -31,18 +32,23 @@ def build_page(
     charts: dict[str, list[Chart]],
     pictures: Pictures,
 ) -> str:
-    """The page, in ASCII alone. ``charts`` by section: losses, metrics, scatter, curves; ``findings`` of each run."""
+    """The page, in ASCII alone. ``charts`` by section: legend, losses, metrics, scatter, curves, errors, classes;
+    ``findings`` of each run."""
     known = [(run, found) for run, found in zip(runs, findings, strict=True) if found is not None]
     sections = [
         ("results", "Results", _runs(runs, findings) + _results(runs) + _settings(runs)),
         ("training", "Training", _training(charts["losses"], charts["metrics"])),
         ("scatter", "Score and IoU", _scatter(charts["scatter"], known)),
         ("curves", "Precision and recall", figures(charts["curves"]) or _absent("curves")),
+        ("classes", "Classes and errors", _classes(known, charts["errors"], charts["classes"])),
         ("detections", "Detections", "".join(_gallery(run, found) for run, found in known) or _absent("detections")),
         ("labels", "Mutual labels", _labels(known, pictures) if known else _absent("labels")),
     ]
     title = ", ".join(run.name for run in runs)
-    return document(title, sections, (_HERE / "viewer.js").read_text(encoding="utf-8"))
+    legend = "".join(figure(chart.uri, chart.text) for chart in charts["legend"])
+    return document(
+        title, sections, (_HERE / "viewer.js").read_text(encoding="utf-8"), f'<div class="legend">{legend}</div>'
+    )
 
 
 def _runs(runs: Sequence[Run], findings: Sequence[Findings | None]) -> str:
@@ -78,7 +84,7 @@ def _results(runs: Sequence[Run]) -> str:
         "AP and AR in percent (COCO); corr: Spearman's rank correlation of score and IoU before NMS, by gt (protocol "
         "a) and pooled (protocol b). -: not measured, or undefined."
     )
-    if len(runs) > 1:
+    if any(comparable(runs[0], run) for run in runs[1:]):
         reported += f" Small: the difference from {text(runs[0].name)}."
     others = [text(run.name) for run in runs if not comparable(runs[0], run)]
     warning = (
@@ -128,6 +134,14 @@ def _scatter(charts: Sequence[Chart], known: Sequence[tuple[Run, Findings]]) -> 
         f"{settings.iou_threshold:g}; up to {MAX_POINTS} of them, evenly spaced, are drawn."
     )
     return f'<p class="note">{reported}</p>{"".join(parts)}'
+
+
+def _classes(known: Sequence[tuple[Run, Findings]], errors: Sequence[Chart], charts: Sequence[Chart]) -> str:
+    detailed = [(run.name, found.explanation) for run, found in known if found.explanation is not None]
+    if not detailed:
+        return _absent("classes")
+    each = len(charts) // len(detailed)
+    return classes_section(detailed, errors, [charts[k : k + each] for k in range(0, len(charts), each)])
 
 
 def _gallery(run: Run, found: Findings) -> str:

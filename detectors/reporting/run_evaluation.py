@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +10,9 @@ from typing import Any
 from mlc_ext.divergence import Divergence
 
 from ..evaluation.coco_metrics import PrecisionCurves, RecallCurves
-from ..evaluation.measure import measure, rank_batch
+from ..evaluation.explanation import Explanation, explain
 from ..evaluation.metrics_table import REPORTED
+from ..evaluation.stored import digest, measure_once
 from ..runs.history import Run, comparable
 from ..runs.load import load_for_evaluation
 from .embedded_images import Pictures
@@ -36,6 +35,8 @@ class Findings:
     metrics: dict[str, float]
     curves: PrecisionCurves | RecallCurves
     divergence: Divergence
+    explanation: Explanation | None
+    """None: proposals."""
     groups: list[tuple[Group, list[tuple[str, str, str]]]]
     """With (data URI, caption, file name) of each crop."""
     labels: dict[str, Any]
@@ -58,14 +59,8 @@ def examine(
     """
     loaded = load_for_evaluation(run.checkpoint, data, device)
     model, dataset = loaded.model.eval(), loaded.dataset
-    measured = measure(
-        model,
-        dataset,
-        batch_size=rank_batch(loaded.config) if batch_size is None else batch_size,
-        device=loaded.device,
-        workers=loaded.config.data.workers,
-        progress=progress,
-    )
+    once = measure_once(loaded, batch_size, backend="pycocotools", progress=progress)  # which alone has matches
+    measured = once.measured
     names = ["object"] if model.class_agnostic else dataset.category_names
     by_category = dict(zip([1] if model.class_agnostic else dataset.label_to_category.values(), names, strict=True))
     groups = []
@@ -84,10 +79,11 @@ def examine(
     return Findings(
         iteration=loaded.iteration,
         dataset=dataset.summary(),
-        digest=hashlib.sha256(json.dumps(dataset.ground_truth(), sort_keys=True).encode()).hexdigest(),
+        digest=digest(dataset.ground_truth()),
         metrics=measured.metrics(),
         curves=measured.evaluator.curves(),
         divergence=measured.divergence,
+        explanation=None if model.class_agnostic else explain(measured.evaluator),
         groups=groups,
         labels=label_data(model, dataset, names, images, pictures),
     )

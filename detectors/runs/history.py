@@ -106,9 +106,11 @@ def comparable(a: Run, b: Run) -> bool:
 
 def _validation_settings(config: Config) -> list[object]:
     data = with_absolute_paths(config).data
-    names = ["data", "val_images", "val_annotations", "val_is_train", "limit_val", "categories"]
+    names = ["data", "val_images", "val_annotations", "val_is_train", "val_fraction", "limit_val", "categories"]
     if data.val_is_train:
         names += ["train_images", "train_annotations", "limit_train"]
+    if data.val_fraction is not None:
+        names += ["train_images", "train_annotations", "val_seed"]
     if data.data is None:
         names += ["generated_images", "generated_size"]
     return [getattr(data, name) for name in names]

@@ -16,6 +16,8 @@ from ..config.settings import Config
 from ..data.build import CACHE, build_validation_set, verify
 from ..data.coco.dataset import CocoDetection
 from ..data.coco.trained import label_as_trained
+from ..data.paths import has_validation_split
+from ..data.splits import with_split
 from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
 from ..models.memory_layout import set_memory_layout
@@ -48,8 +50,9 @@ def load_trained(path: Path) -> tuple[Path, dict]:
 
 
 def trained_config(state: dict) -> Config:
-    """The configuration of a checkpoint, without ``model.weights``: the checkpoint contains the trained weights."""
-    return override(from_dict(state["config"]), "model.weights", None)
+    """The configuration of a checkpoint, without ``model.weights`` and ``model.init``: the checkpoint contains the
+    trained weights."""
+    return override(override(from_dict(state["config"]), "model.weights", None), "model.init", None)
 
 
 def trained_detector(path: Path, state: dict, config: Config, device: torch.device) -> DenseDetector:
@@ -77,25 +80,34 @@ class Loaded(NamedTuple):
     device: torch.device
     iteration: int
     """Of the checkpoint."""
+    checkpoint: Path
 
 
 def load_for_evaluation(
-    path: Path, data: str | None = None, device: str = "auto", *, settings: Sequence[str] = ()
+    path: Path,
+    data: str | None = None,
+    device: str = "auto",
+    *,
+    settings: Sequence[str] = (),
+    split: str | None = None,
 ) -> Loaded:
-    """The detector of a checkpoint and its validation set; arguments and errors as for
-    :func:`~mlc_ext.detectors.evaluation.measure.evaluate_checkpoint`."""
+    """The detector of a checkpoint, or of a run's folder (:func:`load_trained`), and its validation set; other
+    arguments and errors as for :func:`~mlc_ext.detectors.evaluation.measure.evaluate_checkpoint`."""
     with distributed.together():
-        state = load_checkpoint(path)
+        path, state = load_trained(path)
         config = trained_config(state)
         if data is not None:
             config = override(config, "data.data", data)
-            # the run's paths would take precedence, and its limit is meant for its own images
-            for name in ("train_images", "train_annotations", "val_images", "val_annotations", "limit_val"):
-                config = override(config, f"data.{name}", None)
-        config = assign(config, settings)
+            for name in ("train_images", "train_annotations", "val_images", "val_annotations"):
+                config = override(config, f"data.{name}", None)  # those of the run would take precedence
+            if has_validation_split(data):  # no part has to be held out
+                config = override(config, "data.val_fraction", None)
+        if data is not None or split not in (None, "val"):
+            config = override(config, "data.limit_val", None)  # it is meant for the run's own validation images
+        config = with_split(assign(config, settings), split)
         target = distributed.pick_device(device)
         dataset = build_validation_set(config, CACHE)
         label_as_trained(dataset, state, path)
         model = trained_detector(path, state, config, target)
     verify(config, dataset)
-    return Loaded(model, dataset, config, target, state["iteration"])
+    return Loaded(model, dataset, config, target, state["iteration"], path)

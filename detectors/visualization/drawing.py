@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..printable import printable
+
 Color = tuple[int, int, int]
 
 POSITIVE, NEGATIVE = (255, 140, 0), (30, 90, 255)
@@ -42,7 +44,7 @@ def draw_boxes(
     Args:
         image: uint8 [3, H, W] RGB.
         boxes: [n, 4] xyxy pixels, the most important first: it is drawn on top. Boxes that are not finite are left out.
-        colors, texts: of each box.
+        colors, texts: of each box; an empty text has no tag.
         weight: pixels of a line in a picture of READABLE pixels.
         width: pixels of a line in any picture, instead of ``weight``.
 
@@ -62,7 +64,7 @@ def draw_boxes(
         limit = (picture.width - 1, picture.height - 1) * 2
         x1, y1, x2, y2 = (min(max(float(v) * zoom, 0.0), float(m)) for v, m in zip(rows[k], limit, strict=True))
         draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colors[k], width=width)
-        if texts is not None:
+        if texts is not None and texts[k]:
             _tag(draw, (x1, y1), texts[k], colors[k], font, picture.size)
     return picture
 
@@ -128,7 +130,7 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 def _tag(draw, corner: tuple[float, float], text: str, color: Color, font, size: tuple[int, int]) -> None:
     """The text on its class's color: above the box if there is room, else inside, and never outside the picture."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = printable(text)
     text = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 6] + "\u2026" + text[-5:]  # the score stays
     try:
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)

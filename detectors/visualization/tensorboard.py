@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from .. import distributed
-from ..models.dense_detector import DenseDetector, Target
+from ..models.dense_detector import DenseDetector
+from ..models.targets import Target
 from .views import look
 
 MAX_IMAGES = 2

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..models.dense_detector import DenseDetector, Target, prepare_targets
+from ..models.dense_detector import DenseDetector
+from ..models.targets import Target, prepare_targets
 from .drawing import draw_detections, draw_priors, side_by_side
 
 SHOWN_DETECTIONS = 10

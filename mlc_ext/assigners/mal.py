@@ -25,7 +25,7 @@ MIN_SIDE = 1e-6
 class MALAssigner:
     """MAL's anchor selection (Ke et al., 2020): of each gt's bag of anchors, those of largest joint confidence.
 
-    A gt's bag is the ``bag_size`` anchors of largest IoU with it, above 0; the choice among equals is not specified.
+    The bag of a gt has the ``bag_size`` anchors of largest IoU with it, above 0; which ones of equals is not specified.
     The joint confidence of an anchor is its score for the gt's class times exp(-L), where L is ``box_weight`` times the
     smooth L1 loss of its box deltas. Of a bag of n anchors, floor(n * (1 - progress)) + 1 are selected, at most n: all
     at the start of training, one at its end. (The paper goes from all anchors to one; this number is our reading of

@@ -126,7 +126,7 @@ def test_a_file_that_changes_nothing(file, text):
     ],
 )
 def test_faults_are_reported_in_a_line(file, capsys, monkeypatch, text, message):
-    monkeypatch.setattr("mlc_ext.detectors.train.weights_available", lambda: True)  # else another line reports it
+    monkeypatch.setattr("mlc_ext.detectors.train.weights_available", lambda _: True)  # else another line reports it
     assert main(["--config", str(file(text))]) == 2
     error = capsys.readouterr().err
     assert error.startswith("train.py: ") and message in error and error.count("\n") == 1

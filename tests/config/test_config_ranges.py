@@ -9,7 +9,7 @@ import torch
 
 from mlc_ext.detectors.config.overrides import override
 from mlc_ext.detectors.config.presets import PRESETS, preset
-from mlc_ext.detectors.config.settings import BACKBONES, Config, DataConfig, RunConfig, ScheduleConfig
+from mlc_ext.detectors.config.settings import BACKBONES, Config, DataConfig, ModelConfig, RunConfig, ScheduleConfig
 from mlc_ext.detectors.models.backbones.base import NORMS
 from mlc_ext.detectors.models.backbones.resnet import RESNETS
 from mlc_ext.detectors.models.build import _ONLY, build_model
@@ -26,6 +26,8 @@ OUTSIDE = {
     "model.box_loss": ("l1",),
     "model.center_sampling_radius": (0, -1.5),
     "model.centerness_on": ("both",),
+    "model.tower_norm": ("bn", "GN"),
+    "model.extra_levels": ("c4", "relu", "p5relu"),
     "model.assigner": ("hungarian", "auto_assign"),
     "model.cls_loss": ("gfl",),
     "model.smooth_l1_beta": (-0.1,),
@@ -46,6 +48,8 @@ OUTSIDE = {
     "data.short_side": (0, -800, "640,0", 10**9),
     "data.long_side": (0, 10**9),
     "data.eval_short_side": (0,),
+    "data.val_fraction": (0, 1, -0.2, 20),
+    "data.val_seed": (-1, 2**63),
     "data.flip": (-0.1, 1.5, 50),
     "data.scale_jitter": ("0.5", "2,0.5", "0,1", "0.5,5", "0.1,1,2", []),
     "data.min_visible": (-0.1, 1.5),
@@ -87,8 +91,8 @@ OUTSIDE = {
     "run.best_metric": ("loss", "ap", "correlation"),
     "run.patience": (0, -2),
 }
-FREE_TEXT = ("model.weights", "data.data", "data.train_images", "data.train_annotations", "data.val_images",
-             "data.val_annotations", "data.categories", "run.out", "run.compile")  # fmt: skip
+FREE_TEXT = ("model.weights", "model.init", "data.data", "data.train_images", "data.train_annotations",
+             "data.val_images", "data.val_annotations", "data.categories", "run.out", "run.compile")  # fmt: skip
 
 
 def settings():
@@ -163,3 +167,8 @@ def test_what_is_allowed_can_be_built(name, value):
     config = override(preset("fcos_r50"), f"model.{name}", value)
     with torch.device("meta"):
         build_model(config, 3)
+
+
+def test_one_kind_of_anchors():
+    with pytest.raises(ValueError, match="torchvision_anchors and model.mmdet1 are different anchors"):
+        ModelConfig(detector="retinanet", torchvision_anchors=True, mmdet1=True)

@@ -123,6 +123,8 @@ def test_settings_reach_the_model():
         ("fcos_minus_r50", "model.centerness_on", "reg", "model.centerness_on is no setting of 'fcos-'"),
         ("retinanet_r50", "model.norm_on_bbox", True, "model.norm_on_bbox is no setting of 'retinanet'"),
         ("rpn_r50", "model.num_convs", 2, "model.num_convs is no setting of 'rpn'"),
+        ("rpn_r50", "model.tower_norm", "gn", "model.tower_norm is no setting of 'rpn'"),
+        ("fcos_r50", "model.torchvision_anchors", True, "model.torchvision_anchors is no setting of 'fcos'"),
         ("fcos_minus_r50", "model.nms", "iou", "needs mlc.iur"),
         ("fcos_minus_r50_iur", "model.nms", "soft", "model.nms must be one of 'rescored', 'iou', got 'soft'"),
     ],

@@ -21,9 +21,9 @@ from mlc_ext import (
     SimOTAAssigner,
     TaskAlignedAssigner,
 )
-from mlc_ext.detectors.models.dense_detector import prepare_targets
 from mlc_ext.detectors.models.fcos import FCOS
 from mlc_ext.detectors.models.retinanet import RetinaNet
+from mlc_ext.detectors.models.targets import prepare_targets
 
 BUSY_CYCLES = 400_000_000
 """0.2 s of a GPU's clock."""

@@ -210,9 +210,10 @@ def test_torchrun_prints_once_and_evaluates_all_images(folder):
     assert [entry["iteration"] for entry in history(folder / "program")] == [1, 2, 2]
     code, out, error = finish(start(folder, "program/checkpoint.pt", ranks=2, program="evaluate.py"))
     assert code == 0, error
-    shown = out.split()[-11:] if "AR" in out else out.split()
     expected = history(folder / "program")[-1]["metrics"]["correlation"]
-    assert out.count("AP50") == 1 and f"{expected:.3f}" in shown
+    table, *details = out.split("\n\n")
+    assert table.count("AP50") == 1 and f"{expected:.3f}" in table.split()
+    assert [part.split()[0] for part in details] == ["class", "errors", "confusion,", "kept"]
 
 
 @pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])

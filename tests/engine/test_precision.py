@@ -371,7 +371,7 @@ def test_a_step_asks_for_no_value(folder, settings):
     take_step(run, *first)  # the loss scale is made by the first step
     with Waits() as waits:
         take_step(run, *second)
-    on_cpu = {("dense_detector.py", "_check_values"), ("dense_detector.py", "prepare_targets")}
+    on_cpu = {("targets.py", "_check_values"), ("targets.py", "prepare_targets")}
     assert waits.places <= on_cpu, waits.places - on_cpu
     with Waits() as waits:
         run.stepper.guard.first_bad_step()

@@ -9,7 +9,7 @@ from whole_models import BATCHES, DETECTORS, IMAGES, NOTHING, build
 
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.label_statistics import label_statistics
-from mlc_ext.detectors.models.dense_detector import prepare_targets
+from mlc_ext.detectors.models.targets import prepare_targets
 
 CPU = torch.device("cpu")
 

@@ -73,7 +73,15 @@ def test_settings_that_need_the_matrix(setting, value):
         MLCMaxIoUAssigner(**{"pos_iou_thr": 0.5, "neg_iou_thr": 0.4} | {setting: value})
 
 
-@pytest.mark.parametrize(("setting", "value"), [("pos_iou_thr", 50), ("neg_iou_thr", -0.1), ("min_pos_iou", 3)])
-def test_thresholds_outside_of_0_to_1(setting, value):
-    with pytest.raises((ValueError, RuntimeError), match="1"):
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("pos_iou_thr", 50, "pos_iou_thr=50, .*0 <= low <= high <= 1"),
+        ("neg_iou_thr", -0.1, "neg_iou_thr=-0.1, .*0 <= low <= high <= 1"),
+        ("neg_iou_thr", 0.9, "neg_iou_thr=0.9, .*0 <= low <= high <= 1"),
+        ("min_pos_iou", 3, "min_pos_iou=3: .*must be in \\[0, 1\\]"),
+    ],
+)
+def test_thresholds_that_cannot_be(setting, value, message):
+    with pytest.raises(ValueError, match=f"MLCMaxIoUAssigner: .*{message}"):
         MLCMaxIoUAssigner(**{"pos_iou_thr": 0.5, "neg_iou_thr": 0.4} | {setting: value})

@@ -73,5 +73,21 @@ def test_errors(tmp_path):
     predictions, target = random_image(0)
     with pytest.raises(ValueError, match="PredictionWriter: raw_scores must have shape"):
         PredictionWriter().update(1, predictions | {"raw_scores": torch.rand(60, 3)}, target)
+    with pytest.raises(ValueError, match="PredictionWriter: labels must be in"):
+        PredictionWriter(first_label=50).update(1, predictions, target)
     with pytest.raises(KeyError):
         PredictionWriter({1: 1}).update(1, predictions, target)
+
+
+def test_crowd_boxes_keep_no_predictions(tmp_path):
+    found = {
+        "boxes": torch.tensor([[0.0, 0.0, 10.0, 10.0]]),
+        "scores": torch.tensor([0.01]),
+        "labels": torch.tensor([1]),
+    }
+    target = {"boxes": found["boxes"], "labels": torch.tensor([1])}
+    writer = PredictionWriter()
+    for image_id, iscrowd in ((1, False), (2, True)):
+        writer.update(image_id, found, target | {"iscrowd": torch.tensor([iscrowd])})
+    writer.save(tmp_path / "predictions.npz")
+    assert read(tmp_path / "predictions.npz")["image_ids"].tolist() == [1]

@@ -51,6 +51,21 @@ def test_shapes_follow_the_definition(generator, per_location, base):
                     assert (y1 + y2) / 2 == pytest.approx(row * stride, abs=1e-3)
 
 
+def test_torchvisions_anchors():
+    """Sizes cut to whole pixels (40.3, 50.8), then rounded corners."""
+    generator = AnchorGenerator.retinanet(torchvision=True)
+    square = generator.base_anchors(0)[3:6]
+    assert square.tolist() == [[-half, -half, half, half] for half in (16, 20, 25)]
+    wide = generator.base_anchors(0)[0]
+    assert wide.tolist() == [-23, -11, 23, 11]  # 45.25 x 22.63
+    assert torch.equal(generator.base_anchors(1)[4], torch.tensor([-40.0, -40.0, 40.0, 40.0]))  # 80.6
+    rpn = AnchorGenerator.rpn(torchvision=True)
+    assert torch.equal(rpn.base_anchors(4)[1], torch.tensor([-256.0, -256.0, 256.0, 256.0]))
+    exact = torch.stack([AnchorGenerator.rpn().base_anchors(i) for i in range(NUM_LEVELS)])
+    whole = torch.stack([rpn.base_anchors(i) for i in range(NUM_LEVELS)])
+    assert torch.equal(whole, exact.round())
+
+
 def test_the_example_of_mmdetections_documentation():
     """One anchor of 9 pixels at stride 16, in 3.x and as its LegacyAnchorGenerator (v1) has it."""
     corners = [[0, 0], [16, 0], [0, 16], [16, 16]]

@@ -113,3 +113,14 @@ def test_absent_package_names_the_extra(absent, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", fake)
     with pytest.raises(ImportError, match=r"pip install mlc-ext\[pretrained\]"):
         build_backbone("efficientnet_lite0", weights="imagenet")
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 224)])
+def test_fixed_padding_is_the_packages_on_multiples_of_32(size):
+    torch.manual_seed(0)
+    backbone = build_backbone("efficientnet_lite0").eval()
+    images = torch.randn(2, 3, *size)
+    expected = backbone(images)
+    backbone.fix_padding()
+    for own, reference in zip(backbone(images), expected, strict=True):
+        torch.testing.assert_close(own, reference)

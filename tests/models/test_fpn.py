@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlc_ext.detectors.models.fpn import FPN
+from mlc_ext.detectors.models.fpn import FPN, pyramid
 
 CHANNELS = (4, 6, 8)
 
@@ -128,3 +128,12 @@ def test_wrong_number_of_maps():
         FPN([])
     with pytest.raises(ValueError, match="expected 3 feature maps, got 2"):
         FPN(CHANNELS, 16)(maps()[:2])
+
+
+@pytest.mark.parametrize(
+    ("extra_levels", "extra", "relu"),
+    [("c5", "on_c5", False), ("c5_relu", "on_c5", True), ("p5", "on_p5", False), ("p5_relu", "on_p5", True)],
+)
+def test_extra_levels_by_name(extra_levels, extra, relu):
+    fpn = pyramid([8, 16, 32], 4, extra_levels, 5)
+    assert (fpn.extra, fpn.relu_before_extra, fpn.num_levels) == (extra, relu, 5)

@@ -65,7 +65,7 @@ def test_flattening_order(anchors, k):
     assert torch.equal(flatten_level(x, anchors), rows(x, anchors))
 
 
-@pytest.mark.parametrize("norm", ["gn", None])
+@pytest.mark.parametrize("norm", ["gn", "gn_bias", None])
 @pytest.mark.parametrize("centerness_on", ["cls", "reg"])
 @pytest.mark.parametrize("norm_on_bbox", [False, True])
 def test_fcos_by_definition(norm, centerness_on, norm_on_bbox):
@@ -85,14 +85,16 @@ def test_fcos_by_definition(norm, centerness_on, norm_on_bbox):
     assert outputs["cls_logits"].shape == (2, LOCATIONS, 3)
 
 
-def test_retinanet_by_definition():
-    head = perturbed(RetinaNetHead(8, 9, 4, iou=True))
+@pytest.mark.parametrize(("norm", "channels"), [(None, 8), ("gn", 32), ("gn_bias", 32)])
+def test_retinanet_by_definition(norm, channels):
+    head = perturbed(RetinaNetHead(channels, 9, 4, norm=norm, iou=True))
+    assert ("cls_tower.0.bias" in head.state_dict()) == (norm != "gn")
     expected = {key: [] for key in ("cls_logits", "bbox_regression", "iou_logits")}
-    for x in pyramid(8):
-        cls, reg = tower(x, head, "cls_tower", None), tower(x, head, "reg_tower", None)
+    for x in pyramid(channels):
+        cls, reg = tower(x, head, "cls_tower", norm), tower(x, head, "reg_tower", norm)
         for key in expected:
             expected[key].append(rows(predict(cls if key == "cls_logits" else reg, head, key), 9))
-    outputs = head(pyramid(8))
+    outputs = head(pyramid(channels))
     check(outputs, expected)
     assert [outputs[k].shape for k in expected] == [(2, LOCATIONS * 9, c) for c in (4, 4, 1)]
 
@@ -199,7 +201,8 @@ def test_no_images_and_no_graph_break():
     [
         (lambda: FCOSHead(48, 3), "multiple of 32, got 48"),
         (lambda: FCOSHead(32, 0), "FCOSHead: num_classes must be at least 1, got 0"),
-        (lambda: FCOSHead(32, 3, norm="bn"), "norm must be 'gn' or None, got 'bn'"),
+        (lambda: FCOSHead(32, 3, norm="bn"), "norm must be 'gn', 'gn_bias' or None, got 'bn'"),
+        (lambda: RetinaNetHead(48, 9, 3, norm="gn"), "RetinaNetHead: 'gn' needs .* multiple of 32, got 48"),
         (lambda: FCOSHead(32, 3, centerness_on="box"), "centerness_on must be 'cls' or 'reg', got 'box'"),
         (lambda: FCOSHead(32, 3, prior_prob=1.0), r"prior_prob must be in \(0, 1\), got 1.0"),
         (lambda: FCOSHead(32, 3, strides=()), "num_levels must be at least 1, got 0"),

@@ -23,7 +23,7 @@ from mlc_ext.detectors.config.presets import preset
 from mlc_ext.detectors.config.settings import ASSIGNERS, CLS_LOSSES
 from mlc_ext.detectors.models.assigners import build_assigner, keep_inside
 from mlc_ext.detectors.models.build import build_model
-from mlc_ext.detectors.models.dense_detector import prepare_targets
+from mlc_ext.detectors.models.targets import prepare_targets
 
 MLC = MLCConfig(start_epoch=0)
 DETECTORS = ("fcos-", "retinanet")

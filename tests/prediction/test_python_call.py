@@ -237,7 +237,6 @@ def test_broken_files_of_a_folder_are_listed(model, photo, tmp_path, caplog):
         ),
         ([torch.zeros(3, 8, 8), torch.zeros(8, 8)], ValueError, "image 1: a tensor must have shape"),
     ],
-    ids=str,
 )
 def test_what_is_no_image(model, photo, monkeypatch, source, error, message):
     monkeypatch.chdir(photo.parent)

@@ -26,13 +26,14 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("program", cli.PROGRAMS)
 def test_a_program_is_the_same_however_it_is_called(program):
+    module = cli.MODULES.get(program, program)
     printed = [
         run(*how, "--help")
-        for how in ([DETECTORS / f"{program}.py"], ["-m", f"mlc_ext.detectors.{program}"],
+        for how in ([DETECTORS / f"{module}.py"], ["-m", f"mlc_ext.detectors.{module}"],
                     ["-m", "mlc_ext.detectors.cli", program])
     ]  # fmt: skip
     assert [each.returncode for each in printed] == [0, 0, 0]
-    names = (f"{program}.py", f"{program}.py", f"mlc-ext {program}")
+    names = (f"{module}.py", f"{module}.py", f"mlc-ext {program}")
     rest = set()
     for name, each in zip(names, printed, strict=True):
         usage, _, options = each.stdout.partition("\n\n")

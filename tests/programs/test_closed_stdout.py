@@ -9,6 +9,8 @@ from small_runs import set_options
 
 from mlc_ext.detectors import cli
 
+MODULES = [cli.MODULES.get(name, name) for name in cli.PROGRAMS]
+
 PROGRAM = """
 import importlib, json, os, sys
 for name in json.loads(sys.argv[2]):
@@ -29,7 +31,7 @@ print(json.dumps(codes))
 
 def ended(folder, cases, *options):
     """-> the exit codes and stderr of programs, one after the other, each with a closed stdout."""
-    command = [sys.executable, *options, "-c", PROGRAM, json.dumps(cases), json.dumps(list(cli.PROGRAMS))]
+    command = [sys.executable, *options, "-c", PROGRAM, json.dumps(cases), json.dumps(MODULES)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     return json.loads(done.stdout), done.stderr
 
@@ -46,7 +48,7 @@ def test_every_program_ends_as_usual(tmp_path, options):
     settings = ["--preset=fcos_minus_r50_mlc", *set_options("fcos_minus_r50_mlc"), "--epochs=1", "--out=run", "--quiet"]
     cases = [
         (0, "cli", "--help"),
-        *((0, name, "--help") for name in cli.PROGRAMS),
+        *((0, name, "--help") for name in MODULES),
         (0, "train", "--settings"),
         (0, "train", *settings),
         (0, "evaluate", "run/checkpoint.pt", "--device=cpu"),

@@ -7,8 +7,8 @@ import pytest
 from small_runs import DETECTORS
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import command, print_error, program_errors, say
-from mlc_ext.detectors.data.errors import DataError, StarvedLoader
+from mlc_ext.detectors.command_line import command, print_error, program_errors, say, text_table
+from mlc_ext.detectors.data.errors import DataError, DatasetNotFound, StarvedLoader
 from mlc_ext.detectors.distributed import LostPeer, SetupError
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
 
@@ -54,7 +54,7 @@ def test_without_an_error_the_code_is_0():
     [
         (0, SetupError("no  data\nthere"), "p: no data there\n"), (0, LostPeer("gone"), "p: gone\n"),
         (1, SetupError("no data"), ""), (1, LostPeer("gone"), ""), (1, ValueError("no"), "p: rank 1: no\n"),
-        (0, MemoryError(), "p: MemoryError\n"),
+        (0, MemoryError(), "p: MemoryError\n"), (0, DatasetNotFound("a\n  b"), "p: a\n  b\n"),
     ],
 )  # fmt: skip
 def test_rank_0_prints_the_errors_of_all(monkeypatch, capsys, rank, error, line):
@@ -87,3 +87,14 @@ def test_the_next_command_is_named_as_this_one_was_called(monkeypatch, tmp_path)
     assert command("mlc-ext train", "report", Path("runs/a")) == "mlc-ext report runs/a"
     monkeypatch.setattr(sys, "argv", ["-c"])  # main() called from a program of the user
     assert command("train.py", "evaluate", "x.pt") == "mlc-ext evaluate x.pt"
+
+
+def test_of_several_ranks_too_the_lines_stay(capsys):
+    error = SetupError("a\n  b")
+    error.__cause__ = DatasetNotFound("a\n  b")
+    print_error("p", error)
+    assert capsys.readouterr().err == "p: a\n  b\n"
+
+
+def test_a_table_is_aligned():
+    assert text_table([("class", "n"), ("a", "10"), ("longer", "")]) == ["class    n", "a       10", "longer"]

@@ -14,7 +14,7 @@ from small_runs import DETECTORS
 from untrained import write_checkpoint
 
 from mlc_ext._program_start import is_program
-from mlc_ext.detectors.cli import PROGRAMS
+from mlc_ext.detectors.cli import MODULES, PROGRAMS
 
 
 def begin(folder, checkpoint):
@@ -74,7 +74,7 @@ def test_a_program_of_another_project_keeps_its_signals(tmp_path):
     assert (done.returncode, done.stdout) == (0, "saved\n"), done.stderr
 
 
-@pytest.mark.parametrize("name", [f"{name}.py" for name in PROGRAMS])
+@pytest.mark.parametrize("name", [f"{MODULES.get(name, name)}.py" for name in PROGRAMS])
 def test_the_programs_of_this_package_are_recognized(tmp_path, monkeypatch, name):
     (tmp_path / "link.py").symlink_to(DETECTORS / name)
     for path in (DETECTORS / name, tmp_path / "link.py"):

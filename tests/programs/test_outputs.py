@@ -15,6 +15,7 @@ from mlc_ext.detectors.config.paths import PATHS, with_absolute_paths
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.generated.dataset import generate
 from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 
 
@@ -80,13 +81,18 @@ def test_every_setting_that_is_a_path(monkeypatch, tmp_path):
 
 def test_evaluation_from_another_folder_is_on_the_runs_data(program, folder, monkeypatch):
     code, here, _ = program(evaluate, "run/checkpoint.pt", "--device", "cpu")
+    (kept,) = [path.name for path in (folder / "run" / "evaluations").iterdir()]
     monkeypatch.chdir(folder / "other")  # which has a data/ of its own
     code, there, _ = program(evaluate, "../run/checkpoint.pt", "--device", "cpu")
-    assert code == 0 and there == here
+    again = there.splitlines()
+    assert again.pop(1) == (
+        f"evaluated before, detections read from ../run/evaluations/{kept}; --again computes them again"
+    )
+    assert code == 0 and again[:-3] == here.splitlines()[:-3]
     assert here.splitlines()[0] == f"validation set: {folder}/data/annotations/instances_val.json"
     code, other, _ = program(evaluate, "../run/checkpoint.pt", "--device", "cpu", "--data", "data")
     assert other.splitlines()[0] == f"validation set: {folder}/other/data/annotations/instances_val.json"
-    assert other.splitlines()[1:] != here.splitlines()[1:]
+    assert other.splitlines()[1:-3] != here.splitlines()[1:-3]
 
 
 def test_a_run_with_relative_paths_goes_on_with_absolute_ones(program, folder):
@@ -110,7 +116,8 @@ def test_results_that_cannot_be_written_are_found_before_the_work(program, monke
 
 
 def test_a_disk_that_is_full_after_the_evaluation_leaves_the_metrics(program, monkeypatch):
-    monkeypatch.setattr("mlc_ext.detectors.evaluation.coco_metrics.CocoEvaluator.results", lambda _: ["x" * 9000])
+    row = {"image_id": 1, "category_id": 1, "bbox": [0.0, 0.0, 5.0, 5.0], "score": 0.5}
+    monkeypatch.setattr(CocoEvaluator, "results", lambda _: [row] * 200)
     with full_disk(5000):
         code, out, error = program(evaluate, "run/checkpoint.pt", "--device", "cpu", "--results", "d.json")
     assert code == 2 and "corr(gt)" in out and error.endswith("File too large: 'd.json'\n")

@@ -22,10 +22,13 @@ from small_runs import config_of
 from mlc_ext.detectors import report
 from mlc_ext.detectors.data.generated.dataset import generate
 from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.evaluation import stored
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
+from mlc_ext.detectors.evaluation.error_shares import KINDS
+from mlc_ext.detectors.evaluation.explanation import explain
 from mlc_ext.detectors.evaluation.measure import measure
 from mlc_ext.detectors.evaluation.metrics_table import REPORTED, shown
-from mlc_ext.detectors.models.dense_detector import prepare_targets
+from mlc_ext.detectors.models.targets import prepare_targets
 from mlc_ext.detectors.reporting.charts import legend_name, thinned
 from mlc_ext.detectors.reporting.embedded_images import Pictures
 from mlc_ext.detectors.reporting.gallery import find_groups
@@ -36,6 +39,7 @@ from mlc_ext.detectors.runs.load import load_for_evaluation
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install mlc-ext[report])")
 
 HOSTILE = '<b>&"x"'
+BOTH = ("fcos_minus_r50", "fcos_minus_r50_mlc")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -257,6 +261,11 @@ def test_equal_runs_make_equal_reports(runs, made, tmp_path):
     charts = sorted((made.parent / "page_charts").iterdir())
     names = {chart.name for chart in charts}
     assert {
+        "legend.png",
+        "errors.png",
+        "classes.png",
+        "classes_precision_1.png",
+        "confusion_2.png",
         "loss.png",
         "loss_iou_rescoring.png",
         "metric_AP.png",
@@ -268,6 +277,49 @@ def test_equal_runs_make_equal_reports(runs, made, tmp_path):
         "scatter_2.png",
     } <= names
     assert all((tmp_path / "page_charts" / chart.name).read_bytes() == chart.read_bytes() for chart in charts)
+
+
+def test_one_legend_names_the_runs(made):
+    page = made.read_text()
+    assert page.count('alt="legend: ') == 1
+    assert 'alt="legend: base, _&lt;i&gt;' not in page  # as matplotlib may have it
+    assert re.search(r'alt="legend: base,  _&lt;i&gt;[^"]*, mutual labeling starts, learning rate / 10"', page)
+
+
+def test_a_single_evaluation_is_a_bar(runs, tmp_path):
+    """Of two evaluations the last is left."""
+    pages = []
+    for single in (False, True):
+        folders = [copied(runs[name], tmp_path / f"{single}{k}", "*.pt") for k, name in enumerate(BOTH)]
+        for folder in folders if single else ():
+            lines = (folder / "metrics.jsonl").read_text().splitlines()
+            first = next(line for line in lines if '"metrics"' in line)
+            (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines if line != first))
+        assert call(*folders, "--out", tmp_path / f"{single}.html") == 0
+        pages.append((tmp_path / f"{single}.html").read_text())
+    assert 'alt="AP over epochs"' in pages[0] and 'alt="AP by run"' not in pages[0]
+    assert 'alt="AP by run"' in pages[1] and 'alt="AP over epochs"' not in pages[1]
+
+
+def test_classes_and_errors(runs, made):
+    page = Page(made)
+    (errors,) = [table for table in page.tables if table[1][0] == "localization"]
+    assert [row[0] for row in errors[1:]] == [*KINDS, "false positives", "false negatives"]
+    by_class = [table for table in page.tables if table[0][:2] == ["class", "objects"]]
+    assert len(by_class) == 2 and by_class[0][1][0] == HOSTILE
+    loaded = load_for_evaluation(runs["fcos_minus_r50_mlc"], device="cpu")
+    measured = measure(loaded.model, loaded.dataset, batch_size=4, device=loaded.device, progress=False)
+    found = explain(measured.evaluator)
+    assert [row[1:] for row in by_class[1][1:]] == [
+        [str(each.objects), *(shown(key, getattr(each, key)) for key in ("AP", "AP50", "AP75", "AR"))]
+        for each in found.classes
+    ]
+
+
+def test_an_evaluation_that_was_kept_is_read(runs, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "measure_loaded", lambda *_, **__: pytest.fail("it was computed again"))
+    assert call(*(runs[name] for name in BOTH), "--out", tmp_path / "page.html") == 0
+    assert (tmp_path / "page.html").read_bytes() == made.read_bytes()
 
 
 def test_proposals(runs, tmp_path):
@@ -425,6 +477,9 @@ addEventListener("load", () => {
     select.dispatchEvent(new Event("change"));
   };
   const found = { width: innerWidth, overflow: [overflow()], drawn: [] };
+  const seen = (each) => getComputedStyle(each).display !== "none";
+  const tables = [...document.querySelectorAll(".wide")].filter((box) => box.clientWidth);
+  found.hints = tables.map((box) => [box.scrollWidth > box.clientWidth, seen(box.previousElementSibling)]);
   const step = (action) => {
     try { action(); } catch (error) { faults.push(String(error)); }
     found.drawn.push(drawn());
@@ -471,6 +526,8 @@ def test_in_a_browser(made, tmp_path, width):
     found = json.loads(html.unescape(reported[1]))
     assert found["faults"] == [] and found["width"] == width
     assert max(found["overflow"]) <= 0
+    assert all(wider == hinted for wider, hinted in found["hints"])
+    assert any(hinted for _, hinted in found["hints"]) == (width == 390)
     first, second, image, run, whole = found["drawn"]
     assert first and second and len({first, second, image, run}) == 4 and whole == run
     assert found["frames"][1] == "0 0 96 96" != found["frames"][0]

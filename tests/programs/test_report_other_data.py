@@ -64,6 +64,8 @@ def make(out, *folders, capsys):
         ({"data.val_annotations": "/x.json"}, False),
         ({"data.val_images": "/x"}, False),
         ({"data.val_is_train": True}, False),
+        ({"data.val_fraction": 0.2}, False),
+        ({"data.val_seed": 1}, True),  # of no effect without data.val_fraction
         ({"data.categories": ["cat"]}, False),
         ({"data.data": "there/../data"}, True),
     ],
@@ -78,7 +80,26 @@ def test_runs_without_checkpoints_are_compared_by_their_settings(tmp_path, monke
     page, error = make(tmp_path / "page.html", *runs, capsys=capsys)
     assert ("<small>-15.7</small>" in page) == same
     assert ("These metrics cannot be compared" in page) == (not same)
+    assert ("Small: the difference from a" in page) == same
     assert ("b: evaluated on another validation set than a: no differences are shown" in error) == (not same)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"schedule.lr": 0.5, "run.seed": 1}, True),
+        ({"data.val_fraction": 0.3}, False),
+        ({"data.val_seed": 1}, False),
+        ({"data.train_images": "/x", "data.train_annotations": "/x.json"}, False),
+    ],
+)
+def test_other_images_held_out_are_another_set(tmp_path, changes, same):
+    config = config_of("fcos_minus_r50", "x", data__data="data", data__val_fraction=0.2)
+    other = config
+    for name, value in changes.items():
+        other = override(other, name, value)
+    a, b = read_runs([write_run(tmp_path / name, each, 0.1) for name, each in (("a", config), ("b", other))])
+    assert comparable(a, b) == same
 
 
 def test_generated_sets_of_other_sizes_are_other_sets(tmp_path):

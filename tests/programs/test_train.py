@@ -121,7 +121,11 @@ def test_evaluate_gives_the_runs_metrics(folder, compared):
     code, out, error = finish(start(folder, "compared/MLC/checkpoint.pt", "--device", "cpu", program="evaluate.py"))
     assert code == 0, error
     assert rows(out)[""] == rows(compared)["MLC"]
-    assert out.splitlines()[-2:] == ["", "no file was written; --results FILE writes the detections"]
+    (kept,) = (folder / "compared" / "MLC" / "evaluations").iterdir()
+    program = DETECTORS / "report.py"
+    assert out.splitlines()[-3:] == [
+        "", f"kept for the next time: {kept.relative_to(folder)}", f"next: python {program} compared/MLC"
+    ]  # fmt: skip
 
 
 def test_evaluate_with_other_settings_and_results(folder, compared):

@@ -13,7 +13,7 @@ from mlc_ext.detectors.config.overrides import differences, override
 from mlc_ext.detectors.data.build import build_validation_set
 from mlc_ext.detectors.data.generated.dataset import generate
 from mlc_ext.detectors.engine.trainer import Trainer
-from mlc_ext.detectors.models.dense_detector import prepare_targets
+from mlc_ext.detectors.models.targets import prepare_targets
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,7 @@ def help_of(program: Path | str) -> str:
     name = program if isinstance(program, str) else program.stem
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        importlib.import_module(f"mlc_ext.detectors.{name}").main(["--help"])
+        importlib.import_module(f"mlc_ext.detectors.{cli.MODULES.get(name, name)}").main(["--help"])
     return printed.getvalue()
 
 
@@ -164,19 +164,23 @@ def test_extras_exist(page):
 
 
 def test_the_results_are_the_recorded_ones():
-    """README's rows: the demo's table, and the tables of docs/results.md and docs/results_person.md."""
+    """README's rows: the demo's table, and the tables of the pages of results."""
     demo = {line.split("|")[1].strip(): line for line in (ROOT / "docs" / "training.md").read_text().splitlines()
             if line.count("|") > 6}  # fmt: skip
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in README.read_text().splitlines()
             if re.match(r"\| (here|the paper)", line)]  # fmt: skip
     names = ["FCOS-", "FCOS- + ML", "FCOS- + IUR", "FCOS- + MLC"]
-    paper, of_demo, generated, person = (dict(zip(names, row[1:], strict=True)) for row in rows)
+    paper, of_demo, generated, cells, cells_held_back, person = (dict(zip(names, row[1:], strict=True)) for row in rows)
     assert all(f"| {of_demo[name]} |" in demo[name] for name in ("FCOS-", "FCOS- + MLC"))
-    for page, end, row in (
-        ("results.md", "## The images held back", generated),
-        ("results_person.md", "### Table 4", person),
+    for page, headings, row in (
+        ("results.md", ("## What was trained", "## The images held back"), generated),
+        ("results_bccd.md", ("## Validation images", "## The images held back"), cells),
+        ("results_bccd.md", ("## The images held back", None), cells_held_back),
+        ("results_person.md", ("## What was trained", "### Table 4"), person),
     ):
-        tables = (ROOT / "docs" / page).read_text().partition(end)[0]
+        text = (ROOT / "docs" / page).read_text()
+        begin, stop = (text.index(heading) if heading else len(text) for heading in headings)
+        tables = text[begin:stop]
         for name in names:
             found = [line for line in tables.splitlines() if line.startswith(f"| {name} |")]
             assert found and all(f"| {row[name]} |" in line and f"| {paper[name]} |" in line for line in found), name

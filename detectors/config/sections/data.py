@@ -17,7 +17,7 @@ class DataConfig:
     """Images, annotations and how they are loaded."""
 
     data: str | None = None
-    """Folder of a data set in COCO's format; None: one is generated."""
+    """Folder of a data set in COCO's format, in any layout of detectors/data/layouts.py; None: one is generated."""
     train_images: str | None = None
     """Folder of the training images; None: found in data.data."""
     train_annotations: str | None = None
@@ -26,6 +26,12 @@ class DataConfig:
     """Folder of the validation images; None: found in data.data."""
     val_annotations: str | None = None
     """COCO JSON of the validation images; None: found in data.data."""
+    val_fraction: float | None = None
+    """For data without a validation split: the share of the training images that is held out for validation, for
+    example 0.2. A hash of the file names and val_seed chooses them: the choice is the same on every machine, and adding
+    images does not change it. None: the data have a validation split."""
+    val_seed: int = 0
+    """Seed of val_fraction, separate from run.seed: runs of several seeds have the same validation images."""
     categories: tuple[str, ...] | None = None
     """Names of the categories to train and evaluate on: "person, car", or a YAML list in which names with commas, and
     names such as none, are quoted: '["car (parked)", "lamp, desk", "none"]'. None (as text "~"): all."""
@@ -88,6 +94,8 @@ class DataConfig:
             short_side=_SIDE,
             long_side=_SIDE,
             eval_short_side=_SIDE,
+            val_fraction=Range(0, 1, low_open=True, high_open=True),
+            val_seed=Range(0, 2**63 - 1),
             flip=SHARE,
             scale_jitter=Range(0.01, 4),
             min_visible=SHARE,

@@ -12,6 +12,10 @@ ASSIGNERS = ("atss", "task_aligned", "sim_ota", "paa", "mal")
 
 CLS_LOSSES = ("focal", "quality_focal", "varifocal")
 
+TOWER_NORMS = ("gn", "gn_bias")
+
+EXTRA_LEVELS = ("c5", "c5_relu", "p5", "p5_relu")
+
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0")
 """Beside ``timm:NAME``, a model of timm."""
 
@@ -27,18 +31,30 @@ class ModelConfig:
     weights: str | None = None
     """ImageNet weights to start from: the path of a file of torchvision's, "imagenet" for the weights in the package of
     efficientnet_lite0 or of timm, or None for random weights."""
+    init: str | None = None
+    """A trained detector to start from (--init): a checkpoint or the folder of a run, or a file of torchvision's or
+    MMDetection's FCOS, RetinaNet, RPN or Faster R-CNN. It replaces model.weights. None: only the backbone may start
+    from trained weights."""
     frozen_stages: int | None = None
     """Stages of the backbone that are not trained: 0 none, 1 the stem, 2 the stem and the first stage, ..., 5 all;
-    None: 2 with weights, else 0."""
+    None: 2 with weights or init, else 0."""
     norm: str | None = None
     """Batch norm of the backbone: "bn" is trained, "frozen_bn" keeps its statistics, "fixed" trains nothing of it;
-    None: "frozen_bn" with weights, else "bn"."""
+    None: "frozen_bn" with weights or init, else "bn"."""
     style: str = "pytorch"
     """Which convolution of a ResNet's bottleneck has the stride: "pytorch" (the 3x3) or "caffe" (the first 1x1)."""
     fpn_channels: int = 256
     """Channels of the feature pyramid and of the head's towers; a multiple of 32 for heads with group norm (FCOS)."""
     num_convs: int = 4
     """3x3 convolutions in each tower of the head; RPN always has one."""
+    tower_norm: str | None = None
+    """FCOS, RetinaNet: norm in the towers of the head, "gn" (group norm after convolutions without bias) or "gn_bias"
+    (with bias, as torchvision's FCOS); None: "gn" for FCOS, no norm for RetinaNet."""
+    extra_levels: str | None = None
+    """FCOS, RetinaNet: what P6 is computed from, "c5" or "p5"; "c5_relu" and "p5_relu" have a ReLU between P6 and P7.
+    None: "p5_relu" for FCOS, "c5" for RetinaNet."""
+    torchvision_anchors: bool = False
+    """RetinaNet, RPN: anchors of whole pixels, as torchvision's; not with mmdet1."""
     box_loss: str = "iou"
     """FCOS: "iou" (-log IoU), "giou" or "linear_iou"."""
     center_sampling_radius: float | None = None
@@ -79,6 +95,8 @@ class ModelConfig:
             box_loss=("iou", "giou", "linear_iou"),
             centerness_on=("cls", "reg"),
             nms=("rescored", "iou"),
+            tower_norm=TOWER_NORMS,
+            extra_levels=EXTRA_LEVELS,
             assigner=ASSIGNERS,
             cls_loss=CLS_LOSSES,
         )
@@ -95,6 +113,8 @@ class ModelConfig:
             smooth_l1_beta=NOT_NEGATIVE,
             nms_threshold=SHARE,
         )
+        if self.torchvision_anchors and self.mmdet1:
+            raise ValueError("model.torchvision_anchors and model.mmdet1 are different anchors, got both")
 
     @property
     def class_agnostic(self) -> bool:

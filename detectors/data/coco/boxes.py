@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .read import Row
+from .rows import Row
 
 _MOST = 0.95  # of the boxes fit a form
 _OVERHANGING = 0.3  # of the boxes reach out of their image by more than a pixel

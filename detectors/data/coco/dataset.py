@@ -15,21 +15,23 @@ from tqdm import tqdm
 
 from ..errors import DataError, ImageDecodeError, StarvedLoader
 from ..images.decode import FORMATS, decode_image, read_image
-from ..images.files import NearNames, did_you_mean, files_below, missing_files
+from ..images.files import did_you_mean
 from ..images.orientation import count_turned
 from ..loading.verify import broken_images
 from .boxes import BoxTable, likely_form
 from .categories import Classes
 from .findings import Findings
 from .ground_truth import coco_dictionary
-from .read import LOST_WITH_IMAGE, read_coco, usable_rows
+from .part import Part
+from .present import SHOWN, present_images
+from .read import read_coco
+from .rows import LOST_WITH_IMAGE, usable_rows
 
 _LOG = logging.getLogger(__name__)
-_SHOWN = 3  # examples of a fault in a message
 
 
 def _first(items: Sequence[str], separator: str = "; ") -> str:
-    return separator.join(items[:_SHOWN]) + (f"{separator}..." if len(items) > _SHOWN else "")
+    return separator.join(items[:SHOWN]) + (f"{separator}..." if len(items) > SHOWN else "")
 
 
 class CocoDetection(Dataset):
@@ -47,6 +49,7 @@ class CocoDetection(Dataset):
         image_dir: folder that `file_name` is relative to; a name may not lead out of it (links in it may).
         annotation_file: the JSON.
         categories: names of the categories to use, objects of other categories are omitted; None for all.
+        part: the part of the images to use; None for all.
         transforms: called as `transforms(image, target)`, returns both.
         keep_empty: keep images without a non-crowd box (they train as pure background).
         strict: raise on an image that is missing, broken or malformed in the JSON. Otherwise such images are left
@@ -60,6 +63,9 @@ class CocoDetection(Dataset):
         classes: the :class:`~mlc_ext.detectors.data.coco.categories.Classes`: names, ids and labels.
         findings: the :class:`~mlc_ext.detectors.data.coco.findings.Findings`: what was left out or is unusual.
         image_ids: COCO ids of the items, in order.
+        name: the annotation file, and the part of it that is used.
+        table: the boxes, a :class:`~mlc_ext.detectors.data.coco.boxes.BoxTable`.
+        sizes: int64 [n, 2] height and width of the images, from the JSON.
 
     Raises:
         ValueError: the JSON is not COCO detection data (names what is missing), a file name leads out of
@@ -75,6 +81,7 @@ class CocoDetection(Dataset):
         transforms: Callable | None = None,
         *,
         categories: Sequence[str] | None = None,
+        part: Part | None = None,
         keep_empty: bool = True,
         strict: bool = False,
         cache: bool = False,
@@ -92,10 +99,14 @@ class CocoDetection(Dataset):
             raise ValueError(f"{self.annotation_file}: {_first(content.problems)}")
         if categories is not None:
             content.choose(categories, self.annotation_file)
+        self.name = str(self.annotation_file)
+        if part is not None:
+            self.name += f" ({part})"
+            content.keep_images(part, self.name)
         self.classes, self.findings = Classes(content.categories), Findings(content)
-        for problem in content.problems[:_SHOWN]:
+        for problem in content.problems[:SHOWN]:
             _LOG.warning("%s: image left out: %s", self.annotation_file, problem)
-        images = self._present(content.images)
+        images = present_images(content.images, self.image_dir, self.findings, strict=strict)
         rows = usable_rows(content, images, self.classes.category_to_label, self.findings.examples)
         if not keep_empty:
             with_objects = {row.image_id for row in rows if not row.iscrowd}
@@ -103,36 +114,21 @@ class CocoDetection(Dataset):
                 self.findings.dropped["images without boxes"] = len(images) - len(with_objects)
             images = {key: entry for key, entry in images.items() if key in with_objects}
         if not images:
-            raise ValueError(f"{self.annotation_file}: no image left to use ({dict(self.findings.dropped)})")
+            raise ValueError(f"{self.name}: no image left to use ({dict(self.findings.dropped)})")
         self._cache: list[bytes | None] | None = None
         images = dict(list(images.items())[:limit])
-        self._table = BoxTable.of_rows(rows, list(images))
+        self.table = BoxTable.of_rows(rows, list(images))
         self.image_ids: list[int] = list(images)
         self._names: list[str] = [entry["file_name"] for entry in images.values()]
-        self._sizes = np.array([(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64)
+        self.sizes = np.array([(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64)
         self.findings.noted.update(
-            count_turned([*map(self.image_path, range(len(self)))], self._sizes.tolist(), FORMATS)
+            count_turned([*map(self.image_path, range(len(self)))], self.sizes.tolist(), FORMATS)
         )
         if cache:
             indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not progress, leave=False)
             self._cache = [self._read_quietly(index) for index in indices]
         if self.findings.dropped or self.findings.noted:
             _LOG.info("%s", self.summary())
-
-    def _present(self, entries: dict[int, dict]) -> dict[int, dict]:
-        """Images whose files exist, by id, in the order of their ids."""
-        names = [entry["file_name"] for entry in entries.values()]
-        missing = missing_files(self.image_dir, names)
-        if missing:
-            near = NearNames(files_below(self.image_dir))
-            absent = [name for name in names if name in missing]
-            shown = [f"{name!r}{near.suggestion(name)}" for name in absent[:_SHOWN]]
-            self.findings.dropped["missing images"] = len(absent)
-            self.findings.examples["missing images"] = shown[0]
-            if self.strict or len(absent) == len(names):
-                reported = ", ".join(shown) + (", ..." if len(absent) > _SHOWN else "")
-                raise FileNotFoundError(f"{len(absent)} of {len(names)} images are not in {self.image_dir}: {reported}")
-        return {image_id: entry for image_id, entry in entries.items() if entry["file_name"] not in missing}
 
     def verify(self, *, workers: int = 0, progress: bool = False) -> None:
         """Decodes every image once and leaves the broken ones out, the same on all ranks, which share the work.
@@ -151,17 +147,17 @@ class CocoDetection(Dataset):
             raise ImageDecodeError(
                 f"{self.annotation_file}: {len(bad)} of {len(self)} images cannot be used: {_first(list(bad.values()))}"
             )
-        for problem in list(bad.values())[:_SHOWN]:
+        for problem in list(bad.values())[:SHOWN]:
             _LOG.warning("image left out: %s", problem)
         self.findings.dropped["broken images"] = len(bad)
         if self._cache is not None:
             self._cache = [data for index, data in enumerate(self._cache) if index not in bad]
         kept = np.setdiff1d(np.arange(len(self)), list(bad))
-        table = self._table.of_images(kept)
-        if len(table) < len(self._table):
-            self.findings.dropped[LOST_WITH_IMAGE[1]] = len(self._table) - len(table)
-        self._table = table
-        self._sizes = self._sizes[kept]
+        table = self.table.of_images(kept)
+        if len(table) < len(self.table):
+            self.findings.dropped[LOST_WITH_IMAGE[1]] = len(self.table) - len(table)
+        self.table = table
+        self.sizes = self.sizes[kept]
         self.image_ids = [self.image_ids[index] for index in kept]
         self._names = [self._names[index] for index in kept]
 
@@ -210,11 +206,11 @@ class CocoDetection(Dataset):
 
     def target(self, index: int) -> dict[str, Any]:
         """Target of image `index`, before transforms."""
-        return self._table.target(index) | {"image_id": self.image_ids[index], "orig_size": self.image_size(index)}
+        return self.table.target(index) | {"image_id": self.image_ids[index], "orig_size": self.image_size(index)}
 
     def image_size(self, index: int) -> tuple[int, int]:
         """(height, width) of image `index`, from the JSON: no file is opened."""
-        height, width = self._sizes[index]
+        height, width = self.sizes[index]
         return int(height), int(width)
 
     def image_path(self, index: int) -> Path:
@@ -223,7 +219,7 @@ class CocoDetection(Dataset):
 
     def aspect_ratios(self) -> np.ndarray:
         """height / width of every image, float64 [len(self)]."""
-        return self._sizes[:, 0] / self._sizes[:, 1]
+        return self.sizes[:, 0] / self.sizes[:, 1]
 
     def _read(self, index: int) -> bytes:
         cached = self._cache[index] if self._cache is not None else None
@@ -259,12 +255,12 @@ class CocoDetection(Dataset):
     @property
     def num_boxes(self) -> int:
         """Usable boxes, crowds too."""
-        return len(self._table)
+        return len(self.table)
 
     @property
     def num_objects(self) -> int:
         """Usable boxes without crowds."""
-        return int((~self._table.iscrowd).sum())
+        return int((~self.table.iscrowd).sum())
 
     def label_as(self, categories: Mapping[int, str], source: str) -> None:
         """Gives the classes the labels 1.. in the order of ``categories`` ({id: name}), those of another set, matched
@@ -278,14 +274,14 @@ class CocoDetection(Dataset):
             self.classes, labels, moved = self.classes.in_order_of(categories, sources)
         except ValueError as error:
             raise ValueError(f"the categories of {self.annotation_file} are not those of {source}: {error}") from None
-        self._table.labels = labels[self._table.labels]
+        self.table.labels = labels[self.table.labels]
         if moved:
             self.findings.relabeled.append(f"category ids are not those of {source}, matched by name: {_first(moved)}")
 
     def summary(self) -> str:
         """One line: the size of the data set, and the dropped images and annotations by reason."""
         return (
-            f"{self.annotation_file}: {len(self)} images, {self.num_boxes} boxes ({self.num_boxes - self.num_objects} "
+            f"{self.name}: {len(self)} images, {self.num_boxes} boxes ({self.num_boxes - self.num_objects} "
             f"crowd), {self.num_classes} categories{self.findings.summary()}"
         )
 
@@ -294,11 +290,11 @@ class CocoDetection(Dataset):
         found = self.findings.warnings(len(self))
         if not self.num_objects:
             found.append("no object is left to learn or to evaluate on")
-        if form := likely_form(self._table.file_boxes, self._sizes[self._table.owners]):
+        if form := likely_form(self.table.file_boxes, self.sizes[self.table.owners]):
             found.append(form)
-        return [f"{self.annotation_file}: {line}" for line in found]
+        return [f"{self.name}: {line}" for line in found]
 
     def ground_truth(self) -> dict[str, Any]:
         """The annotations in use as a COCO dictionary, with the file's own (unclipped) boxes and areas, for
         evaluation."""
-        return coco_dictionary(self.image_ids, self._sizes, self._table, self.classes)
+        return coco_dictionary(self.image_ids, self.sizes, self.table, self.classes)

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .read import FIELDS, LOST_WITH_IMAGE, CocoContent
+from .read import CocoContent
+from .rows import FIELDS, LOST_WITH_IMAGE
 
 _LOG = logging.getLogger(__name__)
 _TOLERATED = 0.1

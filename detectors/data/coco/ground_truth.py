@@ -10,7 +10,8 @@ import numpy as np
 
 from .boxes import BoxTable
 from .categories import Classes
-from .read import read_coco, usable_rows
+from .read import read_coco
+from .rows import usable_rows
 
 
 def coco_dictionary(image_ids: Sequence[int], sizes: np.ndarray, table: BoxTable, classes: Classes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reads COCO detection JSON and selects the images and annotations that can be used."""
+"""Reads COCO detection JSON and selects the images that can be used."""
 
 from __future__ import annotations
 
@@ -6,30 +6,19 @@ import difflib
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..images.files import did_you_mean
 from .categories import read_categories
-from .values import as_flag, as_id, as_numbers, as_side
+from .file_names import inner_name, is_file_name, leads_out
+from .values import as_id, as_side
 
 _BLANK = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"  # byte order marks, UTF-16's other halves, white space
 
-UNKNOWN_IMAGE = "annotations of unknown images"
-UNKNOWN_CATEGORY = "annotations of unknown categories"
-MALFORMED_FLAG = "annotations with a malformed iscrowd"
-MALFORMED_BOX, NO_AREA, OUTSIDE = "malformed boxes", "boxes without area", "boxes outside the image"
-CLIPPED = "boxes clipped to the image"
-FIELDS = {
-    UNKNOWN_IMAGE: "image_id", UNKNOWN_CATEGORY: "category_id", MALFORMED_FLAG: "iscrowd",
-    MALFORMED_BOX: "bbox", NO_AREA: "bbox", OUTSIDE: "bbox",
-}  # fmt: skip
-"""The faulty field, by the reason to drop an annotation."""
-LOST_WITH_IMAGE = ("annotations of missing images", "annotations of broken images")
+STORED = "images named by their path in Label Studio's storage"
 
 
 @dataclass
@@ -66,12 +55,23 @@ class CocoContent:
             raise ValueError(f"{source}: no category is chosen")
         others = {key for key, name in self.categories.items() if name not in set(names)}
         self.categories = {key: name for key, name in self.categories.items() if key not in others}
-        self.annotations = [entry for entry in self.annotations if not _is_of(entry, others)]
+        self.annotations = [entry for entry in self.annotations if not _has(entry, "category_id", others)]
+
+    def keep_images(self, chosen: Container[str], name: str) -> None:
+        """Keeps only the images of these file names and their annotations; annotations of unknown images stay.
+
+        ValueError, naming the data set ``name``, if no image is left.
+        """
+        others = {key for key, entry in self.images.items() if entry["file_name"] not in chosen}
+        self.images = {key: entry for key, entry in self.images.items() if key not in others}
+        if not self.images:
+            raise ValueError(f"{name}: none of its {len(others)} images is in this part")
+        others |= {key for key, same in self.same_image.items() if same in others}
+        self.annotations = [entry for entry in self.annotations if not _has(entry, "image_id", others)]
 
 
-def _is_of(annotation: Any, categories: set[int]) -> bool:
-    category = annotation.get("category_id") if isinstance(annotation, dict) else None
-    return as_id(category) in categories
+def _has(annotation: Any, field: str, ids: set[int]) -> bool:
+    return isinstance(annotation, dict) and as_id(annotation.get(field)) in ids
 
 
 def read_coco(path: Path) -> CocoContent:
@@ -84,7 +84,8 @@ def read_coco(path: Path) -> CocoContent:
     Raises:
         FileNotFoundError: no such file.
         ValueError: no COCO detection data (names what is missing), no usable image, a category that cannot be used, or
-            a file name that leads out of the image folder: such a file is hostile as a whole.
+            a file name that leads out of the image folder: such a file is hostile as a whole. Label Studio's paths of
+            its own storage are names in the image folder.
     """
     content = _load(path)
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
@@ -129,7 +130,7 @@ def _take_images(result: CocoContent, entries: list[Any], path: Path) -> None:
         key = as_id(entry.get("id")) if isinstance(entry, dict) else None
         if key is not None:
             result.known_images.add(key)
-        image = _image(entry, k, path)
+        image = _image(entry, k, path, result.noted)
         if isinstance(image, str):
             result.problems.append(image)
             result.dropped["malformed images"] += 1
@@ -156,7 +157,7 @@ def _take_images(result: CocoContent, entries: list[Any], path: Path) -> None:
             result.noted["images listed again under another id, taken as one"] += 1
 
 
-def _image(entry: Any, k: int, path: Path) -> dict[str, Any] | str:
+def _image(entry: Any, k: int, path: Path, noted: Counter[str]) -> dict[str, Any] | str:
     """The used fields of an image's entry, or its fault."""
     fields = ("id", "file_name", "width", "height")
     absent = [name for name in fields if name not in entry] if isinstance(entry, dict) else fields
@@ -165,33 +166,15 @@ def _image(entry: Any, k: int, path: Path) -> dict[str, Any] | str:
     if as_id(entry["id"]) is None:
         return f"images[{k}] has id {entry['id']!r}, which is not an integer"
     name = entry["file_name"]
-    if not _is_file_name(name):
+    if not is_file_name(name):
         return f"images[{k}]: {name!r} is not a file name"
-    _check_inside(name, path)
+    if leads_out(name):
+        name = inner_name(name, path)
+        noted[STORED] += 1
     sides = [as_side(entry[side]) for side in ("height", "width")]
     if None in sides:
         return f"images[{k}] has size {entry['width']!r} x {entry['height']!r}"
     return {"file_name": name, "height": sides[0], "width": sides[1]}
-
-
-def _is_file_name(name: Any) -> bool:
-    if not isinstance(name, str) or not name or "\0" in name:
-        return False
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: on no disk, and printing it would fail
-        return False
-    return True
-
-
-def _check_inside(name: str, source: Path) -> None:
-    """Refuses a file name that could lead out of the image folder, on any system.
-
-    Only the text of the name is checked: links in the folder belong to its owner and are followed.
-    """
-    windows = PureWindowsPath(name)
-    if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-        raise ValueError(f"{source}: file_name {name!r} leads out of the image folder")
 
 
 def _without_repetitions(result: CocoContent, annotations: list[Any]) -> Iterable[Any]:
@@ -207,83 +190,3 @@ def _without_repetitions(result: CocoContent, annotations: list[Any]) -> Iterabl
                 result.noted["annotations with the id of another"] += 1
             seen.setdefault(key, annotation)
         yield annotation
-
-
-@dataclass
-class Row:
-    """An annotation as it is used."""
-
-    image_id: int
-    label: int
-    box: np.ndarray  # xyxy, clipped
-    file_box: Sequence[float]  # xywh, as in the file
-    area: float
-    iscrowd: bool
-
-
-def usable_rows(
-    content: CocoContent, images: dict[int, dict[str, Any]], labels: Mapping[int, int], examples: dict[str, str]
-) -> list[Row]:
-    """The annotations of these images and {category: label} that can be used. The others are counted in the content's
-    ``dropped``, the first of each reason is described in ``examples``."""
-    rows = []
-    for k, annotation in enumerate(content.annotations):
-        row = parse_row(annotation, images, content, labels)
-        if not isinstance(row, str):
-            rows.append(row)
-            continue
-        content.dropped[row] += 1
-        if row in FIELDS and row not in examples:
-            examples[row] = f"annotations[{k}] has {FIELDS[row]} {annotation.get(FIELDS[row])!r:.60}"
-    if not content.annotations:
-        content.noted["file without annotations"] = 1
-    return rows
-
-
-def parse_row(
-    annotation: Any,
-    images: dict[int, dict[str, Any]],
-    content: CocoContent,
-    labels: Mapping[int, int],
-) -> Row | str:
-    """The usable form of an annotation of these images and {category: label}, or the reason to drop it. Unusual but
-    used annotations are counted in the content's ``noted``."""
-    if not isinstance(annotation, Mapping):
-        return "malformed annotations"
-    image_id, category = as_id(annotation.get("image_id")), as_id(annotation.get("category_id"))
-    if image_id not in content.known_images:
-        return UNKNOWN_IMAGE
-    image_id = content.same_image.get(image_id, image_id)
-    if image_id not in images:
-        return LOST_WITH_IMAGE[0]
-    if category not in labels:
-        return UNKNOWN_CATEGORY
-    crowd = as_flag(annotation.get("iscrowd"))
-    if crowd is None:
-        return MALFORMED_FLAG
-    box = as_numbers(annotation.get("bbox"), 4)
-    if box is None:
-        return MALFORMED_BOX
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return NO_AREA
-    width, height = images[image_id]["width"], images[image_id]["height"]
-    corners = np.clip([x, y, x + w, y + h], 0, [width, height, width, height])
-    clipped = corners.astype(np.float32)
-    # judged in float32, the precision that training sees
-    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-        return OUTSIDE
-    if max(map(abs, box)) >= 2**31:  # its area, which COCO evaluates, may be infinite
-        return MALFORMED_BOX
-    if not np.array_equal(corners, [x, y, x + w, y + h]):
-        content.noted[CLIPPED] += 1
-    area = as_numbers([annotation.get("area")], 1)
-    size = float((clipped[2] - clipped[0]) * (clipped[3] - clipped[1]))
-    return Row(
-        image_id,
-        labels[category],
-        clipped,
-        box,
-        area[0] if area is not None and 0 < area[0] < 2**62 else size,
-        crowd,
-    )

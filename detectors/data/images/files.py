@@ -8,8 +8,16 @@ import posixpath
 import re
 import unicodedata
 import urllib.parse
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif",
+))  # fmt: skip
+"""What counts as an image among the files of a folder."""
+
+_HASHED = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
 _MOST = 5000
 """With more names than this, misspellings are not searched for: comparing letters takes time."""
@@ -86,12 +94,51 @@ def did_you_mean(path: str | os.PathLike) -> str:
         return ""
 
 
+def has_images(folder: Path) -> bool:
+    """Whether a file in the folder itself has the extension of an image."""
+    try:
+        with os.scandir(folder) as listing:
+            return any(posixpath.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in listing)
+    except OSError:
+        return False
+
+
 def missing_files(folder: Path, names: Iterable[str]) -> set[str]:
     """The names that are not files in ``folder``."""
     with os.scandir(folder) as listing:
         files = {entry.name for entry in listing if _is_file(entry)}
     # a flat data set needs one listing of the folder; only a name with a subfolder needs a query of its own
     return {name for name in names if name not in files and not ("/" in name and os.path.isfile(folder / name))}
+
+
+def other_places(existing: Sequence[str], names: Sequence[str], missing: Set[str]) -> dict[str, str]:
+    """{missing name: existing file} where a name has folders that the file's path does not have, or the reverse.
+
+    Backslashes are slashes, and %20 is a space. ``images/a.jpg`` and ``images\\1/a.jpg`` may be ``a.jpg``; ``a.jpg``
+    may be ``default/a.jpg`` if that is the only one. Label Studio puts eight hexadecimal digits and a dash before a
+    name; the name without them is searched for last. A file that another of ``names`` uses is not taken.
+    """
+    ends: dict[str, str | None] = {}
+    for path in existing:
+        for start in _starts(path):
+            ends[path[start:]] = None if path[start:] in ends else path
+    files, found = set(existing), {}
+    for name in missing:
+        path = posixpath.normpath(urllib.parse.unquote(name.partition("?")[0]).replace("\\", "/"))
+        shorter = [path[start:] for start in _starts(path)]
+        place = next((end for end in shorter if end in files), None) or ends.get(path)
+        if place is None and (bare := _HASHED.sub("", shorter[-1])) != shorter[-1]:
+            place = bare if bare in files else ends.get(bare)
+        if place is not None:
+            found[name] = place
+    taken = Counter(found.values())
+    taken.update(set(names) - missing)
+    return {name: path for name, path in found.items() if taken[path] == 1}
+
+
+def _starts(path: str) -> list[int]:
+    """Where the parts of a path begin."""
+    return [0, *(k + 1 for k, letter in enumerate(path) if letter == "/")]
 
 
 def files_below(folder: Path) -> list[str]:

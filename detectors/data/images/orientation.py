@@ -25,10 +25,12 @@ def is_turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
     orientation = _orientation(image)
     if orientation == 1 or size is None:
         return orientation != 1
-    # Pillow turns TIFF files itself and has swapped their sides already
-    swapped = orientation >= 5 and image.format != "TIFF"
-    turned = image.size if swapped else image.size[::-1]  # height, width
-    return turned == size or image.size[::-1] != size
+    return _size_by(orientation, image) == size or image.size[::-1] != size
+
+
+def turned_size(image: Image.Image, size: tuple[int, int] | None) -> tuple[int, int]:
+    """(height, width) that an opened image has after :func:`turned`."""
+    return _size_by(_orientation(image), image) if is_turned(image, size) else image.size[::-1]
 
 
 def turned(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
@@ -37,6 +39,12 @@ def turned(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
         return ImageOps.exif_transpose(image) if is_turned(image, size) else image
     except Exception:  # broken metadata (any of several types) is no reason to lose the picture
         return image
+
+
+def _size_by(orientation: int, image: Image.Image) -> tuple[int, int]:
+    """(height, width) of the turned image."""
+    swapped = orientation >= 5 and image.format != "TIFF"  # Pillow has swapped the sides of a TIFF already
+    return image.size if swapped else image.size[::-1]
 
 
 def _orientation(image: Image.Image) -> int:

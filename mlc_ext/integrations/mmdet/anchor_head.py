@@ -96,9 +96,10 @@ class MLCAnchorHead(MLCHead):
         all_priors = priors.repeat(num_images, 1)
         with decoding(config):
             boxes = get_box_tensor(head.bbox_coder.decode(all_priors, deltas))
-        assignment = self._assignment([gt for gt, _, _ in found], [may_be for _, may_be, _ in found], priors, gt_boxes)
+        gt_inds, eligible, samples = (list(column) for column in zip(*found, strict=True))
+        assignment = self._assignment(gt_inds, eligible, priors, gt_boxes)
         task = self.targets(assignment, logits, boxes, torch.cat(gt_boxes), gt_labels)
-        task, cls_divisor, loc_divisor = self._sampled(task, num_images, [sample for _, _, sample in found])
+        task, cls_divisor, loc_divisor = self._sampled(task, num_images, samples)
         cls_weights = task.cls_weights
         if head.train_cfg["pos_weight"] > 0:
             cls_weights = torch.where(task.cls_labels > 0, cls_weights * head.train_cfg["pos_weight"], cls_weights)
@@ -123,9 +124,13 @@ class MLCAnchorHead(MLCHead):
     def _matched(
         self, priors: Tensor, inside: Tensor, gts: Any, ignored: Any
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """[A] each: ``gt_inds`` of the config's assigner, -1 for anchors outside of the image; whether an anchor may be
-        a candidate, those outside and in ignored boxes may not; and what the config's sampler draws, positives and
-        negatives."""
+        """The assignment of an image, [A] each.
+
+        Returns:
+            ``gt_inds`` of the config's assigner, -1 for anchors outside of the image; the anchors that can be ignored
+            candidates: not those outside, nor those in ignored boxes; the positives and negatives that the config's
+            sampler draws.
+        """
         head: Any = self
         if not inside.any():
             border = head.train_cfg["allowed_border"]
@@ -137,20 +142,20 @@ class MLCAnchorHead(MLCHead):
         result = head.assigner.assign(instances, gts, ignored)
         gt_inds = torch.full_like(inside, -1, dtype=torch.int64)
         gt_inds[inside] = result.gt_inds
-        may_be = torch.zeros_like(inside)
+        eligible = torch.zeros_like(inside)
         if isinstance(head.assigner, MaxIoUAssigner):
-            may_be[inside] = result.max_overlaps >= 0  # -1 marks the anchors in ignored boxes
+            eligible[inside] = result.max_overlaps >= 0  # -1 marks the anchors in ignored boxes
         if self.state.mutual or isinstance(head.sampler, PseudoSampler):
-            return gt_inds, may_be, (gt_inds > 0, gt_inds == 0)
+            return gt_inds, eligible, (gt_inds > 0, gt_inds == 0)
         sample = head.sampler.sample(result, instances, gts)
         place = inside.nonzero().squeeze(1)
         drawn = torch.zeros(2, len(inside), dtype=torch.bool, device=inside.device)
         drawn[0, place[sample.pos_inds]] = True
         drawn[1, place[sample.neg_inds]] = True
-        return gt_inds, may_be, (drawn[0], drawn[1])
+        return gt_inds, eligible, (drawn[0], drawn[1])
 
     def _assignment(
-        self, gt_inds: list[Tensor], may_be: list[Tensor], priors: Tensor, gt_boxes: list[Tensor]
+        self, gt_inds: list[Tensor], eligible: list[Tensor], priors: Tensor, gt_boxes: list[Tensor]
     ) -> Assignment:
         """The baseline's. With mutual labeling, MaxIoUAssigner's ignored anchors are candidates, each of the gt of its
         largest IoU, which the assigner does not return."""
@@ -160,7 +165,7 @@ class MLCAnchorHead(MLCHead):
         if self.state.mutual and all_candidates and isinstance(assigner, MaxIoUAssigner):
             low = assigner.neg_iou_thr
             low = max(low) if isinstance(low, tuple | list) else low
-            candidates = list(torch.where(torch.stack(may_be), nearest_gts(priors, gt_boxes, low), -1))
+            candidates = list(torch.where(torch.stack(eligible), nearest_gts(priors, gt_boxes, low), -1))
         counts = [len(boxes) for boxes in gt_boxes]
         return Assignment.from_matched(gt_inds, num_gts=counts, convention="mmdetection", candidates=candidates)
 

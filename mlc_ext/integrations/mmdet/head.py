@@ -93,7 +93,7 @@ class MLCHead:
             score_factors = self.factors(score_factors)
             if self.topk_by_product:
                 cfg = copy.deepcopy(self.test_cfg if cfg is None else cfg)  # type: ignore[attr-defined]
-                threshold = cfg.get("score_thr", 0) if self.has_score_threshold else -1.0
+                threshold = cfg.get("score_thr", 0) if self.has_score_threshold else -torch.inf
                 cls_scores = [_product(*level, threshold) for level in zip(cls_scores, score_factors, strict=True)]
                 score_factors, cfg["score_thr"] = None, 0
         own = super().predict_by_feat  # type: ignore[misc]

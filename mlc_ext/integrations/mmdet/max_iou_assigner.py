@@ -23,8 +23,8 @@ class MLCMaxIoUAssigner(MaxIoUAssigner):  # type: ignore[misc]
 
     Raises:
         ValueError: a setting that needs the matrix: a tuple as ``neg_iou_thr``, ``gt_max_assign_all=False``,
-        ``ignore_wrt_candidates=False``, ``perm_repeat_gt_cfg``, or another ``iou_calculator``; or a threshold is
-        outside [0, 1].
+        ``ignore_wrt_candidates=False``, ``perm_repeat_gt_cfg``, or another ``iou_calculator``; or the thresholds are
+        not 0 <= neg_iou_thr <= pos_iou_thr <= 1, or ``min_pos_iou`` is not in [0, 1].
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -40,7 +40,12 @@ class MLCMaxIoUAssigner(MaxIoUAssigner):  # type: ignore[misc]
             names = ", ".join(name for name, found in needs_matrix.items() if found)
             raise ValueError(f"MLCMaxIoUAssigner: this value of {names} needs MMDetection's MaxIoUAssigner")
         none = torch.zeros(0, 4)
-        self._match(none, none)  # refuses thresholds outside of [0, 1]
+        try:
+            self._match(none, none)  # the operator checks the thresholds
+        except ValueError as error:
+            thresholds = ("pos_iou_thr", "neg_iou_thr", "min_pos_iou")
+            given = ", ".join(f"{name}={getattr(self, name)}" for name in thresholds)
+            raise ValueError(f"MLCMaxIoUAssigner: {given}: {error}") from None
 
     def assign(
         self, pred_instances: Any, gt_instances: Any, gt_instances_ignore: Any = None, **kwargs: Any

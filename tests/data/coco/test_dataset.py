@@ -175,6 +175,25 @@ def test_file_names_cannot_escape(tmp_path, name):
         CocoDetection(*write_coco(tmp_path, [], images=images, files=False))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/data/upload/3/../1.png",
+        "../data/upload/3/",
+        "../data/upload/3/../1.png",
+        "/data/upload/x/1.png",
+        "/data/local-files/?d=../1.png",
+        "/data/local-files/?d=/etc/passwd",
+        "/data/local-files/?d=C:\\x.png",
+        "/data/local-files/?d=",
+    ],
+)
+def test_paths_of_label_studios_storage_cannot_escape(tmp_path, name):
+    images = [{"id": 1, "file_name": name, "width": 40, "height": 30}]
+    with pytest.raises(ValueError, match="leads out of"):
+        CocoDetection(*write_coco(tmp_path, [], images=images, files=False))
+
+
 def test_names_with_folders(tmp_path):
     (tmp_path / "deep").mkdir()
     images = [{"id": 1, "file_name": "deep/1.png", "width": 40, "height": 30}]

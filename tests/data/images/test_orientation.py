@@ -43,6 +43,9 @@ def test_images_are_turned_as_pil_turns_them(tmp_path, kind, value, sides):
     expected = by_pil(data)
     dataset = dataset_of(tmp_path, data, *expected.shape[:0:-1])
     assert torch.equal(decode_image(data), expected) and torch.equal(dataset[0][0], expected)
+    with Image.open(io.BytesIO(data)) as image:  # as convert reads it, with and without a size in the annotations
+        sizes = [module.turned_size(image, size) for size in (None, tuple(expected.shape[1:]))]
+    assert sizes == [tuple(expected.shape[1:])] * 2
     assert dataset.findings.noted[TURNED] == (value != 1)
 
 
@@ -52,6 +55,8 @@ def test_boxes_in_the_frame_of_the_stored_pixels(tmp_path, value):
     data = with_orientation(value)
     dataset = dataset_of(tmp_path, data, 40, 30)
     assert torch.equal(dataset[0][0], by_pil(encoded(noise())))
+    with Image.open(io.BytesIO(data)) as image:
+        assert (module.turned_size(image, (30, 40)), module.turned_size(image, None)) == ((30, 40), (40, 30))
     assert dict(dataset.findings.noted) == {
         "images not turned by EXIF, as the JSON has the size of their stored pixels": 1
     }

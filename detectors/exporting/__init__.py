@@ -1,0 +1,1 @@
+"""Detectors as files of other runtimes: ONNX, torch.export and AOTInductor."""
