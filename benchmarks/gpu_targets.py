@@ -22,6 +22,7 @@ import bm_rescored_nms
 import bm_segmented_otsu
 import bm_segmented_spearman
 import bm_sigmoid_focal_loss
+import bm_topk_alignment
 import torch
 from _harness import GRAPH, ONE_THREAD, Case, Row, Settings, circumstances, facts, format_row, measure, write_record
 from _otsu_peers import group_inputs
@@ -97,6 +98,8 @@ GOALS = [
          (1_000_000, 2000), (2000, 5)),
     Goal("match priors to gts", bm_match_boxes.case, ("anchors", 200_000, 100, 16), ("random", 500, 10, 2),
          called=0.35 * MILLISECOND, faster_than={"torchvision": 20}),
+    Goal("top priors by score and IoU", bm_topk_alignment.case, (800, 1216, 20, 16), (256, 416, 4, 2),
+         called=0.2 * MILLISECOND, faster_than={"torch, matrix": 10}),
     Goal("pairwise IoU", bm_box_iou.case, (200_000, 500), (200, 60), graph=115 * MICROSECOND, share=0.8),
     *(
         Goal(f"aligned {kind.upper()}, forward + backward", lambda n, s, k=kind: bm_paired_box_iou.case(n, k, s),

@@ -21,6 +21,7 @@ import bm_rescored_nms
 import bm_segmented_otsu
 import bm_segmented_spearman
 import bm_sigmoid_focal_loss
+import bm_topk_alignment
 import torch
 from _harness import ROOT, THREADS, Case, Settings, circumstances, facts, measure
 from _otsu_peers import group_inputs
@@ -73,6 +74,10 @@ def panels() -> dict[str, list[Panel]]:
     def match(n: int, k: int, settings: Settings) -> Case:
         return bm_match_boxes.case("random", n, k, 1, settings)
 
+    def topk(n: int, k: int, settings: Settings) -> Case:
+        side = round(math.sqrt(48 * n))  # of an image with about n points on its five levels
+        return bm_topk_alignment.case(side, side, k, 1, settings)
+
     def grid(case, n: tuple[str, list[int], tuple], k: tuple[str, list[int], tuple]) -> list[Panel]:
         """Time against N for some K, and against K for some N; each is (name, sizes, those of the other panel)."""
         (n_name, n_sizes, some_n), (k_name, k_sizes, some_k) = n, k
@@ -102,6 +107,7 @@ def panels() -> dict[str, list[Panel]]:
         "segmented_otsu": grid(otsu, values, groups),
         "mutual_labels": grid(bm_mutual_labels.case, ("priors", *values[1:]), ("gts", *groups[1:])),
         "match_boxes": grid(match, ("priors", [1000, 3000, 10_000, 30_000, 100_000], (3000, 30_000)), few_gts),
+        "topk_alignment": grid(topk, ("priors", [300, 1000, 3000, 10_000, 30_000], (3000, 30_000)), few_gts),
         "box_iou": grid(
             bm_box_iou.case,
             ("boxes", [100, 300, 1000, 3000, 10_000, 30_000], (1000, 10_000)),

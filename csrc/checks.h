@@ -161,6 +161,34 @@ inline void check_match_boxes(const char* op, const Tensor& priors, const Tensor
   MLC_CHECK_VALUE(crowd_iof > 0 && crowd_iof <= 1, op, "crowd_iof must be in (0, 1], got ", crowd_iof);
 }
 
+inline void check_topk_alignment(const char* op, const Tensor& boxes, const Tensor& gt_boxes, const Tensor& gt_image,
+                                 const std::optional<Tensor>& logits, const std::optional<Tensor>& columns, int64_t k,
+                                 double alpha, double beta) {
+  check_boxes(op, "boxes", boxes, 3);
+  check_boxes(op, "gt_boxes", gt_boxes);
+  MLC_CHECK_TYPE(gt_boxes.scalar_type() == boxes.scalar_type(), op, "gt_boxes must have the dtype of boxes (",
+                 dtype_name(boxes.scalar_type()), "), got ", dtype_name(gt_boxes.scalar_type()));
+  check_same_device(op, "gt_boxes", gt_boxes, "boxes", boxes);
+  const auto check_of_gts = [&](const char* name, const Tensor& tensor) {
+    check_dtype(op, name, tensor, ScalarType::Long);
+    MLC_CHECK_VALUE(tensor.dim() == 1 && tensor.size(0) == gt_boxes.size(0), op, name, " must have shape [",
+                    gt_boxes.size(0), "], got ", shape_of(tensor));
+    check_same_device(op, name, tensor, "boxes", boxes);
+  };
+  check_of_gts("gt_image", gt_image);
+  MLC_CHECK_VALUE(logits.has_value() == columns.has_value(), op, "logits and columns must be given together");
+  if (logits.has_value()) {
+    check_floating(op, "logits", *logits);
+    MLC_CHECK_VALUE(logits->dim() == 3 && logits->size(0) == boxes.size(0) && logits->size(1) == boxes.size(1), op,
+                    "logits must have shape [", boxes.size(0), ", ", boxes.size(1), ", C], got ", shape_of(*logits));
+    check_same_device(op, "logits", *logits, "boxes", boxes);
+    check_of_gts("columns", *columns);
+  }
+  MLC_CHECK_VALUE(k >= 1 && k <= 65536, op, "k must be in [1, 65536], got ", k);
+  MLC_CHECK_VALUE(alpha >= 0 && alpha <= 1e6, op, "alpha must be finite and not negative, got ", alpha);
+  MLC_CHECK_VALUE(beta > 0 && beta <= 1e6, op, "beta must be finite and positive, got ", beta);
+}
+
 // weights [rows] of the type in which a loss of `like` is computed, or absent.
 inline void check_row_weights(const char* op, const std::optional<Tensor>& weights, int64_t rows, const char* like_name,
                               const Tensor& like) {

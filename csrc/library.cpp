@@ -23,6 +23,9 @@ STABLE_TORCH_LIBRARY(mlc_ext, m) {
       "match_boxes(Tensor priors, Tensor gt_boxes, Tensor gt_offsets, Tensor? crowd, float high, float low, "
       "int forced, float min_forced_iou, float crowd_iof) -> (Tensor labels, Tensor candidate_gt, Tensor ious)");
   m.def(
+      "topk_alignment(Tensor boxes, Tensor gt_boxes, Tensor gt_image, Tensor? logits, Tensor? columns, SymInt k, "
+      "float alpha, float beta) -> (Tensor metric, Tensor prior)");
+  m.def(
       "iou_nms(Tensor boxes, Tensor scores, Tensor quality, Tensor? labels, float iou_threshold) -> (Tensor, Tensor)");
   m.def(
       "batched_iou_nms(Tensor boxes, Tensor scores, Tensor quality, Tensor? labels, float iou_threshold, "

@@ -28,9 +28,7 @@
 // none of its priors: it is not the best gt of any of them, forces none and covers none. Such pairs are skipped.
 #pragma once
 
-#include <limits>
-
-#include "box_iou.h"
+#include "hulls.h"
 
 namespace mlc {
 
@@ -67,24 +65,5 @@ struct MatchRule {
     return area > T(0) && inter > T(0) && inter >= crowd_iof * area;  // the product may round to 0
   }
 };
-
-// A prior as a part of a group's hull. intersection() ignores a NaN side of a prior, so that side becomes infinite.
-template <typename T>
-MLC_HOST_DEVICE Box<T> hull_of_prior(const Box<T>& prior) {
-  constexpr T infinity = std::numeric_limits<T>::infinity();
-  return {prior.x1 == prior.x1 ? prior.x1 : -infinity, prior.y1 == prior.y1 ? prior.y1 : -infinity,
-          prior.x2 == prior.x2 ? prior.x2 : infinity, prior.y2 == prior.y2 ? prior.y2 : infinity};
-}
-
-template <typename T>
-MLC_HOST_DEVICE Box<T> joined_hulls(const Box<T>& a, const Box<T>& b) {
-  return {min_of(a.x1, b.x1), min_of(a.y1, b.y1), max_of(a.x2, b.x2), max_of(a.y2, b.y2)};
-}
-
-// Whether the gt may have an intersection above 0 with a prior of the hull; never true for a gt with a NaN.
-template <typename T>
-MLC_HOST_DEVICE bool meets_hull(const Box<T>& gt, const Box<T>& hull) {
-  return gt.x1 < hull.x2 && gt.x2 > hull.x1 && gt.y1 < hull.y2 && gt.y2 > hull.y1;
-}
 
 }  // namespace mlc

@@ -53,6 +53,7 @@ from .ops import (
     MatchedBoxes,
     MutualLabels,
     NmsResult,
+    TopkAlignment,
     batched_iou_nms,
     batched_rescored_nms,
     box_iou,
@@ -65,6 +66,7 @@ from .ops import (
     segmented_otsu,
     segmented_spearman,
     sigmoid_focal_loss,
+    topk_alignment,
 )
 from .prediction_file import PredictionWriter
 from .sampling import sample_at_most, sample_balanced, sample_tasks
@@ -88,6 +90,7 @@ __all__ = [
     "SimOTAAssigner",
     "TaskAlignedAssigner",
     "TaskTargets",
+    "TopkAlignment",
     "__version__",
     "alignment_targets",
     "batched_iou_nms",
@@ -119,6 +122,7 @@ __all__ = [
     "sigmoid_focal_loss",
     "smooth_l1",
     "task_targets",
+    "topk_alignment",
     "varifocal_loss",
 ]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .ops.match_boxes import MatchedBoxes
 from .ops.mutual_labels import IGNORED, NEGATIVE, POSITIVE, MutualLabels
+from .ops.topk_alignment import TopkAlignment
 
 
 def _bin_scale(low: float, high: float) -> float:
@@ -225,6 +226,31 @@ def match_boxes(
         labels[b, positive] = 1
         matched[b] = torch.where(forced_gt >= 0, forced_gt, matched[b])
     return MatchedBoxes(labels, matched, ious)
+
+
+def topk_alignment(
+    boxes: Tensor,
+    gt_boxes: Tensor,
+    gt_image: Tensor,
+    k: int,
+    *,
+    logits: Tensor | None = None,
+    columns: Tensor | None = None,
+    alpha: float = 1.0,
+    beta: float = 6.0,
+) -> TopkAlignment:
+    """See :func:`mlc_ext.topk_alignment`; stores the matrix."""
+    compute = torch.promote_types(boxes.dtype, torch.float32)
+    prior = torch.full((len(gt_boxes), k), -1)
+    metric = torch.zeros(len(gt_boxes), k, dtype=compute)
+    for g, image in enumerate(gt_image.tolist()):
+        values = box_iou(gt_boxes[g : g + 1].to(compute), boxes[image].to(compute))[0] ** beta
+        if logits is not None and columns is not None:
+            values = values * logits[image, :, columns[g]].to(compute).sigmoid() ** alpha
+        order = values.nan_to_num(0).argsort(descending=True, stable=True)
+        order = order[values[order] > 0][:k]
+        metric[g, : len(order)], prior[g, : len(order)] = values[order], order
+    return TopkAlignment(metric.to(boxes.dtype), prior)
 
 
 def rescored_nms(

@@ -62,6 +62,14 @@ def matching(seed: int, n: int) -> tuple[Tensor, ...]:
     return priors, gts, torch.tensor([0, 3 + seed % 5, 70, 80]), torch.rand(80, generator=g) < 0.1
 
 
+def predicted(seed: int, n: int) -> tuple[Tensor, ...]:
+    """n boxes in each of two images, 80 gts, their images and columns, and the logits."""
+    g = rng(seed)
+    boxes, gts = random_boxes(2 * n, g, extent=300).float().view(2, n, 4), random_boxes(80, g, extent=300, size=60)
+    images, columns = torch.randint(0, 2, (80,), generator=g), torch.randint(0, CLASSES, (80,), generator=g)
+    return boxes, gts.float(), images, torch.randn(2, n, CLASSES, generator=g), columns
+
+
 def training(seed: int, n: int) -> tuple[Tensor, ...]:
     """What a head gives for n priors, their assignment, and the gts."""
     g = rng(seed)
@@ -128,6 +136,14 @@ def _programs():
     yield Program(
         "match_boxes crowd", matching, lambda p, g, o, c: mlc_ext.match_boxes(p, g, o, high=0.7, low=0.3, crowd=c)
     )
+    for dtype in (torch.float32, torch.bfloat16):  # of the logits
+        yield Program(
+            f"topk_alignment {dtype}",
+            predicted,
+            lambda b, g, i, x, c, t=dtype: mlc_ext.topk_alignment(b, g, i, 13, logits=x.to(t), columns=c),
+            exact=False,
+        )
+    yield Program("topk_alignment IoU", predicted, lambda b, g, i, *_: mlc_ext.topk_alignment(b, g, i, 9, beta=1.0))
     yield Program("box_iou", matrix, lambda a, b: [mlc_ext.box_iou(a, b)])
     yield Program("box_iou backward", matrix, with_gradients(mlc_ext.box_iou), exact=False, size=500)
     for kind in ("iou", "giou"):

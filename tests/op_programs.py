@@ -99,6 +99,16 @@ def match_inputs(n: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ..
     return priors, gts, torch.tensor([0, len(gts) // 3, len(gts)]), crowd
 
 
+def alignment_inputs(n: int, dtype: torch.dtype = torch.float32, classes: int = CLASSES) -> tuple[Tensor, ...]:
+    """n boxes in each of two images, n // 2 gts of both, their images and columns, and the logits."""
+    g = rng(n)
+    boxes = random_boxes(IMAGES * n, g).to(dtype).view(IMAGES, n, 4)
+    count = n // 2
+    images, columns = torch.arange(count) % IMAGES, torch.randint(0, classes, (count,), generator=g)
+    logits = (2 * torch.randn(IMAGES, n, classes, generator=g)).to(dtype)
+    return boxes, random_boxes(count, g, size=40).to(dtype), images, logits, columns
+
+
 def padded(images: list[tuple[Tensor, Tensor]], scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The reference's (keep, scores) of every image as a batched NMS returns them."""
     batch, n = scores.shape
@@ -125,6 +135,17 @@ def _programs():
         "match_boxes",
         match_inputs,
         lambda m: lambda p, g, o, c: m.match_boxes(p, g, o, high=0.5, low=0.4, crowd=c),
+    )
+    yield both(
+        "topk_alignment",
+        alignment_inputs,
+        lambda m: lambda b, g, i, x, c: m.topk_alignment(b, g, i, 4, logits=x, columns=c),
+        exact=False,
+    )
+    yield both(
+        "topk_alignment IoU",
+        lambda *size_and_type: alignment_inputs(*size_and_type)[:3],
+        lambda m: lambda b, g, i: m.topk_alignment(b, g, i, 3, beta=1.0),
     )
     yield both("box_iou", box_inputs, lambda m: lambda a, b: m.box_iou(a, b), differentiable=2)
     for kind in ("iou", "giou"):

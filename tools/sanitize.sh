@@ -11,8 +11,8 @@ which=${2:-all}
 shift $(($# < 2 ? $# : 2))
 export PATH="$(dirname "$python"):$PATH"
 cxx=${CXX:-g++}
-operators=(segmented_otsu mutual_labels box_iou paired_box_iou match_boxes rescored_nms iou_nms nms_grid segmented_spearman
-  sigmoid_focal_loss iou_loss op_edges errors)
+operators=(segmented_otsu mutual_labels box_iou paired_box_iou match_boxes topk_alignment rescored_nms iou_nms nms_grid
+  segmented_spearman sigmoid_focal_loss iou_loss op_edges errors)
 tests=()
 for name in "${operators[@]}"; do
   [[ -e tests/ops/test_$name.py ]] && tests+=("tests/ops/test_$name.py")

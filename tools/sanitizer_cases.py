@@ -103,6 +103,7 @@ def run_unaligned(device: str) -> None:
     mlc_ext.box_iou(boxes, boxes)
     mlc_ext.paired_box_iou(boxes, boxes)
     mlc_ext.match_boxes(boxes, boxes[:7], torch.tensor([0, 7], device=device), high=0.5, low=0.4)
+    mlc_ext.topk_alignment(boxes[None], boxes[:7], torch.zeros(7, dtype=torch.int64, device=device), 3)
     mlc_ext.rescored_nms(boxes, boxes[:, 0], None, None, 0.5)
     mlc_ext.iou_loss(boxes, boxes)
     mlc_ext.sigmoid_focal_loss(boxes, torch.zeros(66, dtype=torch.int64, device=device))

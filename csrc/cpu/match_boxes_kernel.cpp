@@ -3,49 +3,12 @@
 #include <vector>
 
 #include "../checks.h"
-#include "parallel.h"
+#include "box_columns.h"
 
 namespace mlc::cpu {
 namespace {
 
 constexpr int64_t kBlock = 512;  // priors judged together: their columns and results stay in the first-level cache
-constexpr int64_t kLanes = 16;
-
-// Priors as coordinate columns, padded to whole lanes with the last prior.
-template <typename T>
-struct Columns {
-  std::unique_ptr<T[]> storage;
-  T *x1, *y1, *x2, *y2, *area;
-
-  explicit Columns(int64_t n) {
-    const int64_t padded = (n + kLanes - 1) / kLanes * kLanes;
-    storage = buffer<T>(5 * padded);
-    x1 = storage.get(), y1 = x1 + padded, x2 = y1 + padded, y2 = x2 + padded, area = y2 + padded;
-  }
-  void set(int64_t i, const Box<T>& box) {
-    x1[i] = box.x1, y1[i] = box.y1, x2[i] = box.x2, y2[i] = box.y2, area[i] = box.area();
-  }
-  Box<T> box(int64_t i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
-};
-
-// n: whole lanes.
-template <typename T>
-MLC_SIMD_CLONES Box<T> hull_of_columns(const T* x1, const T* y1, const T* x2, const T* y2, int64_t n) {
-  T low_x[kLanes], low_y[kLanes], high_x[kLanes], high_y[kLanes];
-  for (int64_t j = 0; j < kLanes; ++j) {
-    low_x[j] = low_y[j] = std::numeric_limits<T>::infinity();
-    high_x[j] = high_y[j] = -std::numeric_limits<T>::infinity();
-  }
-  for (int64_t i = 0; i < n; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const Box<T> prior = hull_of_prior(Box<T>{x1[i + j], y1[i + j], x2[i + j], y2[i + j]});
-      low_x[j] = min_of(low_x[j], prior.x1), low_y[j] = min_of(low_y[j], prior.y1);
-      high_x[j] = max_of(high_x[j], prior.x2), high_y[j] = max_of(high_y[j], prior.y2);
-    }
-  }
-  return {*std::min_element(low_x, low_x + kLanes), *std::min_element(low_y, low_y + kLanes),
-          *std::max_element(high_x, high_x + kLanes), *std::max_element(high_y, high_y + kLanes)};
-}
 
 // Updates best and best_gt with the IoUs of one gt; returns the largest of these IoUs. n is a multiple of kLanes. gts
 // come in ascending order of their index. Without __restrict the compiler compares the pointers in every iteration.
@@ -127,16 +90,12 @@ class Matcher {
   int64_t begin(int64_t block) const { return block * kBlock; }
   int64_t end(int64_t block) const { return std::min(num_priors_, begin(block) + kBlock); }
   int64_t padded_size(int64_t block) const { return (end(block) - begin(block) + kLanes - 1) / kLanes * kLanes; }
-  static Box<T> box_at(const scalar_t* boxes, int64_t i) {
-    const scalar_t* p = boxes + 4 * i;
-    return {static_cast<T>(p[0]), static_cast<T>(p[1]), static_cast<T>(p[2]), static_cast<T>(p[3])};
-  }
-  Box<T> gt(int64_t k) const { return box_at(gts_, k); }
+  Box<T> gt(int64_t k) const { return box_at<T>(gts_, k); }
   bool is_crowd(int64_t k) const { return crowd_ != nullptr && crowd_[k]; }
 
   void load(const scalar_t* priors, int64_t block) {
     const int64_t at = begin(block), n = padded_size(block);
-    for (int64_t i = at; i < at + n; ++i) columns_.set(i, box_at(priors, std::min(i, num_priors_ - 1)));
+    for (int64_t i = at; i < at + n; ++i) columns_.set(i, box_at<T>(priors, std::min(i, num_priors_ - 1)));
     hulls_[block] = hull_of_columns(columns_.x1 + at, columns_.y1 + at, columns_.x2 + at, columns_.y2 + at, n);
   }
 
@@ -187,7 +146,7 @@ class Matcher {
     }
   }
 
-  Columns<T> columns_;
+  BoxColumns<T> columns_;
   int64_t num_priors_;
   const scalar_t* gts_;
   const int64_t* offsets_;

@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t num_warps = (num_priors + kWarpSize - 1) / kWarpSize;
   const Box<T> prior = load_box<T>(priors, at.index);
   const T area = prior.area();
-  const Box<T> hull = warp_reduce(hull_of_prior(prior), JoinedHulls{});
+  const Box<T> hull = warp_reduce(hull_of_box(prior), JoinedHulls{});
   if (blockIdx.y == 0 && lane_index() == 0) store_box(bests.hull_of_warp, at.warp, hull);
   for (int64_t b = blockIdx.y; b < batch; b += gridDim.y) {
     const GtRange range(offsets, b, num_gts);
@@ -166,7 +166,7 @@ __device__ __forceinline__ int own_best_gt(const Box<T>& prior, const scalar_t* 
   int best_index = -1;
   for (int g = 0; g < count; ++g) {
     const Box<T> gt = load_box<T>(image_gts, g);
-    if ((is_crowd != nullptr && is_crowd[g]) || !meets_hull(gt, hull_of_prior(prior))) continue;
+    if ((is_crowd != nullptr && is_crowd[g]) || !meets_hull(gt, hull_of_box(prior))) continue;
     const T iou = iou_of(prior, area, gt, gt.area());
     if (iou > best) {
       best = iou;

@@ -87,15 +87,6 @@ class GtBatch:
         filled = [self.boxes.new_full((n,), i, dtype=torch.int64) for i, n in enumerate(self.counts)]
         return torch.cat(filled)
 
-    def spans(self) -> list[tuple[int, int, int]]:
-        """(image, first gt, end) of chunks of at most GT_CHUNK gts, none of which crosses an image."""
-        found, offset = [], 0
-        for image, count in enumerate(self.counts):
-            for start in range(0, count, GT_CHUNK):
-                found.append((image, offset + start, offset + min(start + GT_CHUNK, count)))
-            offset += count
-        return found
-
 
 @dataclass
 class Inputs:

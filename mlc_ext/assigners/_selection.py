@@ -100,6 +100,12 @@ def assemble(
     return Assignment(labels, candidate_gt, originally_ignored=candidate & ~positive, metric=metric)
 
 
+def no_candidates(points: Tensor, gts: GtBatch) -> Assignment:
+    """The assignment of a batch without gts or without priors; points [A, 2]."""
+    none = torch.full((len(gts.counts) * len(points),), -1, device=points.device)
+    return assemble(none, None, points, gts, torch.zeros_like(none))
+
+
 def in_any(points: Tensor, boxes: Tensor) -> Tensor:
     """[P] bool."""
     found = torch.zeros(len(points), dtype=torch.bool, device=points.device)

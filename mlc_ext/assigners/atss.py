@@ -12,8 +12,11 @@ from .._dtypes import at_least_float32
 from .._errors import at_least, choice
 from ..assignment import Assignment
 from ..ops import paired_box_iou
-from ._inputs import GT_CHUNK, GtBatch, Predictions, check_levels
-from ._selection import CENTER_MARGIN, assemble, best_gt, centers, is_inside, largest
+from ._inputs import GT_CHUNK, GtBatch, Predictions, check_levels, on_host
+from ._selection import CENTER_MARGIN, assemble, best_gt, centers, is_inside, largest, no_candidates
+
+# distances computed at a time on a CPU, where they stay in the cache
+_CACHED = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,7 @@ class ATSSAssigner:
         gts = GtBatch.of(targets, anchors.dtype)
         num_gts, total = len(gts.boxes), len(gts.counts) * num_priors
         if num_gts == 0:
-            none = torch.full((total,), -1, device=anchors.device)
-            return assemble(none, None, points, gts, torch.zeros_like(none))
+            return no_candidates(points, gts)
 
         prior = self._nearest([centers(level) for level in levels], centers(gts.boxes))  # [n, K]
         gt = torch.arange(num_gts, device=prior.device).expand_as(prior)
@@ -75,13 +77,14 @@ class ATSSAssigner:
 
     def _nearest(self, levels: Sequence[Tensor], gt_centers: Tensor) -> Tensor:
         """[n, K] int64: the anchors of all levels whose centers [A_l, 2] are nearest to each gt's, level by level."""
-        chunks = []
-        for gt in torch.split(gt_centers, GT_CHUNK):
-            columns, offset = [], 0
-            for points in levels:
-                dx, dy = (gt[:, axis, None] - points[:, axis] for axis in (0, 1))
-                nearness = dx.mul_(dx).addcmul_(dy, dy).neg_()
-                columns.append(largest(nearness, min(self.topk, len(points))) + offset)
-                offset += len(points)
-            chunks.append(torch.cat(columns, dim=1))
-        return torch.cat(chunks).T.contiguous()  # candidates first: the order of MMDetection's sums
+        found, offset = [], 0
+        for points in levels:
+            x, y = points.T.contiguous()  # with strides, broadcasting is slow
+            k, rows = min(self.topk, len(x)), max(1, _CACHED // max(1, len(x))) if on_host(x) else GT_CHUNK
+            nearest = []
+            for gt in torch.split(gt_centers, rows):
+                dx, dy = gt[:, 0, None] - x, gt[:, 1, None] - y
+                nearest.append(largest(dx.mul_(dx).addcmul_(dy, dy).neg_(), k))
+            found.append(torch.cat(nearest) + offset)
+            offset += len(x)
+        return torch.cat(found, dim=1).T.contiguous()  # candidates first: the order of MMDetection's sums

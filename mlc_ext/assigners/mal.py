@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from .._dtypes import at_least_float32
 from .._errors import at_least, choice
 from ..assignment import Assignment
-from ..ops import box_iou, paired_box_iou
+from ..ops import topk_alignment
 from ..ops.mutual_labels import IGNORED
-from ._inputs import GT_CHUNK, Predictions, read_inputs
-from ._selection import assemble, best_gt, centers, largest
+from ._inputs import Predictions, read_inputs
+from ._selection import assemble, best_gt, centers, no_candidates
 
 MIN_SIDE = 1e-6
 """The least width and height of a box, in pixels, whose logarithm is taken."""
@@ -25,7 +25,7 @@ MIN_SIDE = 1e-6
 class MALAssigner:
     """MAL's anchor selection (Ke et al., 2020): of each gt's bag of anchors, those of largest joint confidence.
 
-    The bag of a gt has the ``bag_size`` anchors of largest IoU with it, above 0; which ones of equals is not specified.
+    The bag of a gt has the ``bag_size`` anchors of largest IoU with it, above 0, the first of equals.
     The joint confidence of an anchor is its score for the gt's class times exp(-L), where L is ``box_weight`` times the
     smooth L1 loss of its box deltas. Of a bag of n anchors, floor(n * (1 - progress)) + 1 are selected, at most n: all
     at the start of training, one at its end. (The paper goes from all anchors to one; this number is our reading of
@@ -63,7 +63,7 @@ class MALAssigner:
     def __call__(
         self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
     ) -> Assignment:
-        """As :class:`Assigner`, for anchors. Memory is O(A) for a chunk of gts.
+        """As :class:`Assigner`, for anchors. Memory is O(A + K).
 
         ValueError too if ``progress`` is outside [0, 1].
         """
@@ -74,11 +74,10 @@ class MALAssigner:
         anchors, gts = inputs.priors, inputs.gts
         num_priors, total = len(anchors), len(targets) * len(anchors)
 
-        k = min(self.bag_size, num_priors)
-        bags = [largest(box_iou(part, anchors), k) for part in torch.split(gts.boxes, GT_CHUNK)]
-        prior = torch.cat(bags)  # [K, k]
-        overlaps = paired_box_iou(anchors[prior.flatten()], gts.boxes.repeat_interleave(k, 0))
-        in_bag = (overlaps > 0).view(prior.shape)
+        if total == 0:
+            return no_candidates(centers(anchors), gts)
+        bags = topk_alignment(anchors[None], gts.boxes, torch.zeros_like(gts.image), self.bag_size, beta=1.0)
+        in_bag, prior = bags.prior >= 0, bags.prior.clamp(min=0)  # [K, k]
         row = prior + gts.image[:, None] * num_priors
         confidence = self.confidence(
             inputs.logits.flatten(0, 1), inputs.boxes.flatten(0, 1), anchors, gts.boxes, inputs.columns, row

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._dtypes import at_least_float32
 from .._errors import at_least
 from ..assignment import Assignment
-from ..ops import box_iou, paired_box_iou
+from ..ops import paired_box_iou, topk_alignment
 from ._inputs import Predictions, read_inputs
-from ._selection import CENTER_MARGIN, assemble, best_gt, centers, is_inside, largest, selected
+from ._selection import CENTER_MARGIN, assemble, best_gt, centers, is_inside, no_candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +45,27 @@ class TaskAlignedAssigner:
     def __call__(
         self, priors: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], predictions: Predictions | None = None
     ) -> Assignment:
-        """As :class:`Assigner`. Memory is O(A) for a chunk of gts."""
+        """As :class:`Assigner`. Memory is O(A + K)."""
         op = "TaskAlignedAssigner"
         inputs = read_inputs(op, priors, targets, predictions, self.first_label)
         points, boxes, gts = centers(inputs.priors), inputs.boxes, inputs.gts
-        num_priors, images = len(points), len(targets)
-
-        k = min(self.topk, num_priors)
-        pairs = []
-        for image, start, end in gts.spans():
-            metric = box_iou(gts.boxes[start:end], boxes[image])  # [g, A] IoUs, replaced by the metric
-            self._align(metric, inputs.logits[image], inputs.columns[start:end])
-            prior = largest(metric, k)
-            pairs.append((prior + image * num_priors, metric.gather(1, prior)))
-        if not pairs:
-            none = torch.full((images * num_priors,), -1, device=points.device)
-            return assemble(none, None, points, gts, torch.zeros_like(none))
-        prior, metric = (torch.cat(column) for column in zip(*pairs, strict=True))  # [K, k]
+        num_priors, total = len(points), len(targets) * len(points)
+        if total == 0:
+            return no_candidates(points, gts)
+        found = topk_alignment(
+            boxes,
+            gts.boxes,
+            gts.image,
+            self.topk,
+            logits=inputs.logits,
+            columns=inputs.columns,
+            alpha=self.alpha,
+            beta=self.beta,
+        )
+        metric, prior = found.metric, found.prior.clamp(min=0)  # [K, k]
         gt = torch.arange(len(gts.boxes), device=prior.device)[:, None].expand_as(prior)
-        valid = (metric > 0) & is_inside(points[prior % num_priors], gts.boxes[:, None], CENTER_MARGIN)
-        total = images * num_priors
+        valid = (metric > 0) & is_inside(points[prior], gts.boxes[:, None], CENTER_MARGIN)
+        prior = prior + gts.image[:, None] * num_priors
         iou = paired_box_iou(boxes.flatten(0, 1)[prior.flatten()], gts.boxes[gt.flatten()])
         positive_gt, _ = best_gt(prior.flatten(), gt.flatten(), iou, valid.flatten(), total)
         own = valid & (positive_gt[prior] == gt)
@@ -73,24 +73,6 @@ class TaskAlignedAssigner:
             0, prior.flatten(), torch.where(own, metric, 0).flatten(), "amax"
         )
         return assemble(positive_gt, None, points, gts, of_prior)
-
-    def _align(self, iou: Tensor, logits: Tensor, columns: Tensor) -> None:
-        """IoUs [g, A] to score^alpha * IoU^beta, in place, of logits [A, C]."""
-        rows = selected(iou.flatten())  # on a CPU the scores of the pairs without overlap are not read
-        if rows is None:
-            score, base = logits[:, columns].T, iou
-        else:
-            gt = rows.div(iou.shape[1], rounding_mode="floor")
-            score, base = logits[rows - gt * iou.shape[1], columns[gt]], iou.view(-1)[rows]
-        score = at_least_float32(score).sigmoid()
-        if self.alpha != 1:
-            score.pow_(self.alpha)
-        # (x^(beta / 2))^2: a whole exponent of 3 is far cheaper than one of 6
-        metric = base.pow(self.beta / 2).square_().mul_(score)
-        if rows is None:
-            iou.copy_(metric)
-        else:
-            iou.view(-1).index_copy_(0, rows, metric)
 
 
 def alignment_targets(assignment: Assignment, ious: Tensor, num_gts: int) -> Tensor:

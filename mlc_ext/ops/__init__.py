@@ -10,11 +10,13 @@ from .rescored_nms import NmsResult, batched_rescored_nms, rescored_nms
 from .segmented_otsu import segmented_otsu
 from .segmented_spearman import segmented_spearman
 from .sigmoid_focal_loss import sigmoid_focal_loss
+from .topk_alignment import TopkAlignment, topk_alignment
 
 __all__ = [
     "MatchedBoxes",
     "MutualLabels",
     "NmsResult",
+    "TopkAlignment",
     "batched_iou_nms",
     "batched_rescored_nms",
     "box_iou",
@@ -27,4 +29,5 @@ __all__ = [
     "segmented_otsu",
     "segmented_spearman",
     "sigmoid_focal_loss",
+    "topk_alignment",
 ]

@@ -130,6 +130,17 @@ void test_match_boxes() {
   expect_equal(ious, floats({1.f, .5f, 0.f}).view({1, 3}), "match_boxes: IoUs");
 }
 
+void test_topk_alignment() {
+  using Result = std::tuple<at::Tensor, at::Tensor>;
+  auto best = op<Result(const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&,
+                        const OptionalTensor&, c10::SymInt, double, double)>("mlc_ext::topk_alignment");
+  // IoUs 1/4, 1 and 0 with the one gt, squared, and scores of 1/2
+  auto [metric, prior] = best.call(boxes({0, 0, 4, 1, 0, 0, 4, 4, 9, 9, 10, 10}).unsqueeze(0), boxes({0, 0, 4, 4}),
+                                   ints({0}), at::zeros({1, 3, 2}), ints({1}), 3, 1., 2.);
+  expect_equal(metric, floats({.5f, .03125f, 0.f}).view({1, 3}), "topk_alignment: metrics");
+  expect_equal(prior, ints({1, 0, -1}).view({1, 3}), "topk_alignment: priors");
+}
+
 void test_nms() {
   // 1 overlaps 0 by 2/3 and ranks above it by score x quality; 2 lies apart; 3 is 0's copy in another class
   auto corners = boxes({0, 0, 4, 4, 0, 0, 4, 6, 9, 9, 10, 10, 0, 0, 4, 4});
@@ -194,6 +205,7 @@ int main(int argc, char** argv) {
     test_iou_loss();
     test_focal_loss();
     test_match_boxes();
+    test_topk_alignment();
     test_nms();
     test_errors();
     if (argc == 3) test_cuda_kernels();

@@ -126,7 +126,7 @@ def test_the_form_without_selection_is_the_same(assigner, monkeypatch):
     found = run(assigner, batch)
     for module in ("_inputs", "_selection", "_mixture"):
         monkeypatch.setattr(f"mlc_ext.assigners.{module}.on_host", lambda x: False)
-    for module in ("_inputs", "_selection", "atss", "fcos", "sim_ota", "mal"):
+    for module in ("_inputs", "_selection", "atss", "fcos", "sim_ota", "auto_assign"):
         monkeypatch.setattr(f"mlc_ext.assigners.{module}.GT_CHUNK", 3)
     same(run(assigner, batch), found)
 

@@ -22,6 +22,7 @@ from mlc_ext import (
     segmented_otsu,
     segmented_spearman,
     sigmoid_focal_loss,
+    topk_alignment,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -53,6 +54,17 @@ def single(boxes=BOXES, scores=V, quality=V, labels=LABELS, threshold=0.5):
 
 def batch(boxes=BOXES[None], scores=V[None], quality=V[None], labels=LABELS[None], threshold=0.5, **limits):
     return batched_rescored_nms(boxes, scores, quality, labels, threshold, **limits)
+
+
+IMAGE = torch.tensor([0, 0, 1])
+LOGITS = torch.zeros(2, 3, 5)
+
+
+PREDICTED = BOXES.repeat(2, 1, 1)
+
+
+def alignment(boxes=PREDICTED, gts=BOXES, image=IMAGE, k=2, logits=LOGITS, columns=LABELS, **options):
+    return topk_alignment(boxes, gts, image, k, logits=logits, columns=columns, **options)
 
 
 OFFSETS = torch.tensor([0, 2, 3])
@@ -184,6 +196,24 @@ ARGUMENTS = [
     (match, {"high": "a"}, TypeError, ["high", "str"]),
     (match, {"min_forced_iou": 1.5}, ValueError, ["min_forced_iou", "1.5"]),
     (match, {"crowd_iof": 0.0}, ValueError, ["crowd_iof", "got 0"]),
+    (alignment, {"boxes": None}, TypeError, ["boxes", "NoneType"]),
+    (alignment, {"gts": "a"}, TypeError, ["gt_boxes", "str"]),
+    (alignment, {"image": [0]}, TypeError, ["gt_image", "list"]),
+    (alignment, {"logits": "a"}, TypeError, ["logits", "str"]),
+    (alignment, {"boxes": BOXES}, ValueError, ["boxes", "[B, N, 4]", "[3, 4]"]),
+    (alignment, {"gts": BOXES.double()}, TypeError, ["gt_boxes", "Float", "Double"]),
+    (alignment, {"gts": BOXES[0]}, ValueError, ["gt_boxes", "[N, 4]", "[4]"]),
+    (alignment, {"image": IMAGE.int()}, TypeError, ["gt_image", "Int"]),
+    (alignment, {"image": IMAGE[:2]}, ValueError, ["gt_image", "[3]", "[2]"]),
+    (alignment, {"logits": LOGITS.long()}, TypeError, ["logits", "Long"]),
+    (alignment, {"logits": LOGITS[:, :2]}, ValueError, ["logits", "[2, 3, C]", "[2, 2, 5]"]),
+    (alignment, {"columns": LABELS.int()}, TypeError, ["columns", "Int"]),
+    (alignment, {"columns": None}, ValueError, ["logits and columns", "together"]),
+    (alignment, {"k": 0}, ValueError, ["k must be in [1, 65536]", "got 0"]),
+    (alignment, {"k": 2.5}, TypeError, ["k", "float"]),
+    (alignment, {"alpha": -1.0}, ValueError, ["alpha", "got -1"]),
+    (alignment, {"beta": 0.0}, ValueError, ["beta", "got 0"]),
+    (alignment, {"beta": NAN}, ValueError, ["beta", "nan"]),
     (cluster, {"boxes": None}, TypeError, ["boxes", "NoneType"]),
     (cluster, {"quality": None}, TypeError, ["quality", "NoneType"]),
     (cluster, {"labels": "a"}, TypeError, ["labels", "str"]),
@@ -256,6 +286,9 @@ VALUES = [
     (batch, {"scores": put(V[None], (0, 1), NAN)}, ["NaN", "box 1", "image 0"]),
     (batch, {"scores": put(V[None], (0, 1), INF), "quality": put(V[None], (0, 1), 0.0)}, ["NaN", "box 1"]),
     (match, {"offsets": put(OFFSETS, 1, 4)}, ["gt_offsets"]),
+    (alignment, {"image": put(IMAGE, 2, 2)}, ["gt_image", "[0, 2)", "gt_image[2] is 2"]),
+    (alignment, {"image": put(IMAGE, 0, -1)}, ["gt_image[0] is -1"]),
+    (alignment, {"columns": put(LABELS, 1, 5)}, ["columns", "[0, 5)", "columns[1] is 5"]),
     (match, {"offsets": put(OFFSETS, 2, 2)}, ["gt_offsets", "3"]),
     (match, {"offsets": put(OFFSETS, 0, 1)}, ["gt_offsets", "1"]),
     (cluster, {"quality": put(V, 2, NAN)}, ["NaN", "box 2"]),
@@ -267,6 +300,7 @@ VALUES = [
 ]
 
 NAME_OF = {
+    alignment: "topk_alignment",
     otsu: "segmented_otsu",
     mutual: "mutual_labels",
     single: "rescored_nms",
@@ -346,6 +380,9 @@ def test_devices_must_agree(device):
         lambda: match_boxes(BOXES.to(device), BOXES, OFFSETS.to(device), high=0.5, low=0.4),
         lambda: match_boxes(*on(device, BOXES, BOXES), OFFSETS, high=0.5, low=0.4),
         lambda: match_boxes(*on(device, BOXES, BOXES, OFFSETS), high=0.5, low=0.4, crowd=CROWD),
+        lambda: topk_alignment(BOXES[None].to(device), BOXES, IMAGE, 2),
+        lambda: topk_alignment(*on(device, BOXES[None], BOXES), IMAGE, 2),
+        lambda: topk_alignment(*on(device, BOXES[None], BOXES, IMAGE), 2, logits=LOGITS[:1], columns=LABELS),
         lambda: iou_nms(*on(device, BOXES, V), V, None, 0.5),
         lambda: batched_iou_nms(*on(device, BOXES[None], V[None], V[None]), LABELS[None], 0.5),
         lambda: segmented_spearman(V.to(device), V, IDS.to(device), 2),
@@ -386,7 +423,7 @@ junk = st.one_of(
 numbers = st.sampled_from([None, "a", -1, 0, 2, 1000, -(2**40), 2**70, 0.5, -0.5, NAN, INF, True, [1], V])
 
 
-@given(junk, junk, junk, junk, numbers, numbers, numbers, st.sampled_from(range(12)))
+@given(junk, junk, junk, junk, numbers, numbers, numbers, st.sampled_from(range(13)))
 def test_fuzzed_arguments(a, b, c, d, x, y, z, which):
     calls = [
         lambda: segmented_otsu(a, b, x, bins=y),
@@ -401,6 +438,7 @@ def test_fuzzed_arguments(a, b, c, d, x, y, z, which):
         lambda: segmented_spearman(a, b, c, x),
         lambda: sigmoid_focal_loss(a, b, c, x, y),
         lambda: iou_loss(a, b, c, eps=x),
+        lambda: topk_alignment(a, b, c, x, logits=d, columns=c, alpha=y, beta=z),
     ]
     try:
         calls[which]()

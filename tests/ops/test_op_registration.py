@@ -7,6 +7,7 @@ from comparisons import on, same_bits
 from op_programs import (
     GROUPS,
     PROGRAMS,
+    alignment_inputs,
     box_inputs,
     every_program,
     group_inputs,
@@ -48,6 +49,10 @@ def cases():
         yield "match_boxes", (*match_inputs(n), 0.5, 0.4, 1, 0.0, 0.5)
         scores, ious, ids, _ = group_inputs(n)
         yield "segmented_spearman", (scores, ious, ids, GROUPS if n else 0)  # opcheck: NaN is not NaN
+    for n, dtype in ((9, torch.float32), (9, torch.bfloat16), (9, torch.float64), (0, torch.float32)):
+        predicted, gts, images, logits, columns = alignment_inputs(n, dtype)
+        yield "topk_alignment", (predicted, gts, images, logits, columns, 4, 1.0, 6.0)
+        yield "topk_alignment", (predicted, gts, images, None, None, 4, 1.0, 0.5)
     priors, gts, offsets, _ = match_inputs(20, torch.bfloat16)
     yield "match_boxes", (priors, gts, offsets, None, 0.7, 0.3, 2, 0.3, 1.0)
     for n, m, dtype, grad in (

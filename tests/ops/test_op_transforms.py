@@ -17,6 +17,7 @@ INSTEAD = {
     "mutual_labels": "gt indices",
     "segmented_spearman": "segment ids",
     "match_boxes": "gt_offsets",
+    "topk_alignment": "gt_image",
     "box_iou": "paired_box_iou",
     "paired_box_iou": "flatten",
     "iou_loss": "flatten",

@@ -44,6 +44,7 @@ def test_every_operator_is_drawn(growth):
         "segmented_otsu",
         "mutual_labels",
         "match_boxes",
+        "topk_alignment",
         "box_iou",
         "paired_box_iou",
         "iou_loss",
