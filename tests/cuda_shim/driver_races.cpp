@@ -9,6 +9,7 @@
 #include "driver_nms.cpp"
 #include "driver_otsu.cpp"
 #include "driver_spearman.cpp"
+#include "driver_topk.cpp"
 #else
 #include "cuda_shim.h"
 
@@ -63,6 +64,11 @@ void run() {
   const bool crowd[70] = {true};
   shim_match_boxes_float(boxes.data()->v, n, gts.data()->v, gt_offsets, 2, 70, crowd, 0.5, 0.4, 1, 0.0, 0.5,
                          matched_labels.data(), matched.data(), matched_ious.data());
+  const std::vector<int64_t> zeros(70);
+  std::vector<float> metrics(70 * 9);
+  std::vector<int64_t> best(70 * 9);
+  shim_topk_alignment_float(boxes.data()->v, 1, n, gts.data()->v, 70, zeros.data(), scores.data(), zeros.data(), 1, 9,
+                            1.0, 6.0, metrics.data(), best.data());
   shim_box_iou_float(boxes.data()->v, gts.data()->v, n, 70, 32, matrix.data());
 
   double rho[segments];
