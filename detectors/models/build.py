@@ -25,6 +25,9 @@ _ONLY = {
     "rpn": ("smooth_l1_beta", "torchvision_anchors"),
 }
 
+_MMDET1_BETA = {RetinaNet: 0.11, RPN: 1 / 9}
+"""``model.smooth_l1_beta`` of MMDetection 1.1."""
+
 
 def build_model(config: Config, num_classes: int) -> DenseDetector:
     """The detector of ``config.model`` with the method's settings of ``config.mlc``.
@@ -47,55 +50,43 @@ def _own_detector(config: Config, num_classes: int) -> DenseDetector:
     """The detector with its own assigner."""
     model = config.model
     _check_settings(config)
+    detector = _DETECTORS[model.detector]
+    changes: dict[str, object] = {"nms": model.nms}
+    if model.nms_threshold is not None:
+        changes["iou_threshold"] = model.nms_threshold
     common = {
         "backbone": model.backbone,
         "mlc": config.mlc,
         "fpn_channels": model.fpn_channels,
+        "mmdet1": model.mmdet1,
+        "postprocessor": dataclasses.replace(PROPOSALS if detector is RPN else Postprocessor(), **changes),
         "backbone_options": _backbone_options(model),
     }
-    options = {"nms": model.nms}
-    if model.nms_threshold is not None:
-        options["iou_threshold"] = model.nms_threshold
-    if model.detector in ("fcos", "fcos-"):
+    towers = {
+        "num_convs": model.num_convs,
+        "norm": tower_norm(model),
+        "extra_levels": extra_levels(model),
+        "cls_loss": model.cls_loss,
+    }
+    if detector is FCOS:
         return FCOS(
             num_classes,
             centerness=model.detector == "fcos",
             centerness_weights=model.centerness_weights,
             box_loss=model.box_loss,
-            cls_loss=model.cls_loss,
-            num_convs=model.num_convs,
-            norm=tower_norm(model),
-            extra_levels=extra_levels(model),
             center_sampling_radius=model.center_sampling_radius,
             norm_on_bbox=model.norm_on_bbox,
             centerness_on=model.centerness_on,
-            mmdet1=model.mmdet1,
-            postprocessor=Postprocessor(**options),
+            **towers,
             **common,
         )
-    if model.detector == "retinanet":
-        beta = (0.11 if model.mmdet1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
-        return RetinaNet(
-            num_classes,
-            mmdet1=model.mmdet1,
-            torchvision_anchors=model.torchvision_anchors,
-            smooth_l1_beta=beta,
-            cls_loss=model.cls_loss,
-            num_convs=model.num_convs,
-            norm=tower_norm(model),
-            extra_levels=extra_levels(model),
-            postprocessor=Postprocessor(**options),
-            **common,
-        )
-    beta = (1 / 9 if model.mmdet1 else 0.0) if model.smooth_l1_beta is None else model.smooth_l1_beta
-    postprocessor = dataclasses.replace(PROPOSALS, **options)
-    return RPN(
-        mmdet1=model.mmdet1,
-        torchvision_anchors=model.torchvision_anchors,
-        smooth_l1_beta=beta,
-        postprocessor=postprocessor,
-        **common,
-    )
+    beta = model.smooth_l1_beta
+    if beta is None:
+        beta = _MMDET1_BETA[detector] if model.mmdet1 else 0.0
+    anchors = {"torchvision_anchors": model.torchvision_anchors, "smooth_l1_beta": beta}
+    if detector is RetinaNet:
+        return RetinaNet(num_classes, **anchors, **towers, **common)
+    return RPN(**anchors, **common)
 
 
 def extra_levels(model: ModelConfig) -> str:
