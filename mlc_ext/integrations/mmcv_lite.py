@@ -90,7 +90,8 @@ class _Operators(types.ModuleType):
         pool_mode: int,
         aligned: bool,
     ) -> None:
-        _check_pool_mode(pool_mode)
+        if pool_mode != 1:  # 0 is the maximum
+            raise ImportError("RoIAlign with pool_mode='max' needs the full mmcv")
         size = aligned_height, aligned_width
         output.copy_(
             _torchvision_ops().roi_align(
@@ -133,13 +134,7 @@ def _focal_loss(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, al
     x = logits if logits.dtype == torch.float64 else logits.float()
     own = target[:, None] == torch.arange(x.shape[1], device=x.device)
     z = torch.where(own, -x, x)
-    loss = z.sigmoid() ** gamma * torch.nn.functional.softplus(z) * torch.where(own, alpha, 1 - alpha)
-    return loss
-
-
-def _check_pool_mode(pool_mode: int) -> None:
-    if pool_mode != 1:  # 0 is the maximum
-        raise ImportError("RoIAlign with pool_mode='max' needs the full mmcv")
+    return z.sigmoid() ** gamma * torch.nn.functional.softplus(z) * torch.where(own, alpha, 1 - alpha)
 
 
 def _torchvision_ops() -> Any:

@@ -32,23 +32,16 @@ class FCOSHeadMixin(DenseHead):
 
     def _assignment(self, matched: list[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> Assignment:
         assignment = assignment_of(matched, anchors, targets, with_ignored=False)
-        if not self._mlc.mutual or self._candidates() == "positives":
+        config = self._mlc.config
+        candidates = config.candidates_of("all" if config.metric == "alignment" else "positives")
+        if not self._mlc.mutual or candidates == "positives":
             return assignment
         centers = (anchors[0][:, :2] + anchors[0][:, 2:]).float() / 2
-        gts, offset = [target["boxes"].to(centers.dtype) for target in targets], 0
-        found = []
-        for boxes in gts:
-            gt = smallest_containing(centers, boxes)
-            found.append(torch.where(gt >= 0, gt + offset, -1))
-            offset += len(boxes)
-        inside = torch.cat(found)
+        found = [smallest_containing(centers, target["boxes"].to(centers.dtype)) for target in targets]
+        inside = assignment_of(found, anchors, targets, with_ignored=False).candidate_gt
         positive = assignment.labels > 0
         candidate_gt = torch.where(positive, assignment.candidate_gt, inside)
         return Assignment(assignment.labels, candidate_gt, originally_ignored=(candidate_gt >= 0) & ~positive)
-
-    def _candidates(self) -> str:
-        config = self._mlc.config
-        return config.candidates_of("all" if config.metric == "alignment" else "positives")
 
     def _losses(self, task: TaskTargets, outputs: Outputs) -> dict[str, Tensor]:
         num_loc = task.num_loc_positive.clamp(min=1)

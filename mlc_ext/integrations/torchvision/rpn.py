@@ -62,24 +62,29 @@ class RPNMixin(Converted):
         """The proposals of each image and, in training mode, the losses: ``loss_objectness``, ``loss_rpn_box_reg``."""
         levels = list(features.values())
         objectness, deltas = self.head(levels)
-        anchors = self.anchor_generator(images, levels)
-        flat_objectness = flat_levels(objectness, 1)
-        flat_deltas = flat_levels(deltas, 4)
-        proposals = self._propose(images, objectness, flat_objectness, flat_deltas, anchors)
-        if not self.training:
-            return proposals, {}
-        return proposals, self._losses(targets, anchors, flat_objectness, flat_deltas, None)
+        return self._results(images, levels, targets, objectness, deltas, flat_levels(objectness, 1), None)
 
-    def _propose(
-        self, images: ImageList, objectness: list[Tensor], ranked: Tensor, deltas: Tensor, anchors: list[Tensor]
-    ) -> list[Tensor]:
-        """torchvision's own choice of proposals by the logits ``ranked`` [B, A, 1]. deltas: [B, A, 4]."""
+    def _results(
+        self,
+        images: ImageList,
+        levels: list[Tensor],
+        targets: list[dict[str, Tensor]] | None,
+        objectness: list[Tensor],
+        deltas: list[Tensor],
+        ranked: Tensor,
+        iou_logits: Tensor | None,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """As :meth:`forward`, from the outputs of the head. torchvision's own choice of proposals is made by the logits
+        ``ranked`` [B, A, 1]. iou_logits: [B, A, 1] or None."""
+        anchors = self.anchor_generator(images, levels)
+        flat_deltas = flat_levels(deltas, 4)
         sizes = [level[0].numel() for level in objectness]
         # half precision would round the boxes
-        boxes = self.box_coder.decode(deltas.flatten(0, 1).detach().float(), anchors)
-        chosen = self.filter_proposals(boxes.view(len(anchors), -1, 4), ranked, images.image_sizes, sizes)
-        proposals: list[Tensor] = chosen[0]
-        return proposals
+        boxes = self.box_coder.decode(flat_deltas.flatten(0, 1).detach().float(), anchors)
+        proposals, _ = self.filter_proposals(boxes.view(len(anchors), -1, 4), ranked, images.image_sizes, sizes)
+        if not self.training:
+            return proposals, {}
+        return proposals, self._losses(targets, anchors, flat_levels(objectness, 1), flat_deltas, iou_logits)
 
     @torch.jit.unused
     def _losses(
@@ -95,6 +100,8 @@ class RPNMixin(Converted):
             raise ValueError("targets should not be None")
         state, config = self._mlc, self._mlc.config
         state.warn_without_epoch()
+        if iou_logits is not None and state.rescoring:
+            self.head.iou_logits.mark_trained()
         matched = matched_of(self.proposal_matcher, self.box_similarity, anchors, targets)
         assignment = assignment_of(matched, anchors, targets, with_ignored=ignored_are_candidates(state))
         gt_boxes = torch.cat([target["boxes"] for target in targets]).float()
@@ -144,28 +151,9 @@ class RescoringRPNMixin(RPNMixin):
         """As :meth:`RPNMixin.forward`; the losses have ``loss_rpn_iou_rescoring`` too."""
         levels = list(features.values())
         objectness, deltas, ious = self.head(levels)
-        anchors = self.anchor_generator(images, levels)
-        flat_objectness = flat_levels(objectness, 1)
         iou_logits = flat_levels(ious, 1)
-        ranked = rescored_logits(flat_objectness, self.head.iou_logits.ranking_logits(iou_logits))
-        flat_deltas = flat_levels(deltas, 4)
-        proposals = self._propose(images, objectness, ranked, flat_deltas, anchors)
-        if not self.training:
-            return proposals, {}
-        return proposals, self._rescored_losses(targets, anchors, flat_objectness, flat_deltas, iou_logits)
-
-    @torch.jit.unused
-    def _rescored_losses(
-        self,
-        targets: list[dict[str, Tensor]] | None,
-        anchors: list[Tensor],
-        objectness: Tensor,
-        deltas: Tensor,
-        iou_logits: Tensor,
-    ) -> dict[str, Tensor]:
-        if self._mlc.rescoring:
-            self.head.iou_logits.mark_trained()
-        return self._losses(targets, anchors, objectness, deltas, iou_logits)
+        ranked = rescored_logits(flat_levels(objectness, 1), self.head.iou_logits.ranking_logits(iou_logits))
+        return self._results(images, levels, targets, objectness, deltas, ranked, iou_logits)
 
 
 def convert(rpn: RegionProposalNetwork, state: State) -> None:
