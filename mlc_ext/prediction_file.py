@@ -98,14 +98,7 @@ class PredictionWriter:
         """
         if not self._rows:
             raise ValueError("PredictionWriter: no image was added")
-        columns = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
+        columns: dict[str, Any] = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
         # a path would get the ending .npz
         with open(file, "wb") if isinstance(file, (str, os.PathLike)) else nullcontext(file) as opened:
-            np.savez_compressed(
-                opened,
-                image_ids=columns["image_ids"],
-                category_ids=columns["category_ids"],
-                boxes=columns["boxes"],
-                scores=columns["scores"],
-                raw_scores=columns["raw_scores"],
-            )
+            np.savez_compressed(opened, **columns)

@@ -75,10 +75,7 @@ class GtBatch:
     @classmethod
     def of(cls, targets: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) -> GtBatch:
         boxes = [target["boxes"].detach().to(dtype) for target in targets]
-        crowds = [
-            target["crowd"].detach().to(dtype) if "crowd" in target else b[:0]
-            for target, b in zip(targets, boxes, strict=True)
-        ]
+        crowds = [target.get("crowd", target["boxes"][:0]).detach().to(dtype) for target in targets]
         return cls(torch.cat(boxes), [len(b) for b in boxes], crowds)
 
     @property

@@ -11,7 +11,7 @@ from .._errors import choice
 from ..assignment import CANDIDATES, Assignment
 from ..ops.mutual_labels import IGNORED
 from ._inputs import GT_CHUNK, Predictions, check_levels, of_levels
-from ._selection import centers, in_any
+from ._selection import centers, in_any, is_inside
 
 INFINITY = 1e8
 """The upper end of the last level's range, as in MMDetection."""
@@ -120,7 +120,8 @@ class FCOSAssigner:
 
     def _inside_and_fits(self, points: Tensor, level: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """[P, G] bool: the point lies in the gt (strictly); it also satisfies the level's range and the center rule."""
-        ltrb = _distances(points, boxes)
+        p = points[:, None]
+        ltrb = torch.cat((p - boxes[:, :2], boxes[:, 2:] - p), dim=-1)
         inside = ltrb.amin(-1) > 0
         longest = ltrb.amax(-1)
         fits = inside & (longest >= level[:, :1]) & (longest <= level[:, 1:2])
@@ -129,7 +130,6 @@ class FCOSAssigner:
             reach = (level[:, 2:3] * self.center_sampling_radius)[:, None]
             low = torch.maximum(center - reach, boxes[:, :2])
             high = torch.minimum(center + reach, boxes[:, 2:])
-            p = points[:, None]
             fits &= torch.minimum(p - low, high - p).amin(-1) > 0
         return inside, fits
 
@@ -140,15 +140,9 @@ def default_regress_ranges(strides: Sequence[int]) -> list[tuple[float, float]]:
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 
-def _distances(points: Tensor, boxes: Tensor) -> Tensor:
-    """[P, G, 4] l, t, r, b."""
-    p = points[:, None]
-    return torch.cat((p - boxes[:, :2], boxes[:, 2:] - p), dim=-1)
-
-
 def smallest_containing(points: Tensor, gt_boxes: Tensor) -> Tensor:
     """[P] int64: the smallest gt of [G, 4] that contains each point [P, 2], strictly; -1 for none."""
-    return _smallest_gts(points, gt_boxes, lambda _, boxes: (_distances(points, boxes).amin(-1) > 0,), 1)[0]
+    return _smallest_gts(points, gt_boxes, lambda _, boxes: (is_inside(points[:, None], boxes),), 1)[0]
 
 
 def _smallest_gts(

@@ -56,19 +56,13 @@ class MaxIoUAssigner:
         Errors as :func:`mlc_ext.match_boxes`.
         """
         anchors = priors if isinstance(priors, Tensor) else torch.cat(list(priors))
-        objects = [target["boxes"] for target in targets]
-        crowds = [target.get("crowd", target["boxes"][:0]) for target in targets]
-        sizes = [len(boxes) + len(crowd) for boxes, crowd in zip(objects, crowds, strict=True)]
-        is_crowd = [
-            flag
-            for boxes, crowd in zip(objects, crowds, strict=True)
-            for flag in [False] * len(boxes) + [True] * len(crowd)
-        ]
-        both = [part for pair in zip(objects, crowds, strict=True) for part in pair]
+        pairs = [(target["boxes"], target.get("crowd", target["boxes"][:0])) for target in targets]
+        sizes = [len(boxes) + len(crowd) for boxes, crowd in pairs]
+        is_crowd = [flag for boxes, crowd in pairs for flag in [False] * len(boxes) + [True] * len(crowd)]
         device = anchors.device
         matched = match_boxes(
             anchors,
-            torch.cat(both).to(anchors.dtype),
+            torch.cat([part for pair in pairs for part in pair]).to(anchors.dtype),
             offsets_of(sizes, device),
             high=self.high,
             low=self.low,
@@ -79,7 +73,7 @@ class MaxIoUAssigner:
         )
         labels, gt = matched.labels.flatten(), matched.candidate_gt
         if any(is_crowd):  # the operator counts crowd boxes, an Assignment does not
-            crowds_before = [0, *accumulate(len(crowd) for crowd in crowds)][:-1]
+            crowds_before = [0, *accumulate(len(crowd) for _, crowd in pairs)][:-1]
             gt = torch.where(gt >= 0, gt - to_device(crowds_before, torch.int64, device)[:, None], gt)
         gt = gt.flatten()
         found = Assignment(labels, gt, originally_ignored=(labels == IGNORED) & (gt >= 0))
