@@ -118,12 +118,17 @@ def _extent(low: Tensor, high: Tensor) -> Tensor:
     return (high - low).relu().prod(-1)
 
 
+def _inter_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of [..., 4] boxes xyxy."""
+    inter = _extent(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    return inter, _extent(a[..., :2], a[..., 2:]) + _extent(b[..., :2], b[..., 2:]) - inter
+
+
 def _iou(boxes1: Tensor, boxes2: Tensor, generalized: bool) -> Tensor:
     dtype = boxes1.dtype
     compute = torch.promote_types(dtype, torch.float32)
     a, b = boxes1.to(compute), boxes2.to(compute)
-    inter = _extent(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
-    union = _extent(a[..., :2], a[..., 2:]) + _extent(b[..., :2], b[..., 2:]) - inter
+    inter, union = _inter_and_union(a, b)
     iou = torch.where(union > 0, inter / torch.where(union > 0, union, 1), 0)
     if generalized:
         hull = _extent(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
@@ -218,9 +223,7 @@ def match_boxes(
         on_crowd = torch.zeros(num_priors, dtype=torch.bool)
         area = _extent(priors[:, :2], priors[:, 2:])
         for k in crowds.tolist():
-            inter = _extent(
-                torch.maximum(priors[:, :2], gt_boxes[k, :2]), torch.minimum(priors[:, 2:], gt_boxes[k, 2:])
-            )
+            inter, _ = _inter_and_union(priors, gt_boxes[k])
             on_crowd |= (area > 0) & (inter > 0) & (inter >= at_least["crowd"] * area)
         labels[b, (matched[b] >= 0) | on_crowd] = -1
         labels[b, positive] = 1
@@ -269,9 +272,7 @@ def rescored_nms(
     product = scores.to(compute) * (1 if quality is None else quality.to(compute))
     candidates = torch.nonzero(scores.to(compute) > torch.tensor(score_threshold, dtype=compute)).flatten()
     order = candidates[product[candidates].argsort(descending=True, stable=True)][:pre_nms_top_k]
-    low, high = boxes.to(compute)[:, :2], boxes.to(compute)[:, 2:]
-    area = _extent(low, high)
-    threshold = torch.tensor(iou_threshold, dtype=compute)
+    boxes, threshold = boxes.to(compute), torch.tensor(iou_threshold, dtype=compute)
     keep: list[int] = []
     for i in order.tolist():
         if max_detections is not None and len(keep) == max_detections:
@@ -279,8 +280,8 @@ def rescored_nms(
         rivals = torch.tensor(keep, dtype=torch.int64)
         if labels is not None:
             rivals = rivals[labels[rivals] == labels[i]]
-        inter = _extent(torch.maximum(low[rivals], low[i]), torch.minimum(high[rivals], high[i]))
-        if not bool((inter > threshold * (area[rivals] + area[i] - inter)).any()):
+        inter, union = _inter_and_union(boxes[rivals], boxes[i])
+        if not bool((inter > threshold * union).any()):
             keep.append(i)
     kept = torch.tensor(keep, dtype=torch.int64)
     return kept, product[kept].to(scores.dtype)
@@ -318,15 +319,13 @@ def iou_nms(
     candidates = torch.nonzero(scores > score_threshold).flatten()
     candidates = candidates[scores[candidates].argsort(descending=True, stable=True)][:pre_nms_top_k].sort().values
     order = candidates[quality[candidates].argsort(descending=True, stable=True)]
-    low, high = boxes.to(compute)[:, :2], boxes.to(compute)[:, 2:]
-    area = _extent(low, high)
-    threshold = torch.tensor(iou_threshold, dtype=compute)
+    boxes, threshold = boxes.to(compute), torch.tensor(iou_threshold, dtype=compute)
     clusters: dict[int, list[int]] = {}
     for i in order.tolist():
         for k in clusters:  # in rank order
-            inter = _extent(torch.maximum(low[k], low[i]), torch.minimum(high[k], high[i]))
+            inter, union = _inter_and_union(boxes[k], boxes[i])
             same = labels is None or labels[k] == labels[i]
-            if same and inter > threshold * (area[k] + area[i] - inter):
+            if same and inter > threshold * union:
                 clusters[k].append(i)
                 break
         else:
