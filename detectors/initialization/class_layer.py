@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass
-class ClassLayer:
+class ClassLayer(NamedTuple):
     """The layer of the model with the rows that the file has for its classes; no tensors if there are none."""
 
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    remark: str = ""
+    tensors: dict[str, Tensor]
+    remark: str
 
 
 def class_layer(
@@ -33,11 +32,11 @@ def class_layer(
     name = next(key for key in wanted if key.endswith(".weight"))
     (rows, *rest), (own_rows, *own_rest) = found[name].shape, wanted[name].shape
     if rest != own_rest or rows % num_anchors or wanted.keys() != found.keys():
-        return ClassLayer(remark=f"weight is {tuple(found[name].shape)}, {tuple(wanted[name].shape)} here")
+        return ClassLayer({}, f"weight is {tuple(found[name].shape)}, {tuple(wanted[name].shape)} here")
     columns, own_columns = rows // num_anchors, own_rows // num_anchors
     if theirs is None or ours is None or len(theirs) != columns:
         if columns != own_columns:
-            return ClassLayer(remark=f"{columns} classes without names in the file, {own_columns} here")
+            return ClassLayer({}, f"{columns} classes without names in the file, {own_columns} here")
         return ClassLayer(dict(found), f"all {columns} rows in their order: the file does not name its classes")
     known: dict[str, int] = {}
     for column, each in enumerate(theirs):
@@ -46,7 +45,7 @@ def class_layer(
     pairs = [(known[_plain(each)], column) for column, each in enumerate(ours) if _plain(each) in known]
     in_file = sum(each is not None for each in theirs)
     if not pairs:
-        return ClassLayer(remark=f"none of the {own_columns} classes is among the {in_file} of the file")
+        return ClassLayer({}, f"none of the {own_columns} classes is among the {in_file} of the file")
     sources, targets = map(list, zip(*pairs, strict=True))
     tensors = {}
     for key, tensor in wanted.items():

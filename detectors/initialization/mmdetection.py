@@ -12,29 +12,27 @@ from torch import Tensor
 from ..models.backbones.base import Normalization
 from .files import WeightFile
 from .source import (
-    NameMap,
     Source,
     backbone_name,
     counted,
     extra_levels_from,
     known_head,
     place_in_towers,
+    renamed,
     tower_settings,
 )
 
-NAMES = NameMap(
-    (
-        (r"backbone\.(.+)", r"backbone.\1"),
-        (r"neck\.(lateral|fpn)_convs\.(\d+)\.conv", r"fpn.\1_convs.\2"),
-        (r"bbox_head\.(cls|reg)_convs\.(\d+)\.conv", r"head.\1_tower.\2.conv"),
-        (r"bbox_head\.(cls|reg)_convs\.(\d+)\.gn", r"head.\1_tower.\2.norm"),
-        (r"(?:rpn|bbox)_head\.rpn_conv", "head.cls_tower.0"),
-        (r"(?:rpn|bbox)_head\.rpn_conv\.(\d+)\.conv", r"head.cls_tower.\1.conv"),
-        (r"bbox_head\.(?:retina|conv|fcos)_cls|(?:rpn|bbox)_head\.rpn_cls", "head.cls_logits"),
-        (r"bbox_head\.(?:retina|conv|fcos)_reg|(?:rpn|bbox)_head\.rpn_reg", "head.bbox_regression"),
-        (r"bbox_head\.(?:conv|fcos)_centerness", "head.bbox_ctrness"),
-        (r"bbox_head\.scales\.(\d+)", r"head.scales.\1"),
-    )
+NAMES = (
+    (r"backbone\.(.+)", r"backbone.\1"),
+    (r"neck\.(lateral|fpn)_convs\.(\d+)\.conv", r"fpn.\1_convs.\2"),
+    (r"bbox_head\.(cls|reg)_convs\.(\d+)\.conv", r"head.\1_tower.\2.conv"),
+    (r"bbox_head\.(cls|reg)_convs\.(\d+)\.gn", r"head.\1_tower.\2.norm"),
+    (r"(?:rpn|bbox)_head\.rpn_conv", "head.cls_tower.0"),
+    (r"(?:rpn|bbox)_head\.rpn_conv\.(\d+)\.conv", r"head.cls_tower.\1.conv"),
+    (r"bbox_head\.(?:retina|conv|fcos)_cls|(?:rpn|bbox)_head\.rpn_cls", "head.cls_logits"),
+    (r"bbox_head\.(?:retina|conv|fcos)_reg|(?:rpn|bbox)_head\.rpn_reg", "head.bbox_regression"),
+    (r"bbox_head\.(?:conv|fcos)_centerness", "head.bbox_ctrness"),
+    (r"bbox_head\.scales\.(\d+)", r"head.scales.\1"),
 )
 
 KINDS = {"fcos": "FCOS", "retinanet": "RetinaNet", "rpn": "RPN or a detector with one"}
@@ -49,8 +47,9 @@ def is_mmdetection(names: list[str]) -> bool:
 
 def from_mmdetection(file: WeightFile) -> Source:
     """The detector of a file for which :func:`is_mmdetection` holds."""
-    mapped, unknown = NAMES({name: x for name, x in file.tensors.items() if not name.startswith(_AVERAGES)})
-    averages = sum(name.startswith(_AVERAGES) for name in file.tensors)
+    plain = {name: x for name, x in file.tensors.items() if not name.startswith(_AVERAGES)}
+    mapped, unknown = renamed(plain, NAMES)
+    averages = len(file.tensors) - len(plain)
     tensors = _with_levels(place_in_towers(mapped))
     head = known_head(_head(file.tensors), tensors)
     config = written_config(file.meta)

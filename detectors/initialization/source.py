@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -38,28 +38,23 @@ class Source:
     """What the user should know: the part that must be taken for it to matter, or None; and the text."""
 
 
-@dataclass(frozen=True)
-class NameMap:
-    """A project's names of modules -> this project's. The names of their parameters, such as ``weight``, are the same.
+def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> tuple[dict[str, Tensor], list[str]]:
+    """-> (the tensors under this project's names, the names that no rule matches).
 
-    ``rules``: (regular expression of the project's module, template of this project's as for :meth:`re.Match.expand`).
-    The first that matches a whole name is used.
+    Args:
+        rules: (regular expression of a project's module, template of this project's as for :meth:`re.Match.expand`).
+            The first that matches a whole name is used. The names of parameters, such as ``weight``, are the same.
     """
-
-    rules: tuple[tuple[str, str], ...]
-
-    def __call__(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """-> (the tensors under this project's names, the names that no rule matches)."""
-        mapped, unknown = {}, []
-        for name, tensor in tensors.items():
-            module, _, parameter = name.rpartition(".")
-            for pattern, template in self.rules:
-                if match := re.fullmatch(pattern, module):
-                    mapped[f"{match.expand(template)}.{parameter}"] = tensor
-                    break
-            else:
-                unknown.append(name)
-        return mapped, unknown
+    mapped, unknown = {}, []
+    for name, tensor in tensors.items():
+        module, _, parameter = name.rpartition(".")
+        for pattern, template in rules:
+            if match := re.fullmatch(pattern, module):
+                mapped[f"{match.expand(template)}.{parameter}"] = tensor
+                break
+        else:
+            unknown.append(name)
+    return mapped, unknown
 
 
 def counted(names: Iterable[str]) -> dict[str, int]:

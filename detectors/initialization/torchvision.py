@@ -9,7 +9,6 @@ from ..models.backbones.base import IMAGENET_RGB
 from .coco_classes import COCO_COLUMNS
 from .files import WeightFile
 from .source import (
-    NameMap,
     Source,
     backbone_name,
     counted,
@@ -17,29 +16,28 @@ from .source import (
     known_head,
     num_anchors,
     place_in_towers,
+    renamed,
     tower_settings,
 )
 
-NAMES = NameMap(
-    (
-        (r"backbone\.body\.(.+)", r"backbone.\1"),
-        # since torchvision 0.14 each convolution of the pyramid and of the towers is in a Sequential
-        (r"backbone\.fpn\.inner_blocks\.(\d+)(?:\.0)?", r"fpn.lateral_convs.\1"),
-        (r"backbone\.fpn\.layer_blocks\.(\d+)(?:\.0)?", r"fpn.fpn_convs.\1"),
-        (r"backbone\.fpn\.extra_blocks\.p6", r"fpn.extra_convs.0"),
-        (r"backbone\.fpn\.extra_blocks\.p7", r"fpn.extra_convs.1"),
-        (r"head\.classification_head\.conv\.(\d+)", r"head.cls_tower.\1"),
-        (r"head\.classification_head\.conv\.(\d+)\.0", r"head.cls_tower.\1.conv"),
-        (r"head\.classification_head\.conv\.(\d+)\.1", r"head.cls_tower.\1.norm"),
-        (r"head\.regression_head\.conv\.(\d+)", r"head.reg_tower.\1"),
-        (r"head\.regression_head\.conv\.(\d+)\.0", r"head.reg_tower.\1.conv"),
-        (r"head\.regression_head\.conv\.(\d+)\.1", r"head.reg_tower.\1.norm"),
-        (r"rpn\.head\.conv", "head.cls_tower.0"),
-        (r"rpn\.head\.conv\.(\d+)\.0", r"head.cls_tower.\1.conv"),
-        (r"head\.classification_head\.cls_logits|rpn\.head\.cls_logits", "head.cls_logits"),
-        (r"head\.regression_head\.bbox_reg|rpn\.head\.bbox_pred", "head.bbox_regression"),
-        (r"head\.regression_head\.bbox_ctrness", "head.bbox_ctrness"),
-    )
+NAMES = (
+    (r"backbone\.body\.(.+)", r"backbone.\1"),
+    # since torchvision 0.14 each convolution of the pyramid and of the towers is in a Sequential
+    (r"backbone\.fpn\.inner_blocks\.(\d+)(?:\.0)?", r"fpn.lateral_convs.\1"),
+    (r"backbone\.fpn\.layer_blocks\.(\d+)(?:\.0)?", r"fpn.fpn_convs.\1"),
+    (r"backbone\.fpn\.extra_blocks\.p6", r"fpn.extra_convs.0"),
+    (r"backbone\.fpn\.extra_blocks\.p7", r"fpn.extra_convs.1"),
+    (r"head\.classification_head\.conv\.(\d+)", r"head.cls_tower.\1"),
+    (r"head\.classification_head\.conv\.(\d+)\.0", r"head.cls_tower.\1.conv"),
+    (r"head\.classification_head\.conv\.(\d+)\.1", r"head.cls_tower.\1.norm"),
+    (r"head\.regression_head\.conv\.(\d+)", r"head.reg_tower.\1"),
+    (r"head\.regression_head\.conv\.(\d+)\.0", r"head.reg_tower.\1.conv"),
+    (r"head\.regression_head\.conv\.(\d+)\.1", r"head.reg_tower.\1.norm"),
+    (r"rpn\.head\.conv", "head.cls_tower.0"),
+    (r"rpn\.head\.conv\.(\d+)\.0", r"head.cls_tower.\1.conv"),
+    (r"head\.classification_head\.cls_logits|rpn\.head\.cls_logits", "head.cls_logits"),
+    (r"head\.regression_head\.bbox_reg|rpn\.head\.bbox_pred", "head.bbox_regression"),
+    (r"head\.regression_head\.bbox_ctrness", "head.bbox_ctrness"),
 )
 
 KINDS = {"fcos": "FCOS", "retinanet": "RetinaNet", "rpn": "Faster R-CNN or another detector with an RPN"}
@@ -51,7 +49,7 @@ def is_torchvision(names: list[str]) -> bool:
 
 def from_torchvision(file: WeightFile) -> Source:
     """The detector of a file for which :func:`is_torchvision` holds."""
-    mapped, unknown = NAMES(file.tensors)
+    mapped, unknown = renamed(file.tensors, NAMES)
     tensors = place_in_towers(mapped)
     head = known_head(_head(file.tensors), tensors)
     settings = {"style": "pytorch", "backbone": backbone_name(tensors), **tower_settings(tensors, head)}

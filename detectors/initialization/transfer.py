@@ -67,8 +67,7 @@ def plan(source: Source, model: DenseDetector, config: ModelConfig, categories: 
         needs = needed_parts(name, one_tower=model.head.reg_tower is None, centerness_on=config.centerness_on)
         reason = _other_meaning(name, source, config) or _needs(needs, result) if present else "not in the file"
         if reason is None and name == "class layer" and categories is not None:
-            layer = class_layer(wanted, present, source.classes, categories, model.head.num_anchors)
-            tensors, part.remark = layer.tensors, layer.remark
+            tensors, part.remark = class_layer(wanted, present, source.classes, categories, model.head.num_anchors)
         elif reason is None:
             tensors, part.remark = _whole_part(name, wanted, present, absent_levels)
         else:
@@ -150,9 +149,7 @@ def _needs(needs: Sequence[str], result: Transfer) -> str | None:
 def _other_head(source: Source, config: ModelConfig) -> str | None:
     if source.head == head_of(config):
         return None
-    return (
-        f"the file's head is of {source.head}" if source.head else "the file's head is of another kind, or not complete"
-    )
+    return f"the file's head is of {source.head or 'another kind, or not complete'}"
 
 
 def _other_meaning(name: str, source: Source, config: ModelConfig) -> str | None:
