@@ -21,20 +21,17 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
-import functools
 from collections.abc import Mapping
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say, text_table
+from mlc_ext.detectors.command_line import command, counted_reasons, make_parser, program_main, say, text_table
 from mlc_ext.detectors.config.overrides import assign, override
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.data.build import CACHE, build_datasets, build_training_set, dataset_paths
 from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.data.errors import DatasetNotFound
 from mlc_ext.detectors.data.inspection import class_counts, images_without_objects, likely_harm, shared_images
-from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.files import check_writable, replacing, writing
-from mlc_ext.detectors.runs.log_file import show_warnings
 from mlc_ext.detectors.visualization.contact_sheet import contact_sheet
 
 _MOST_CLASSES = 100
@@ -53,24 +50,19 @@ def parse(arguments: list[str] | None = None, prog: str = "check_data.py") -> ar
     return parser.parse_args(arguments)
 
 
-@interruptible
-def main(arguments: list[str] | None = None, prog: str = "check_data.py") -> int:
-    options = parse(arguments, prog)
-    show_warnings()
-    with program_errors(functools.partial(print_error, prog)) as ending:
-        config = _configuration(options)
-        datasets, layouts = _datasets(config)
-        for split, dataset in datasets.items():
-            if not options.fast:
-                dataset.verify(workers=options.workers, progress=not options.quiet)
-            say(_section(split, dataset, layouts[split]))
-        for line in _warnings(datasets, config):
-            say(f"warning: {line}")
-        sheet = contact_sheet(list(datasets.items()), options.images)
-        with writing(options.out), replacing(options.out) as file:
-            sheet.save(file, "PNG")
-    if ending.code:
-        return ending.code
+@program_main("check_data.py", parse)
+def main(options: argparse.Namespace, prog: str) -> int:
+    config = _configuration(options)
+    datasets, layouts = _datasets(config)
+    for split, dataset in datasets.items():
+        if not options.fast:
+            dataset.verify(workers=options.workers, progress=not options.quiet)
+        say(_section(split, dataset, layouts[split]))
+    for line in _warnings(datasets, config):
+        say(f"warning: {line}")
+    sheet = contact_sheet(list(datasets.items()), options.images)
+    with writing(options.out), replacing(options.out) as file:
+        sheet.save(file, "PNG")
     say(f"{options.out}: images with their boxes")
     say(f"next: {command(prog, 'train', '--data', options.data, *_changes(options, datasets, config))}")
     return 0
@@ -142,13 +134,8 @@ def _section(split: str, dataset: CocoDetection, layout: str | None) -> str:
 
 def _counts(title: str, dataset: CocoDetection, counts: Mapping[str, int]) -> list[str]:
     """A title and a line for each reason with its first place; nothing without any."""
-    examples = dataset.findings.examples
-    lines = [
-        f"  {count} {reason}" + (f", first {examples[reason]}" if reason in examples else "")
-        for reason, count in sorted(counts.items())
-        if count
-    ]
-    return [f"{title}:", *lines] if lines else []
+    lines = counted_reasons(((k, n) for k, n in sorted(counts.items()) if n), dataset.findings.examples)
+    return [f"{title}:", *(f"  {line}" for line in lines)] if lines else []
 
 
 def _warnings(datasets: dict[str, CocoDetection], config: Config) -> list[str]:

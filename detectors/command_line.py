@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,8 @@ from . import distributed
 from .data.errors import DataError, DatasetNotFound
 from .data.loading.worker_processes import death_of_worker
 from .engine.nonfinite import NonFiniteLoss
+from .interrupts import interruptible
+from .runs.log_file import show_warnings
 
 
 @dataclass
@@ -115,3 +118,37 @@ def program_errors(report: Callable[[Exception], None]) -> Iterator[Ending]:
             raise
         ending.code = 2
         report(died)
+
+
+def program_main(
+    name: str, parse: Callable[[list[str] | None, str], argparse.Namespace]
+) -> Callable[[Callable[[argparse.Namespace, str], int]], Callable[..., int]]:
+    """Decorates a function of a program's options and of the name that it was called by, -> exit code.
+
+    The result is the program's ``main``: it prints warnings, reports errors by :func:`program_errors`, and ends with
+    130 after Ctrl-C.
+
+    Args:
+        name: that of the program's file.
+        parse: a function of the arguments and the name that the program was called by.
+    """
+
+    def decorate(run: Callable[[argparse.Namespace, str], int]) -> Callable[..., int]:
+        @interruptible
+        def main(arguments: list[str] | None = None, prog: str = name) -> int:
+            options = parse(arguments, prog)
+            show_warnings()
+            with program_errors(functools.partial(print_error, prog)) as ending:
+                ending.code = run(options, prog)
+            return ending.code
+
+        return main
+
+    return decorate
+
+
+def counted_reasons(counts: Iterable[tuple[str, int]], examples: Mapping[str, str]) -> list[str]:
+    """A line for each (reason, count) with its first place."""
+    return [
+        f"{count} {reason}" + (f", first {examples[reason]}" if reason in examples else "") for reason, count in counts
+    ]

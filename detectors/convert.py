@@ -26,12 +26,11 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
-import functools
 import json
 from collections import Counter
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say, text_table
+from mlc_ext.detectors.command_line import command, counted_reasons, make_parser, program_main, say, text_table
 from mlc_ext.detectors.data.coco.ground_truth import GroundTruth
 from mlc_ext.detectors.data.conversion.formats import VOC, YOLO, foreign_format
 from mlc_ext.detectors.data.conversion.source import UNKNOWN, Source
@@ -39,7 +38,6 @@ from mlc_ext.detectors.data.conversion.voc import read_voc
 from mlc_ext.detectors.data.conversion.write import check_target, coco_content, place_images
 from mlc_ext.detectors.data.conversion.yolo import read_yolo
 from mlc_ext.detectors.data.images.files import did_you_mean
-from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.files import check_writable, write_whole
 
 
@@ -54,27 +52,23 @@ def parse(arguments: list[str] | None = None, prog: str = "convert.py") -> argpa
     return parser.parse_args(arguments)
 
 
-@interruptible
-def main(arguments: list[str] | None = None, prog: str = "convert.py") -> int:
-    options = parse(arguments, prog)
-    with program_errors(functools.partial(print_error, prog)) as ending:
-        source = _read(options)
-        splits = [split for split, images in source.splits.items() if images]
-        if not splits:
-            raise ValueError(f"{options.source}: no image can be used: {'; '.join(_lines(source.problems, source))}")
-        if not source.categories:
-            raise ValueError(f"{options.source}: no object has a class")
-        check_writable(options.target / "annotations" / f"instances_{splits[0]}.json")
-        linked, copied = place_images(source, options.target, copy=options.copy, progress=not options.quiet)
-        written = {}
-        for split in splits:  # last: a folder without JSON is not taken for a data set
-            path = options.target / "annotations" / f"instances_{split}.json"
-            write_whole(path, json.dumps(coco_content(source, split)))
-            written[split] = GroundTruth(path)
-            for reason, count in written[split].dropped.items():
-                source.lose(f"{reason} in what was written", str(path), count)
-    if ending.code:
-        return ending.code
+@program_main("convert.py", parse)
+def main(options: argparse.Namespace, prog: str) -> int:
+    source = _read(options)
+    splits = [split for split, images in source.splits.items() if images]
+    if not splits:
+        raise ValueError(f"{options.source}: no image can be used: {'; '.join(_lines(source.problems, source))}")
+    if not source.categories:
+        raise ValueError(f"{options.source}: no object has a class")
+    check_writable(options.target / "annotations" / f"instances_{splits[0]}.json")
+    linked, copied = place_images(source, options.target, copy=options.copy, progress=not options.quiet)
+    written = {}
+    for split in splits:  # last: a folder without JSON is not taken for a data set
+        path = options.target / "annotations" / f"instances_{split}.json"
+        write_whole(path, json.dumps(coco_content(source, split)))
+        written[split] = GroundTruth(path)
+        for reason, count in written[split].dropped.items():
+            source.lose(f"{reason} in what was written", str(path), count)
     say(f"{source.format} in {options.source}: converted to {options.target}, {linked} images linked, {copied} copied")
     if source.convention:
         say(source.convention)
@@ -135,11 +129,8 @@ def _order(split: str) -> tuple[bool, str]:
 
 
 def _lines(counts: Counter[str], source: Source) -> list[str]:
-    """A line for each reason with its first place."""
-    return [
-        f"{count} {reason}" + (f", first {source.examples[reason]}" if reason in source.examples else "")
-        for reason, count in counts.most_common()
-    ]
+    """A line for each reason with its first place, the most frequent first."""
+    return counted_reasons(counts.most_common(), source.examples)
 
 
 if __name__ == "__main__":

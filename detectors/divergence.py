@@ -20,23 +20,20 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
-import functools
 import json
 import os
 
 import numpy as np
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
+from mlc_ext.detectors.command_line import make_parser, print_error, program_main, say
 from mlc_ext.detectors.data.coco.ground_truth import GroundTruth
 from mlc_ext.detectors.evaluation.file_divergence import RANKINGS, FileDivergence, measure_predictions
 from mlc_ext.detectors.evaluation.metrics_table import shown
 from mlc_ext.detectors.evaluation.prediction_rows import PredictionRows, read_predictions
-from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import charts_folder, check_page, require_matplotlib
 from mlc_ext.detectors.reporting.divergence_page import STAGES, divergence_charts, divergence_page
 from mlc_ext.detectors.runs.files import check_writable, plain, write_whole
-from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "divergence.py") -> argparse.Namespace:
@@ -58,42 +55,37 @@ def parse(arguments: list[str] | None = None, prog: str = "divergence.py") -> ar
     return parser.parse_args(arguments)
 
 
-@interruptible
-def main(arguments: list[str] | None = None, prog: str = "divergence.py") -> int:
-    options = parse(arguments, prog)
-    show_warnings()
-    with program_errors(functools.partial(print_error, prog)) as ending:
-        _check(options)
-        rows = read_predictions(options.results, class_agnostic=options.class_agnostic, before_nms=options.before_nms)
-        truth = GroundTruth(options.annotations, class_agnostic=options.class_agnostic)
-        rows = rows.matched(truth, options.results, options.annotations)
-        found = measure_predictions(
-            rows,
-            truth,
-            top_k=options.top_k,
-            score_threshold=options.score_threshold,
-            iou_threshold=options.iou_threshold,
-            nms_iou=options.nms_iou,
-            progress=not options.quiet,
-        )
-        notes = _notes(rows, found, truth, options.score_threshold)
-        charts = divergence_charts(found)
-        page = divergence_page(
-            found,
-            charts,
-            before_nms=rows.before_nms,
-            results=str(options.results),
-            annotations=str(options.annotations),
-            notes=notes,
-        )
-        write_whole(options.out, page)  # first: the charts are in it too
-        for chart in charts:
-            chart.save(charts_folder(options.out))
-        if options.json is not None:
-            figures = {"before_nms": rows.before_nms, "notes": notes, **found.to_dict()}
-            write_whole(options.json, json.dumps(plain(figures), indent=2) + "\n")
-    if ending.code:
-        return ending.code
+@program_main("divergence.py", parse)
+def main(options: argparse.Namespace, prog: str) -> int:
+    _check(options)
+    rows = read_predictions(options.results, class_agnostic=options.class_agnostic, before_nms=options.before_nms)
+    truth = GroundTruth(options.annotations, class_agnostic=options.class_agnostic)
+    rows = rows.matched(truth, options.results, options.annotations)
+    found = measure_predictions(
+        rows,
+        truth,
+        top_k=options.top_k,
+        score_threshold=options.score_threshold,
+        iou_threshold=options.iou_threshold,
+        nms_iou=options.nms_iou,
+        progress=not options.quiet,
+    )
+    notes = _notes(rows, found, truth, options.score_threshold)
+    charts = divergence_charts(found)
+    page = divergence_page(
+        found,
+        charts,
+        before_nms=rows.before_nms,
+        results=str(options.results),
+        annotations=str(options.annotations),
+        notes=notes,
+    )
+    write_whole(options.out, page)  # first: the charts are in it too
+    for chart in charts:
+        chart.save(charts_folder(options.out))
+    if options.json is not None:
+        figures = {"before_nms": rows.before_nms, "notes": notes, **found.to_dict()}
+        write_whole(options.json, json.dumps(plain(figures), indent=2) + "\n")
     say(_summary(found, rows.before_nms))
     for note in notes:
         print_error(prog, f"warning: {note}")

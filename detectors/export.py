@@ -26,25 +26,22 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
-import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say
+from mlc_ext.detectors.command_line import command, make_parser, program_main, say
 from mlc_ext.detectors.data.errors import ImageDecodeError
 from mlc_ext.detectors.exporting.check import Comparison, compare, random_batches, table
 from mlc_ext.detectors.exporting.formats import FORMATS, check_possible, metadata_of, write_exported
 from mlc_ext.detectors.exporting.program import export_program
-from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.prediction.exported import is_exported, open_exported
 from mlc_ext.detectors.prediction.images import find_images
 from mlc_ext.detectors.prediction.pixels import read_pixels
 from mlc_ext.detectors.prediction.predictor import Predictor
 from mlc_ext.detectors.runs.files import check_writable
-from mlc_ext.detectors.runs.log_file import show_warnings
 
 MAX_CHECKED = 50
 
@@ -70,29 +67,25 @@ def parse(arguments: list[str] | None = None, prog: str = "export.py") -> argpar
     return parser.parse_args(arguments)
 
 
-@interruptible
-def main(arguments: list[str] | None = None, prog: str = "export.py") -> int:
-    options = parse(arguments, prog)
-    show_warnings()
-    equal = True
-    with program_errors(functools.partial(print_error, prog)) as ending:
-        formats = list(dict.fromkeys(options.format))
-        paths = _paths(options, formats)
-        images = _images(options.check)
-        predictor = Predictor(options.run, "cpu")
-        for name in formats:
-            check_possible(name, predictor.model)
-            check_writable(paths[name])
-        batches = [[predictor.resize(_read(path))] for path in images] if images else random_batches()
-        program, metadata, sizes = export_program(predictor.model), metadata_of(predictor), {}
-        for name in formats:
-            sizes[name] = write_exported(name, program, metadata, paths[name])
-            say(f"{paths[name]}: {sizes[name] / 1e6:.1f} MB")
-        results = _compare(predictor, paths, batches)
-        equal = all(one.all_equal for one in results.values())
-        say(_summary(results, sizes, bool(images)))
-        say(f"next: {command(prog, 'predict', paths[formats[0]], 'IMAGES')}")
-    return ending.code or (0 if equal else 1)
+@program_main("export.py", parse)
+def main(options: argparse.Namespace, prog: str) -> int:
+    formats = list(dict.fromkeys(options.format))
+    paths = _paths(options, formats)
+    images = _images(options.check)
+    predictor = Predictor(options.run, "cpu")
+    for name in formats:
+        check_possible(name, predictor.model)
+        check_writable(paths[name])
+    batches = [[predictor.resize(_read(path))] for path in images] if images else random_batches()
+    program, metadata, sizes = export_program(predictor.model), metadata_of(predictor), {}
+    for name in formats:
+        sizes[name] = write_exported(name, program, metadata, paths[name])
+        say(f"{paths[name]}: {sizes[name] / 1e6:.1f} MB")
+    results = _compare(predictor, paths, batches)
+    equal = all(one.all_equal for one in results.values())
+    say(_summary(results, sizes, bool(images)))
+    say(f"next: {command(prog, 'predict', paths[formats[0]], 'IMAGES')}")
+    return 0 if equal else 1
 
 
 def _paths(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Path]:
