@@ -95,9 +95,8 @@ def sample_balanced(
     return positive, sample_at_most(negative, room, size)
 
 
-def sample_tasks(task: TaskTargets, num_images: int, size: int, max_positive: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples of both tasks, each drawn by its own weights: :func:`sample_balanced` for classification, at most
-    ``max_positive`` positives for localization. No host synchronization.
+def sample_classification(task: TaskTargets, num_images: int, size: int, max_positive: int) -> tuple[Tensor, Tensor]:
+    """:func:`sample_balanced` of the positives and negatives of classification, by their weights.
 
     Args:
         task: of B * A priors.
@@ -105,14 +104,23 @@ def sample_tasks(task: TaskTargets, num_images: int, size: int, max_positive: in
         size, max_positive: as in :func:`sample_balanced`.
 
     Returns:
+        The positives and negatives, [B, A] bool each.
+    """
+    masks = (task.cls_labels > 0, task.cls_labels == 0)
+    positive, negative, weights = (x.view(num_images, -1) for x in (*masks, task.cls_weights))
+    return sample_balanced(positive, negative, size, max_positive, weights)
+
+
+def sample_tasks(task: TaskTargets, num_images: int, size: int, max_positive: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples of both tasks, each drawn by its own weights: :func:`sample_balanced` for classification, at most
+    ``max_positive`` positives for localization. No host synchronization.
+
+    Args:
+        task, num_images, size, max_positive: as in :func:`sample_classification`.
+
+    Returns:
         The positives and negatives of classification and the positives of localization, [B, A] bool each.
     """
-
-    def rows(x: Tensor) -> Tensor:
-        return x.view(num_images, -1)
-
-    positive, negative = sample_balanced(
-        rows(task.cls_labels > 0), rows(task.cls_labels == 0), size, max_positive, rows(task.cls_weights)
-    )
-    loc = sample_at_most(rows(task.loc_positive), max_positive, max_positive, rows(task.loc_weights))
-    return positive, negative, loc
+    positive, negative = sample_classification(task, num_images, size, max_positive)
+    of_loc, weights = (x.view(num_images, -1) for x in (task.loc_positive, task.loc_weights))
+    return positive, negative, sample_at_most(of_loc, max_positive, max_positive, weights)

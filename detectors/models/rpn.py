@@ -9,10 +9,11 @@ from mlc_ext import (
     MLCConfig,
     TaskTargets,
     binary_cross_entropy_loss,
+    count_per_image,
     normalizer,
-    sample_balanced,
     sample_tasks,
 )
+from mlc_ext.sampling import sample_classification
 
 from .anchor_detector import AnchorDetector
 from .anchors import AnchorGenerator
@@ -103,13 +104,7 @@ class RPN(AnchorDetector):
         if self.mutual:
             positive, negative, loc = sample_tasks(task, num_images, self.sample_size, self.max_positive)
         else:  # the baseline's one sample serves both tasks
-            positive, negative = sample_balanced(
-                (task.cls_labels > 0).view(num_images, -1),
-                (task.cls_labels == 0).view(num_images, -1),
-                self.sample_size,
-                self.max_positive,
-                task.cls_weights.view(num_images, -1),
-            )
+            positive, negative = sample_classification(task, num_images, self.sample_size, self.max_positive)
             loc = positive
-        count = sum(drawn.sum(1).clamp(min=1).sum() for drawn in (positive, negative))
+        count = count_per_image(positive, num_images) + count_per_image(negative, num_images)
         return task.sampled(positive, negative, loc, normalizer(count))

@@ -11,6 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ...assignment import Assignment
+from ...losses import count_per_image
 from ...mutual_labeling import TaskTargets
 from ...sampling import sample_tasks
 from .._candidates import nearest_gts
@@ -177,7 +178,7 @@ class MLCAnchorHead(MLCHead):
         sampler = self.sampler  # type: ignore[attr-defined]
         if isinstance(sampler, PseudoSampler):
             positives = (task.cls_labels > 0, task.loc_positive)
-            cls_divisor, loc_divisor = (_at_least_one(mask.view(num_images, -1)) for mask in positives)
+            cls_divisor, loc_divisor = (count_per_image(mask, num_images).float() for mask in positives)
             return task, cls_divisor, loc_divisor
         if self.state.mutual:  # by the weights, each task separately
             max_positive = int(sampler.num * sampler.pos_fraction)
@@ -185,10 +186,5 @@ class MLCAnchorHead(MLCHead):
         else:
             positive, negative = (torch.stack(masks) for masks in zip(*samples, strict=True))
             loc = positive
-        divisor = _at_least_one(positive) + _at_least_one(negative)
+        divisor = (count_per_image(positive, num_images) + count_per_image(negative, num_images)).float()
         return task.sampled(positive, negative, loc, divisor), divisor, divisor
-
-
-def _at_least_one(mask: Tensor) -> Tensor:
-    """Scalar: the number of True, counted as at least one in each image, as MMDetection does. mask: [B, A]."""
-    return mask.sum(1).clamp(min=1).sum().float()

@@ -13,7 +13,7 @@ from ...mutual_labeling import TaskTargets
 from ...ops import sigmoid_focal_loss
 from .._iou_layer import IoULayer
 from .._state import State
-from .common import Converted, assignment_of, become, ignored_are_candidates, per_prior
+from .common import Converted, assignment_of, become, flat_levels, ignored_are_candidates
 from .dense import DenseHead, Outputs
 
 _BOX_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
@@ -28,13 +28,9 @@ class RegressionHeadMixin(Converted):
         iou_logits: IoULayer
 
     def forward(self, x: list[Tensor]) -> tuple[Tensor, Tensor]:
-        deltas: list[Tensor] = []
-        ious: list[Tensor] = []
-        for features in x:
-            tower = self.conv(features)
-            deltas.append(per_prior(self.bbox_reg(tower), 4))
-            ious.append(per_prior(self.iou_logits(tower), 1))
-        return torch.cat(deltas, dim=1), torch.cat(ious, dim=1)
+        towers = [self.conv(features) for features in x]
+        deltas = flat_levels([self.bbox_reg(tower) for tower in towers], 4)
+        return deltas, flat_levels([self.iou_logits(tower) for tower in towers], 1)
 
 
 class HeadMixin(DenseHead):

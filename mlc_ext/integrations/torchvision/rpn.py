@@ -33,15 +33,10 @@ class RPNHeadMixin(Converted):
         iou_logits: IoULayer
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        objectness: list[Tensor] = []
-        deltas: list[Tensor] = []
-        ious: list[Tensor] = []
-        for features in x:
-            tower = self.conv(features)
-            objectness.append(self.cls_logits(tower))
-            deltas.append(self.bbox_pred(tower))
-            ious.append(self.iou_logits(tower))
-        return objectness, deltas, ious
+        towers = [self.conv(features) for features in x]
+        objectness = [self.cls_logits(tower) for tower in towers]
+        deltas = [self.bbox_pred(tower) for tower in towers]
+        return objectness, deltas, [self.iou_logits(tower) for tower in towers]
 
 
 class RPNMixin(Converted):
