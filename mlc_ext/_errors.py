@@ -7,7 +7,7 @@ The kernels raise through torch's C ABI, which has RuntimeError alone; their mes
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -45,6 +45,18 @@ def check_floating(op: str, name: str, x: Tensor) -> None:
     """TypeError if a tensor is not floating point."""
     if not x.is_floating_point():
         raise TypeError(f"{op}: {name} must be floating point, got {x.dtype}")
+
+
+def check_int64(op: str, name: str, x: Tensor) -> None:
+    """TypeError if a tensor is not int64."""
+    if x.dtype != torch.int64:
+        raise TypeError(f"{op}: {name} must be int64, got {x.dtype}")
+
+
+def check_shape(op: str, name: str, x: Tensor, shape: Sequence[int]) -> None:
+    """ValueError if a tensor has another shape."""
+    if x.shape != tuple(shape):
+        raise ValueError(f"{op}: {name} must have shape {list(shape)}, got {list(x.shape)}")
 
 
 def check_range(op: str, name: str, x: Tensor, low: int, high: int, note: str = "") -> None:

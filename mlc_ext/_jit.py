@@ -126,7 +126,12 @@ def load() -> tuple[ModuleType, ModuleType | None]:
     """Builds (or finds) and imports the modules -> (CPU module, CUDA module or None)."""
     csrc = source_dir()
     with restored_environment("CUDA_HOME", "TORCH_CUDA_ARCH_LIST"):  # flags.wants_cuda sets them
-        return _load(csrc, flags.wants_cuda())
+        wants_cuda = flags.wants_cuda()
+        cpu = build("mlc_ext_C", flags.cpu_sources(csrc), cache_dir(csrc) / "cpu", cuda=False)
+        if not wants_cuda:
+            return cpu, None
+        folder = cache_dir(csrc, flags.cuda_architectures()) / "cuda"
+        return cpu, build("mlc_ext_C_cuda", flags.cuda_sources(csrc), folder, cuda=True)
 
 
 @contextlib.contextmanager
@@ -141,11 +146,3 @@ def restored_environment(*names: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _load(csrc: Path, wants_cuda: bool) -> tuple[ModuleType, ModuleType | None]:
-    cpu = build("mlc_ext_C", flags.cpu_sources(csrc), cache_dir(csrc) / "cpu", cuda=False)
-    if not wants_cuda:
-        return cpu, None
-    folder = cache_dir(csrc, flags.cuda_architectures()) / "cuda"
-    return cpu, build("mlc_ext_C_cuda", flags.cuda_sources(csrc), folder, cuda=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._dtypes import common_dtype
-from ._errors import check_floating
+from ._errors import check_floating, check_shape
 
 
 def aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,14 +28,9 @@ def weighted_sum(losses: Tensor, weights: Tensor | None) -> Tensor:
     return losses.sum() if weights is None else (losses * weights.detach().to(losses.dtype)).sum()
 
 
-def check_shape(op: str, name: str, x: Tensor, shape: torch.Size) -> None:
-    if x.shape != shape:
-        raise ValueError(f"{op}: {name} must have shape {list(shape)}, got {list(x.shape)}")
-
-
 def check_weights(op: str, weights: Tensor | None, n: int) -> None:
     if weights is not None:
-        check_shape(op, "weights", weights, torch.Size([n]))
+        check_shape(op, "weights", weights, (n,))
 
 
 def check_pair(op: str, name: str, x: Tensor, target_name: str, target: Tensor) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ._dtypes import at_least_float32
-from ._errors import check_range
+from ._errors import check_int64, check_range, check_shape
 
 
 def read_predictions(op: str, predictions: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -30,14 +29,12 @@ def read_gts(op: str, targets: Mapping[str, Tensor], like: Tensor, allowed: rang
     if labels.dim() != 1 or boxes.shape != (len(labels), 4):
         shapes = f"{list(boxes.shape)} and {list(labels.shape)}"
         raise ValueError(f"{op}: gt boxes must have shape [K, 4] and labels [K], got {shapes}")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"{op}: labels must be int64, got {labels.dtype}")
+    check_int64(op, "labels", labels)
     if allowed is not None:
         check_range(op, "labels", labels, allowed.start, allowed.stop - 1)
     if (iscrowd := targets.get("iscrowd")) is None:
         return boxes, labels
-    if iscrowd.shape != labels.shape:
-        raise ValueError(f"{op}: iscrowd must have shape [{len(labels)}], got {list(iscrowd.shape)}")
+    check_shape(op, "iscrowd", iscrowd, labels.shape)
     keep = ~iscrowd.to(like.device).bool()
     return boxes[keep], labels[keep]
 
@@ -46,15 +43,13 @@ def _check_predictions(op: str, boxes: Tensor, scores: Tensor, raw_scores: Tenso
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{op}: predicted boxes must have shape [P, 4], got {list(boxes.shape)}")
     if labels is not None:
-        if labels.dtype != torch.int64:
-            raise TypeError(f"{op}: predicted labels must be int64, got {labels.dtype}")
+        check_int64(op, "predicted labels", labels)
         if labels.shape != (len(boxes),) or scores.shape != labels.shape:
             shapes = f"{list(scores.shape)} and {list(labels.shape)}"
             raise ValueError(f"{op}: scores and labels must have shape [{len(boxes)}], got {shapes}")
     elif scores.dim() != 2 or len(scores) != len(boxes):
         raise ValueError(f"{op}: scores must have shape [{len(boxes)}, C], got {list(scores.shape)}")
-    if raw_scores.shape != scores.shape:
-        raise ValueError(f"{op}: raw_scores must have shape {list(scores.shape)}, got {list(raw_scores.shape)}")
+    check_shape(op, "raw_scores", raw_scores, scores.shape)
     for name, x in (("predicted boxes", boxes), ("scores", scores), ("raw_scores", raw_scores)):
         wrong = x[~x.isfinite()]
         if wrong.numel() > 0:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._errors import check_floating, check_range, check_tensors
-from ._loss_inputs import aligned, check_shape, check_weights, select, weighted_sum
+from ._errors import check_floating, check_int64, check_range, check_shape, check_tensors
+from ._loss_inputs import aligned, check_weights, select, weighted_sum
 
 
 def quality_focal_loss(
@@ -98,10 +98,9 @@ def _inputs(
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise ValueError(f"{op}: logits must have shape [N, C] with C >= 1, got {list(logits.shape)}")
     n, num_classes = logits.shape
-    if labels.dtype != torch.int64:
-        raise TypeError(f"{op}: labels must be int64, got {labels.dtype}")
-    check_shape(op, "labels", labels, torch.Size([n]))
-    check_shape(op, "quality", quality, torch.Size([n]))
+    check_int64(op, "labels", labels)
+    check_shape(op, "labels", labels, (n,))
+    check_shape(op, "quality", quality, (n,))
     check_weights(op, weights, n)
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         check_range(op, "labels", labels, -1, num_classes)

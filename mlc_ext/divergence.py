@@ -207,12 +207,7 @@ class Divergence:
         return divergence
 
     def _settings(self) -> dict[str, float | int]:
-        return {
-            "top_k": self.top_k,
-            "score_threshold": self.score_threshold,
-            "iou_threshold": self.iou_threshold,
-            "first_label": self.first_label,
-        }
+        return {name: getattr(self, name) for name in ("top_k", "score_threshold", "iou_threshold", "first_label")}
 
 
 def _best_gt(boxes: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._cuts import MidpointThresholds, cut_values
-from ._errors import check_range, check_tensors
+from ._errors import check_int64, check_range, check_tensors
 from .assignment import Assignment
 from .config import MLCConfig
 from .losses import iou_rescoring_loss, normalizer, prediction_alignment_loss
@@ -180,8 +180,7 @@ def _check_task_inputs(
             f"{op}: boxes must be float32 or float64, got {boxes.dtype}. Decode them in float32: convert the predicted "
             "offsets before the decoding. Half precision changes the IoU with the gt by 0.1 to 0.2"
         )
-    if gt_labels.dtype != torch.int64:
-        raise TypeError(f"{op}: gt_labels must be int64, got {gt_labels.dtype}")
+    check_int64(op, "gt_labels", gt_labels)
     if boxes.shape != (n, 4):
         raise ValueError(f"{op}: boxes must have shape [{n}, 4] for {n} assigned priors, got {list(boxes.shape)}")
     if cls_logits.dim() != 2 or cls_logits.shape[0] != n:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._dtypes import common_dtype
-from .._errors import check_range
+from .._errors import check_range, check_shape
 from ..assignment import Assignment
 
 # gts compared at a time: memory is O(priors x this), however many gts an image has
@@ -117,8 +117,7 @@ def read_inputs(
     images, num_priors = len(targets), sum(len(level) for level in priors)
     if logits.dim() != 3 or logits.shape[:2] != (images, num_priors):
         raise ValueError(f"{op}: cls_logits must have shape [{images}, {num_priors}, C], got {list(logits.shape)}")
-    if boxes.shape != (images, num_priors, 4):
-        raise ValueError(f"{op}: boxes must have shape [{images}, {num_priors}, 4], got {list(boxes.shape)}")
+    check_shape(op, "boxes", boxes, (images, num_priors, 4))
     dtype = common_dtype(priors[0], boxes)
     levels = [level.detach().to(dtype) for level in priors]
     labels = torch.cat([target["labels"] for target in targets]).long()

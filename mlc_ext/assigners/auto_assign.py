@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .._errors import check_shape
 from ..losses import normalizer
 from ..ops import box_iou, paired_box_iou
 from ._inputs import GT_CHUNK, Predictions, of_levels, on_host, read_inputs
@@ -77,9 +78,7 @@ class AutoAssignCriterion(nn.Module):
         inputs = read_inputs(op, priors, targets, predictions, self.first_label)
         if predictions is None or predictions.objectness_logits is None:
             raise ValueError(f"{op}: objectness_logits are needed")
-        if predictions.objectness_logits.shape != inputs.logits.shape[:2]:
-            shapes = f"{list(inputs.logits.shape[:2])}, got {list(predictions.objectness_logits.shape)}"
-            raise ValueError(f"{op}: objectness_logits must have shape {shapes}")
+        check_shape(op, "objectness_logits", predictions.objectness_logits, inputs.logits.shape[:2])
         if inputs.logits.shape[2] != len(self.mean):
             raise ValueError(f"{op}: cls_logits must have {len(self.mean)} classes, got {inputs.logits.shape[2]}")
         gts, columns = inputs.gts, inputs.columns
