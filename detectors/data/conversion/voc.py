@@ -85,10 +85,10 @@ def read_voc(folder: Path, origin: int | None = None) -> Source:
                 continue
             name = "" if file is None else prefix + file.relative_to(images.folder).as_posix()
             _take(source, split, each, file, name, origin, used.setdefault(split, set()))
-        for file in images.unused():
+        for file in sorted(images.unused):
             source.images_found[split_of_path(file, folder) or "train"] += 1
             source.problem("images without an XML file", str(file))
-        absent = sets.keys() - {key.as_posix() for key in keys} - {key.name for key in keys} - images.stems()
+        absent = sets.keys() - {key.as_posix() for key in keys} - {key.name for key in keys} - images.files.keys()
         for key in sorted(absent):
             source.problem("names of ImageSets/Main without an image and XML file", key)
     return source
@@ -101,13 +101,14 @@ class _Images:
         inner = (root / name for name in ("JPEGImages", "images", "Images"))
         self.folder = next((path for path in inner if path.is_dir()), root) if is_annotations(place) else root
         files = [path for path in image_files(self.folder) if is_annotations(place) or path.parent == place]
-        self._files: dict[str, Path | None] = {}
+        self.files: dict[str, Path | None] = {}
         """By path and by name, both with and without suffix; None if several files have the name."""
         for at in (2, 3, 0, 1):  # later keys replace earlier ones: paths take precedence over names
             for file in files:
                 key = self._keys(file)[at]
-                self._files[key] = None if at > 1 and self._files.get(key, file) != file else file
-        self._unused = dict.fromkeys(files)
+                self.files[key] = None if at > 1 and self.files.get(key, file) != file else file
+        self.unused = set(files)
+        """The images that were not asked for."""
 
     def _keys(self, file: Path) -> tuple[str, str, str, str]:
         path = file.relative_to(self.folder)
@@ -123,18 +124,10 @@ class _Images:
         stated = PurePosixPath(file_name.replace("\\", "/"))
         beside = str(path.with_name(stated.name)) if stated.stem == path.name else ""
         for key in (beside, path.as_posix(), str(stated), path.name, stated.name):
-            if (file := self._files.get(key)) is not None:
-                self._unused.pop(file, None)
+            if (file := self.files.get(key)) is not None:
+                self.unused.discard(file)
                 return file
         return None
-
-    def stems(self) -> set[str]:
-        """The names of all images, as lists give them."""
-        return set(self._files)
-
-    def unused(self) -> list[Path]:
-        """The images that were not asked for."""
-        return list(self._unused)
 
 
 def _split(each: _Annotated, file: Path | None, place: Path, folder: Path, sets: dict[str, str]) -> str | None:
