@@ -146,18 +146,12 @@ def _needs(needs: Sequence[str], result: Transfer) -> str | None:
     return f"the {new[0]} is new" if new else None
 
 
-def _other_head(source: Source, config: ModelConfig) -> str | None:
-    if source.head == head_of(config):
-        return None
-    return f"the file's head is of {source.head or 'another kind, or not complete'}"
-
-
 def _other_meaning(name: str, source: Source, config: ModelConfig) -> str | None:
     """Why a part of the head means something else in the file, whatever its shape."""
     if name in ("backbone", "pyramid", "extra levels"):
         return None
-    if reason := _other_head(source, config):
-        return reason
+    if source.head != head_of(config):
+        return f"the file's head is of {source.head or 'another kind, or not complete'}"
     for part, setting in (("box layer", "norm_on_bbox"), ("centerness layer", "centerness_on")):
         value = source.settings.get(setting)
         if name == part and value not in (None, getattr(config, setting)):

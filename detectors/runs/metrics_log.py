@@ -24,9 +24,8 @@ class MetricsLog:
 
     def start(self) -> None:
         """Rewrites the file from the entries, atomically."""
-        if self.path is None:
-            return
-        write_whole(self.path, "".join(map(_line, self.entries)))
+        if self.path is not None:
+            write_whole(self.path, "".join(map(_line, self.entries)))
 
     def add(self, entry: dict) -> None:
         self.entries.append(entry)

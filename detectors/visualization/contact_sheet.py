@@ -48,9 +48,8 @@ def contact_sheet(datasets: Sequence[tuple[str, CocoDetection]], count: int) -> 
 def _chosen(dataset: CocoDetection, count: int) -> list[int]:
     with_boxes = np.unique(dataset.table.owners)
     among = with_boxes if len(with_boxes) else np.arange(len(dataset))
-    return [
-        int(index) for index in among[np.unique(np.linspace(0, len(among) - 1, min(count, len(among))).astype(int))]
-    ]
+    places = np.unique(np.linspace(0, len(among) - 1, min(count, len(among))).astype(int))
+    return among[places].tolist()
 
 
 def _tile(split: str, dataset: CocoDetection, index: int) -> Image.Image:

@@ -89,16 +89,15 @@ class AutoAssignCriterion(nn.Module):
         # every parameter gets a gradient on every rank, whether or not there are gts
         positive = negative = boxes[:, :0].sum()
         center = mass = self.mean.sum() * 0 + self.sigma.sum() * 0
-        offset = 0
-        for image, count in enumerate(gts.counts):
-            own = slice(offset, offset + count)
-            offset += count
+        of_images = zip(torch.split(gts.boxes, gts.counts), torch.split(columns, gts.counts), gts.crowds, strict=True)
+        for image, (gt_boxes, column, crowd) in enumerate(of_images):
+            count = len(gt_boxes)
             found = _Image(points, stride, logits[image], objectness[image], boxes[image])
-            weights = self._negative_weights(points, boxes[image], gts.boxes[own], columns[own], gts.crowds[image])
+            weights = self._negative_weights(points, boxes[image], gt_boxes, column, crowd)
             loss = NegativeLoss.apply(found.logits, found.objectness, weights)  # type: ignore[no-untyped-call]
             negative = negative + loss
             if count > 0:
-                loss, of_gts = self._positive(found, gts.boxes[own], columns[own])
+                loss, of_gts = self._positive(found, gt_boxes, column)
                 positive, mass = positive + loss, mass + of_gts
                 center = center + torch.where(of_gts > 0, count / of_gts.clamp(min=EPSILON), 0) / len(targets)
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def require_trained(dataset: CocoDetection, state: Mapping[str, Any], checkpoint
         )
     if trained is None or list(trained.items()) == list(own.items()):
         return
-    pairs = zip([*trained.items(), *[None] * len(own)], [*own.items(), *[None] * len(trained)], strict=True)
+    pairs = itertools.zip_longest(trained.items(), own.items())
     label, (then, now) = next((k, pair) for k, pair in enumerate(pairs, 1) if pair[0] != pair[1])
     reported = [f"{each[1]!r} (id {each[0]})" if each else "none" for each in (then, now)]
     raise ValueError(

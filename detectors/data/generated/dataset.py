@@ -10,12 +10,12 @@ how many others there are. The JSON holds no dates or paths, so equal parameters
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +122,7 @@ def _is_current(root: Path, marker: dict[str, int | str]) -> bool:
     return False
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds an advisory lock on `folder` itself (no lock file is left behind); without one where locks are
     not to be had."""
@@ -134,10 +134,8 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        try:
+        with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
         yield
     finally:
         os.close(handle)
