@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,17 +87,7 @@ def match_boxes(
 
 
 @fake_of("match_boxes")
-def _(
-    priors: Tensor,
-    gt_boxes: Tensor,
-    gt_offsets: Tensor,
-    crowd: Tensor | None,
-    high: float,
-    low: float,
-    forced: int,
-    min_forced_iou: float,
-    crowd_iof: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(priors: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     shape = (gt_offsets.shape[0] - 1, priors.shape[0])
     return (
         priors.new_empty(shape, dtype=torch.int8),

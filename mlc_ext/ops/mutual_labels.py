@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,16 +88,7 @@ def mutual_labels(
 
 
 @fake_of("mutual_labels")
-def _(
-    scores: Tensor,
-    ious: Tensor,
-    candidate_gt: Tensor,
-    baseline_labels: Tensor,
-    num_gts: int,
-    alpha: float,
-    literal: bool,
-    bins: int | None = None,
-) -> tuple[Tensor, ...]:
+def _(scores: Tensor, ious: Tensor, gt: Tensor, baseline: Tensor, num_gts: int, *options: Any) -> tuple[Tensor, ...]:
     def labels() -> Tensor:
         return scores.new_empty(scores.shape, dtype=torch.int8)
 

@@ -21,6 +21,8 @@ class Converted(nn.Module):
     if TYPE_CHECKING:  # at run time TorchScript would read them
         _mlc: State
 
+        def __getattr__(self, name: str) -> Any: ...  # an attribute of torchvision's class
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # the class exists in this process only: copies and pickles make it again from its parts
         reduced: Any = super().__reduce_ex__(max(int(protocol), 2))

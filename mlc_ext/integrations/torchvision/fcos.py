@@ -3,8 +3,6 @@
 Detections need no change: torchvision ranks by sqrt(class score x sigmoid(bbox_ctrness)).
 """
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 from torchvision.models.detection import FCOS
@@ -22,9 +20,6 @@ from .dense import DenseHead, Outputs
 
 class FCOSHeadMixin(DenseHead):
     """FCOSHead with the losses of mutual labeling and IoU rescoring."""
-
-    if TYPE_CHECKING:  # at run time TorchScript would read them
-        box_coder: Any
 
     def _decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         boxes: Tensor = self.box_coder.decode(deltas, priors)

@@ -1,6 +1,6 @@
 """Matcher: torchvision's anchor matching without the matrix of IoUs."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,10 +73,6 @@ class Matcher(det_utils.Matcher):  # type: ignore[misc]  # of a package without 
 
 class MatchingRetinaNetMixin(Converted):
     """RetinaNet that gives its matcher a BoxPair."""
-
-    if TYPE_CHECKING:  # at run time TorchScript would read them
-        head: Any
-        proposal_matcher: Any
 
     @torch.jit.unused
     def compute_loss(

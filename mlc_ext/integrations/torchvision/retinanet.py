@@ -1,10 +1,8 @@
 """torchvision's RetinaNet, v1 and v2. ``head.regression_head`` gets one layer, ``iou_logits``."""
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import RetinaNet
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
@@ -22,11 +20,6 @@ _BOX_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, 
 class RegressionHeadMixin(Converted):
     """RetinaNetRegressionHead with the IoU layer on its tower; it returns the deltas and the IoU's logits."""
 
-    if TYPE_CHECKING:  # at run time TorchScript would read them
-        conv: nn.Module
-        bbox_reg: nn.Module
-        iou_logits: IoULayer
-
     def forward(self, x: list[Tensor]) -> tuple[Tensor, Tensor]:
         towers = [self.conv(features) for features in x]
         deltas = flat_levels([self.bbox_reg(tower) for tower in towers], 4)
@@ -35,9 +28,6 @@ class RegressionHeadMixin(Converted):
 
 class HeadMixin(DenseHead):
     """RetinaNetHead with the losses of mutual labeling."""
-
-    if TYPE_CHECKING:  # at run time TorchScript would read them
-        regression_head: Any
 
     def _decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         boxes: Tensor = self.regression_head.box_coder.decode_single(deltas, priors)
@@ -74,9 +64,6 @@ class HeadMixin(DenseHead):
 class RescoringHeadMixin(HeadMixin):
     """The same with the IoU layer."""
 
-    if TYPE_CHECKING:  # at run time TorchScript would read them
-        classification_head: nn.Module
-
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         deltas, iou_logits = self.regression_head(x)
         return {"cls_logits": self.classification_head(x), "bbox_regression": deltas, "iou_logits": iou_logits}
@@ -89,14 +76,6 @@ class RescoringHeadMixin(HeadMixin):
 
 class RetinaNetMixin(Converted):
     """RetinaNet that ranks detections by class score x predicted IoU, once the IoU layer has been trained."""
-
-    if TYPE_CHECKING:  # at run time TorchScript would read them
-        head: Any
-        box_coder: Any
-        score_thresh: float
-        nms_thresh: float
-        topk_candidates: int
-        detections_per_img: int
 
     def postprocess_detections(
         self,

@@ -3,11 +3,9 @@
 torchvision's RPN cannot be hooked between its outputs and its losses; ``forward`` is reimplemented.
 """
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -26,12 +24,6 @@ _BOX_LOSS_BETA = 1 / 9  # torchvision's, of the smooth L1 loss
 class RPNHeadMixin(Converted):
     """RPNHead with the IoU layer beside its box layer; the IoU's logits are a third list."""
 
-    if TYPE_CHECKING:  # at run time TorchScript would read them
-        conv: nn.Module
-        cls_logits: nn.Module
-        bbox_pred: nn.Module
-        iou_logits: IoULayer
-
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         towers = [self.conv(features) for features in x]
         objectness = [self.cls_logits(tower) for tower in towers]
@@ -41,15 +33,6 @@ class RPNHeadMixin(Converted):
 
 class RPNMixin(Converted):
     """RegionProposalNetwork with mutual labeling."""
-
-    if TYPE_CHECKING:  # at run time TorchScript would read them
-        head: Any
-        anchor_generator: Any
-        box_coder: Any
-        box_similarity: Any
-        proposal_matcher: Any
-        fg_bg_sampler: Any
-        filter_proposals: Any
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
