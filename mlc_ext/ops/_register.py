@@ -40,6 +40,12 @@ def refuse_vmap(name: str, instead: str) -> Callable[..., Any]:
     return refuse
 
 
+def without_gradient(name: str, *, instead_of_vmap: str) -> None:
+    """Registers what an operator on constants needs: float32 under autocast, and no vmap."""
+    float32_under_autocast(name)
+    refuse_vmap(name, instead_of_vmap)
+
+
 def differentiable(
     name: str,
     setup_context: Callable[[Any, tuple[Any, ...], Any], None],

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, limit
-from ._register import fake_of, float32_under_autocast, refuse_vmap
+from ._register import fake_of, without_gradient
 from .rescored_nms import NmsResult, check_nms_tensors, fake_batched_result
 
 
@@ -94,7 +94,5 @@ def _(
 
 
 fake_of("batched_iou_nms")(fake_batched_result)
-float32_under_autocast("iou_nms")
-float32_under_autocast("batched_iou_nms")
-refuse_vmap("iou_nms", "call batched_iou_nms on the batch")
-refuse_vmap("batched_iou_nms", "flatten the samples into its batch of images")
+without_gradient("iou_nms", instead_of_vmap="call batched_iou_nms on the batch")
+without_gradient("batched_iou_nms", instead_of_vmap="flatten the samples into its batch of images")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, choice
-from ._register import fake_of, float32_under_autocast, refuse_vmap
+from ._register import fake_of, without_gradient
 
 _FORCED = (None, "forcing", "own_best")  # indices: enum Forced of csrc/match_boxes.h
 
@@ -96,5 +96,4 @@ def _(priors: Tensor, gt_boxes: Tensor, gt_offsets: Tensor, *options: Any) -> tu
     )
 
 
-float32_under_autocast("match_boxes")
-refuse_vmap("match_boxes", "it takes a batch of images; gt_offsets separates their gts")
+without_gradient("match_boxes", instead_of_vmap="it takes a batch of images; gt_offsets separates their gts")

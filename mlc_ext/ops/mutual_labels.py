@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, choice
-from ._register import fake_of, float32_under_autocast, refuse_vmap
+from ._register import fake_of, without_gradient
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
@@ -101,5 +101,4 @@ def _(scores: Tensor, ious: Tensor, gt: Tensor, baseline: Tensor, num_gts: int, 
     return labels(), labels(), weights(), weights(), thresholds(), thresholds()
 
 
-float32_under_autocast("mutual_labels")
-refuse_vmap("mutual_labels", "give the samples gt indices of their own and call it once")
+without_gradient("mutual_labels", instead_of_vmap="give the samples gt indices of their own and call it once")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors, limit
-from ._register import fake_of, float32_under_autocast, refuse_vmap
+from ._register import fake_of, without_gradient
 
 
 class NmsResult(NamedTuple):
@@ -113,17 +113,9 @@ def _(boxes: Tensor, scores: Tensor, quality: Tensor | None, labels: Tensor | No
     return boxes.new_empty((kept,), dtype=torch.int64)
 
 
-def fake_batched_result(
-    boxes: Tensor,
-    scores: Tensor,
-    quality: Tensor | None,
-    labels: Tensor | None,
-    iou_threshold: float,
-    score_threshold: float,
-    pre_nms_top_k: int,
-    max_detections: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def fake_batched_result(boxes: Tensor, scores: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Shapes of a batched NMS's results."""
+    *_, max_detections = options
     batch, n = scores.shape
     if max_detections >= 0:
         n = torch.sym_min(n, max_detections)  # type: ignore[no-untyped-call]  # of torch
@@ -132,7 +124,5 @@ def fake_batched_result(
 
 
 fake_of("batched_rescored_nms")(fake_batched_result)
-float32_under_autocast("rescored_nms")
-float32_under_autocast("batched_rescored_nms")
-refuse_vmap("rescored_nms", "call batched_rescored_nms on the batch")
-refuse_vmap("batched_rescored_nms", "flatten the samples into its batch of images")
+without_gradient("rescored_nms", instead_of_vmap="call batched_rescored_nms on the batch")
+without_gradient("batched_rescored_nms", instead_of_vmap="flatten the samples into its batch of images")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import SEGMENTS_INSTEAD, fake_of, float32_under_autocast, refuse_vmap
+from ._register import SEGMENTS_INSTEAD, fake_of, without_gradient
 
 
 def segmented_otsu(values: Tensor, segment_ids: Tensor, num_segments: int, *, bins: int | None = None) -> Tensor:
@@ -43,5 +43,4 @@ def _(values: Tensor, segment_ids: Tensor, num_segments: int, bins: int | None =
     return values.new_empty((num_segments,))
 
 
-float32_under_autocast("segmented_otsu")
-refuse_vmap("segmented_otsu", SEGMENTS_INSTEAD)
+without_gradient("segmented_otsu", instead_of_vmap=SEGMENTS_INSTEAD)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import SEGMENTS_INSTEAD, fake_of, float32_under_autocast, refuse_vmap
+from ._register import SEGMENTS_INSTEAD, fake_of, without_gradient
 
 
 def segmented_spearman(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
@@ -45,5 +45,4 @@ def _(x: Tensor, y: Tensor, segment_ids: Tensor, num_segments: int) -> tuple[Ten
     return x.new_empty((num_segments,), dtype=torch.float64), segment_ids.new_empty((num_segments,))
 
 
-float32_under_autocast("segmented_spearman")
-refuse_vmap("segmented_spearman", SEGMENTS_INSTEAD)
+without_gradient("segmented_spearman", instead_of_vmap=SEGMENTS_INSTEAD)
