@@ -105,7 +105,8 @@ def _table(source: Source, written: dict[str, GroundTruth]) -> str:
     """Images and boxes of each split, and boxes of each class: found in SRC and read back from DST."""
     rows = [("", "images found", "written", "boxes found", "written")]
     boxes_after: Counter[str] = Counter()
-    for split in sorted({*source.images_found, *(split for split, _ in source.boxes_found)}, key=_order):
+    splits = {*source.images_found, *(split for split, _ in source.boxes_found)}
+    for split in sorted(splits, key=lambda split: (split != "train", split)):
         truth = written.get(split)
         before = sum(count for (own, _), count in source.boxes_found.items() if own == split)
         after = 0 if truth is None else len(truth.table)
@@ -122,10 +123,6 @@ def _table(source: Source, written: dict[str, GroundTruth]) -> str:
         shown = "unknown class" if name == UNKNOWN else name
         rows.append((f"  {shown}", "", "", str(before_by_class[name]), str(boxes_after[name])))
     return "\n".join(text_table(rows))
-
-
-def _order(split: str) -> tuple[bool, str]:
-    return split != "train", split
 
 
 def _lines(counts: Counter[str], source: Source) -> list[str]:

@@ -31,7 +31,7 @@ def dataset_not_found(
     short = f"{DatasetNotFound.short}{near}"
     lines = [f"{short}; looked for"]
     for split, given in missing.items():
-        paths = " with ".join(f"{path} ({_state(path)})" for path in given.values())
+        paths = " with ".join(f"{path} ({'there' if path.exists() else 'absent'})" for path in given.values())
         if len(given) == 2 or (paths and folder is not None):
             lines.append(f"  {split}: {paths}")
         elif folder is None:
@@ -76,10 +76,6 @@ def _marked(folder: Path, path: str) -> str:
     return f"{shown} (there)" if path != "./" and (folder / path).exists() else shown
 
 
-def _state(path: Path) -> str:
-    return "there" if path.exists() else "absent"
-
-
 def _contents(folder: Path) -> str:
     """``"has ..."``: the folder's entries, those of subfolders counted."""
     if not folder.is_dir():
@@ -89,17 +85,13 @@ def _contents(folder: Path) -> str:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
-    others = sorted(set(entries) - set(images), key=_folders_first)
+    others = sorted(set(entries) - set(images), key=lambda path: (not path.is_dir(), path.name))
     shown = [_entry(path) for path in others[:_SHOWN]]
     if len(others) > _SHOWN:
         shown.append(f"{len(others) - _SHOWN} more")
     if images:
         shown.append(f"{len(images)} image{'' if len(images) == 1 else 's'}")
     return f"has {', '.join(shown)}" if shown else "is empty"
-
-
-def _folders_first(path: Path) -> tuple[bool, str]:
-    return not path.is_dir(), path.name
 
 
 def _entry(path: Path) -> str:

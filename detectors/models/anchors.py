@@ -114,11 +114,9 @@ class AnchorGenerator:
 
     def base_anchors(self, level: int) -> Tensor:
         """The float32 anchors ``[A, 4]`` of the cell at the origin of ``level``."""
-        stride = self.strides[level]
+        stride, scales = self.strides[level], self.scales
         if self.torchvision:
-            stride, scales = 1, [int(stride * scale) for scale in self.scales]
-        else:
-            scales = self.scales
+            stride, scales = 1, [int(stride * scale) for scale in scales]
         h_ratios = torch.tensor(self.ratios, dtype=torch.float32).sqrt()
         scales = torch.tensor(scales, dtype=torch.float32)
         widths = (stride * (1 / h_ratios)[:, None] * scales[None]).reshape(-1)

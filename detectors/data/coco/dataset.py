@@ -30,8 +30,8 @@ from .rows import LOST_WITH_IMAGE, usable_rows
 _LOG = logging.getLogger(__name__)
 
 
-def _first(items: Sequence[str], separator: str = "; ") -> str:
-    return separator.join(items[:SHOWN]) + (f"{separator}..." if len(items) > SHOWN else "")
+def _first(items: Sequence[str]) -> str:
+    return "; ".join(items[:SHOWN]) + ("; ..." if len(items) > SHOWN else "")
 
 
 class CocoDetection(Dataset):
