@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._dtypes import common_dtype
-from ._errors import check_floating, check_shape
+from ._errors import check_floating, check_shape, check_tensors
 
 
 def aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,6 +26,16 @@ def weighted_sum(losses: Tensor, weights: Tensor | None) -> Tensor:
     if losses.dim() == 2:
         losses = losses.sum(1)
     return losses.sum() if weights is None else (losses * weights.detach().to(losses.dtype)).sum()
+
+
+def row_weights(op: str, weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Weights or a mask in the form of the operators: constants of the dtype in which a loss of `dtype` is computed."""
+    if weights is None:
+        return None
+    check_tensors(op, weights=weights)
+    if weights.is_complex():
+        raise TypeError(f"{op}: weights must be real, got {weights.dtype}")
+    return weights.detach().to(torch.promote_types(dtype, torch.float32))
 
 
 def check_weights(op: str, weights: Tensor | None, n: int) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_floating, check_tensors, choice
+from .._loss_inputs import row_weights
 from ._register import differentiable_loss, fake_of
-from ._weights import row_weights
 
 _KINDS = ("iou", "linear_iou", "giou")
 

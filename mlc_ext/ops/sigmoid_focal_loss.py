@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
+from .._loss_inputs import row_weights
 from ._register import differentiable_loss, fake_of
-from ._weights import row_weights
 
 
 def sigmoid_focal_loss(
