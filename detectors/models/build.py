@@ -60,7 +60,13 @@ def _own_detector(config: Config, num_classes: int) -> DenseDetector:
         "fpn_channels": model.fpn_channels,
         "mmdet1": model.mmdet1,
         "postprocessor": dataclasses.replace(PROPOSALS if detector is RPN else Postprocessor(), **changes),
-        "backbone_options": _backbone_options(model),
+        "backbone_options": {
+            "weights": model.weights if model.init is None else None,  # else the weights come from there
+            "trained": model.init is not None,
+            "frozen_stages": model.frozen_stages,
+            "norm": model.norm,
+            "style": model.style,
+        },
     }
     towers = {
         "num_convs": model.num_convs,
@@ -97,17 +103,6 @@ def extra_levels(model: ModelConfig) -> str:
 def tower_norm(model: ModelConfig) -> str | None:
     """``model.tower_norm``, or the detector's own."""
     return model.tower_norm or _DETECTORS[model.detector].TOWER_NORM
-
-
-def _backbone_options(model: ModelConfig) -> dict[str, object]:
-    """With ``model.init`` the backbone's weights come from there, so ``model.weights`` is not read."""
-    return {
-        "weights": model.weights if model.init is None else None,
-        "trained": model.init is not None,
-        "frozen_stages": model.frozen_stages,
-        "norm": model.norm,
-        "style": model.style,
-    }
 
 
 def _check_settings(config: Config) -> None:

@@ -36,12 +36,8 @@ def prepare_targets(
         if iscrowd is not None:
             iscrowd = iscrowd.bool()
             boxes, labels, crowd = boxes[~iscrowd], labels[~iscrowd], boxes[iscrowd]
-        prepared.append(
-            {
-                key: value.to(device, non_blocking=True)
-                for key, value in (("boxes", boxes), ("labels", labels), ("crowd", crowd))
-            }
-        )
+        checked = {"boxes": boxes, "labels": labels, "crowd": crowd}
+        prepared.append({key: value.to(device, non_blocking=True) for key, value in checked.items()})
     return prepared
 
 
