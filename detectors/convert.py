@@ -111,9 +111,8 @@ def _table(source: Source, written: dict[str, GroundTruth]) -> str:
         before = sum(count for (own, _), count in source.boxes_found.items() if own == split)
         after = 0 if truth is None else len(truth.table)
         images = 0 if truth is None else len(truth.image_ids)
-        rows.append(
-            ("no split" if split == UNKNOWN else split, *map(str, (source.images_found[split], images, before, after)))
-        )
+        shown = "no split" if split == UNKNOWN else split
+        rows.append((shown, *map(str, (source.images_found[split], images, before, after))))
         for label in [] if truth is None else truth.table.labels:
             boxes_after[truth.classes.names[label - 1]] += 1
     before_by_class: Counter[str] = Counter()

@@ -118,7 +118,7 @@ def task_targets(
     gt_columns = gt_labels - first_label
     if gt_boxes.shape[0] == 0:  # nothing to gather from
         gt_boxes, gt_columns = gt_boxes.new_zeros(1, 4), gt_columns.new_zeros(1)
-    gt = assignment.candidate_gt.clamp(min=0)
+    gt, num_gts = assignment.candidate_gt.clamp(min=0), gt_boxes.shape[0]
     matched_boxes = gt_boxes[gt].to(boxes.dtype) * candidate[:, None]
     columns = gt_columns[gt]
     ious = paired_box_iou(boxes, matched_boxes).float() * candidate
@@ -128,15 +128,13 @@ def task_targets(
     thresholds = None
     if mutual:
         baseline = torch.where(assignment.originally_ignored, IGNORED, assignment.labels)
-        by_score, by_iou = cut_values(
-            scores.detach(), ious.detach(), assignment.candidate_gt, gt_boxes.shape[0], config
-        )
+        by_score, by_iou = cut_values(scores.detach(), ious.detach(), assignment.candidate_gt, num_gts, config)
         result = mutual_labels(
             by_score,
             by_iou,
             assignment.candidate_gt,
             baseline,
-            gt_boxes.shape[0],
+            num_gts,
             alpha=config.alpha,
             degenerate=config.degenerate,
             bins=config.bins,

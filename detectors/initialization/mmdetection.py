@@ -172,6 +172,5 @@ def _has_folded_norms(tensors: Mapping[str, Tensor]) -> bool:
     """Whether the statistics of all batch norms are 0 and 1: Caffe's weights have them within the affine part."""
     means = [x for name, x in tensors.items() if name.startswith("backbone.") and name.endswith("running_mean")]
     variances = [x for name, x in tensors.items() if name.startswith("backbone.") and name.endswith("running_var")]
-    return bool(means) and all((x.abs() < 1e-6).all() for x in means) and all(
-        ((x - 1).abs() < 1e-3).all() for x in variances
-    )  # fmt: skip
+    folded = [(x.abs() < 1e-6).all() for x in means] + [((x - 1).abs() < 1e-3).all() for x in variances]
+    return bool(means) and all(folded)

@@ -84,12 +84,9 @@ class PAAAssigner:
         )
         index = table if rows is None else rows[table]
         n = len(matched.labels)
-        is_positive, is_candidate = (
-            torch.zeros(n + 1, dtype=torch.bool, device=index.device).index_fill_(
-                0, torch.where(kept.flatten(), index, n), True
-            )[:-1]
-            for kept in (accepted, entered)
-        )
+        places = (torch.where(kept.flatten(), index, n) for kept in (accepted, entered))
+        none = torch.zeros(n + 1, dtype=torch.bool, device=index.device)
+        is_positive, is_candidate = (none.index_fill(0, place, True)[:-1] for place in places)
         candidate = is_candidate if self.candidates == "all" else is_positive
         labels = torch.where(matched.labels == 1, is_positive.to(torch.int8), matched.labels)
         fit = (-losses).exp().float()

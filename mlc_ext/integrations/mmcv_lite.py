@@ -159,9 +159,8 @@ def install() -> bool:
     if importlib.util.find_spec(_NAME) is not None:
         return False
     module = _Operators(_NAME, "Replaced by mlc_ext.integrations.mmcv_lite.")
-    module.__spec__ = importlib.machinery.ModuleSpec(
-        _NAME, None
-    )  # without a loader: for MMEngine it is still mmcv-lite
+    # without a loader: for MMEngine it is still mmcv-lite
+    module.__spec__ = importlib.machinery.ModuleSpec(_NAME, None)
     sys.modules[_NAME] = module
     return True
 

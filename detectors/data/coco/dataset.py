@@ -121,9 +121,8 @@ class CocoDetection(Dataset):
         self.image_ids: list[int] = list(images)
         self._names: list[str] = [entry["file_name"] for entry in images.values()]
         self.sizes = np.array([(entry["height"], entry["width"]) for entry in images.values()], dtype=np.int64)
-        self.findings.noted.update(
-            count_turned([*map(self.image_path, range(len(self)))], self.sizes.tolist(), FORMATS)
-        )
+        paths = [self.image_path(index) for index in range(len(self))]
+        self.findings.noted.update(count_turned(paths, self.sizes.tolist(), FORMATS))
         if cache:
             indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not progress, leave=False)
             self._cache = [self._read_quietly(index) for index in indices]
