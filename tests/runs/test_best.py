@@ -44,9 +44,9 @@ def test_the_first_of_the_best(values):
     first = numbers.index(max(numbers))
     assert best_of(found) == Evaluation(5 * first, numbers[first])
     assert without_improvement(found) == len(values) - 1 - first
-    for start in range(len(values)):
-        counted = [k for k in range(len(values)) if k > first and k > start]
-        assert without_improvement(found, 5 * start) == len(counted)
+    for begin in range(len(values)):
+        counted = [k for k in range(len(values)) if k > first and k > begin]
+        assert without_improvement(found, 5 * begin) == len(counted)
     assert best_of(evaluations(entries, "AR1")) is None
 
 
