@@ -59,7 +59,9 @@ def parse(arguments: list[str] | None = None, prog: str = "train.py") -> argpars
         "--data", metavar="DIR", help="folder of a data set in COCO's format; default: one is generated"
     )
     parser.add_argument(
-        "--compare", action="store_true", help="train the baseline too (same seed, same steps) and print both"
+        "--compare",
+        action="store_true",
+        help="train the baseline too (same seed, same steps: run.patience is ignored) and print both",
     )
     parser.add_argument("--no-ml", action="store_true", help="without mutual labeling")
     parser.add_argument("--no-iur", action="store_true", help="without IoU rescoring")
