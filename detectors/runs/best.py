@@ -70,6 +70,8 @@ class BestCheckpoint:
             state = _read(path)
             if state is not None and state["iteration"] == best.iteration:
                 if path != self.path:
+                    if (own := _read(self.path)) is not None and own["iteration"] > best.iteration:
+                        set_best_aside(self.path.parent)  # of steps after the one that the run goes back to
                     save_checkpoint(self.path, {key: state[key] for key in state if key != "format"})
                 return
         set_best_aside(self.path.parent)

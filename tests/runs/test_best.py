@@ -209,6 +209,18 @@ def test_one_of_a_later_iteration_is_put_aside(folder, monkeypatch):
     assert load_checkpoint(out / "best.pt")["iteration"] == 2
 
 
+def test_going_back_to_the_best_of_an_earlier_time_keeps_the_later_one(folder, monkeypatch):
+    """From the second evaluation, the best until then, while best.pt is of the third one."""
+    scripted(monkeypatch, [None, 0.1, 0.2, 0.3])
+    out = folder / "branch"
+    run_of(out, 3, run__keep_checkpoints=9).run()
+    again = run_of(out, 3)
+    again.resume(out / "checkpoint.1.pt")
+    again.run(until=5)
+    assert load_checkpoint(out / "best.pt")["iteration"] == 4
+    assert load_checkpoint(out / "earlier" / "best.pt")["iteration"] == 6
+
+
 def test_predictions_from_a_folder_are_the_bests(folder, monkeypatch, caplog):
     scripted(monkeypatch, VALUES)
     out = folder / "predicting"
