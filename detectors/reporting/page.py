@@ -61,7 +61,7 @@ def _runs(runs: Sequence[Run], findings: Sequence[Findings | None]) -> str:
             facts.append(f"{run.config.model.detector}, {' and '.join(parts) or 'without the method'}")
         facts.append(f"metrics: {run.source}" if run.source else "no metrics")
         if found is not None:
-            facts.append(f"checkpoint of iteration {found.iteration} on {found.dataset}")
+            facts.append(f"{found.checkpoint} of iteration {found.iteration} on {found.dataset}")
         notes = "".join(f'<p class="note">{text(note)}</p>' for note in run.notes)
         items.append(f"<dt>{text(run.name)}</dt><dd>{'<br>'.join(map(text, facts))}{notes}</dd>")
     return f"<dl>{''.join(items)}</dl>"

@@ -342,8 +342,8 @@ def test_without_a_checkpoint(runs, tmp_path, capsys):
     folder = copied(runs["fcos_minus_r50"], tmp_path / "run", "*.pt")
     assert call(folder, "--out", tmp_path / "page.html") == 0
     page = Page(tmp_path / "page.html")
-    assert "no checkpoint.pt: the page has its history alone" in page.text
-    assert "no checkpoint.pt" in capsys.readouterr().err
+    assert f"not evaluated, the page has its history alone: no checkpoint in {folder}" in page.text
+    assert f"no checkpoint in {folder}" in capsys.readouterr().err
     assert page.tables[0][1][1] == shown("AP", metrics_of(folder)["AP"])
     assert {"loss.png", "metric_AP.png"} <= {chart.name for chart in (tmp_path / "page_charts").iterdir()}
 
