@@ -28,7 +28,7 @@ from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
 from mlc_ext.detectors.data.errors import DatasetNotFound
 from mlc_ext.detectors.data.paths import require_split
-from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from mlc_ext.detectors.evaluation.curves import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, charts_folder, check_page, require_matplotlib
 from mlc_ext.detectors.reporting.class_charts import class_charts, error_charts

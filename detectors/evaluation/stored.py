@@ -42,7 +42,6 @@ def measure_once(
     loaded: Loaded,
     batch_size: int | None = None,
     *,
-    backend: str | None = None,
     progress: bool = True,
     again: bool = False,
     writer: PredictionWriter | None = None,
@@ -55,11 +54,9 @@ def measure_once(
     warning. All ranks call it.
 
     Args:
-        backend: ``data.evaluator``; None is the run's.
         again: compute in any case.
         writer: takes the predictions before NMS, which are not kept: compute in any case.
     """
-    backend = loaded.config.data.evaluator if backend is None else backend
     batch_size = rank_batch(loaded.config) if batch_size is None else batch_size
     path, state = None, None
     if distributed.is_main():
@@ -69,10 +66,10 @@ def measure_once(
         state = None if again or writer is not None else _read(path, fingerprint)
     state = distributed.broadcast(state)
     if state is not None:
-        evaluator = make_evaluator(loaded.model, loaded.dataset, backend)
+        evaluator = make_evaluator(loaded.model, loaded.dataset, loaded.config.data.evaluator)
         evaluator.load_state_dict(state["outputs"])
         return Once(Measured(evaluator, Divergence.from_state_dict(state["divergence"])), path, True)
-    measured = measure_loaded(loaded, batch_size, backend=backend, progress=progress, writer=writer)
+    measured = measure_loaded(loaded, batch_size, progress=progress, writer=writer)
     if distributed.is_main():
         path = _write(path, fingerprint, measured)
     return Once(measured, path, False)

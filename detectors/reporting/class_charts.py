@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.coco_metrics import ClassCurves
 from ..evaluation.confusion import BACKGROUND, Confusion
+from ..evaluation.curves import ClassCurves
 from ..evaluation.error_shares import KINDS
 from ..evaluation.explanation import Explanation, class_precision
 from .charts import COLORS, Chart, drawing, legend_name, line_style

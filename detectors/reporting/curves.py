@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from ..evaluation.curves import PrecisionCurves, RecallCurves
 from ..evaluation.metrics_table import REPORTED, shown
 from ..runs.history import Run
 from ..runs.metrics_log import SHORT_NAMES
