@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
     for run in runs:
         for note in run.notes:
             print_error(prog, f"{run.name}: {note}")
-    say(f"{options.out}: {len(runs)} runs, {len(page) / 1e6:.1f} MB; charts in {folder}")
+    say(f"{options.out}: {len(runs)} run{'' if len(runs) == 1 else 's'}, {len(page) / 1e6:.1f} MB; charts in {folder}")
     return 0
 
 

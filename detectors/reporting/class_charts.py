@@ -54,6 +54,7 @@ def _grouped(axes, names: Sequence[str], numbers: Sequence[int], lengths: Sequen
         at = np.arange(len(names)) + (place - (len(numbers) - 1) / 2) * thick
         axes.barh(at, np.nan_to_num(np.asarray(values, dtype=float)), thick, color=line_style(number)["color"])
     axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlim(0, max(1.0, axes.get_xlim()[1]))  # 0 is at the left, also of bars without length
     axes.invert_yaxis()
     axes.margins(y=0.02)
 
@@ -102,4 +103,4 @@ def _matrix(found: Confusion, number: int, charts: list[Chart]) -> None:
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
         axes.set(title=title, xlabel="detected as", ylabel="object")
         if len(found.names) > _NAMED:
-            axes.set(xlabel="detected as class number", ylabel="object of class number, by category id")
+            axes.set(xlabel="detected as (the last: background)", ylabel="object, in the order of the table")

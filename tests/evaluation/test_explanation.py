@@ -77,6 +77,17 @@ def test_many_classes():
     assert "class 7 as class 8: 1 (50.0%)" in text
 
 
+@pytest.mark.parametrize("num_classes", [3, 11])
+def test_names_of_any_length_and_with_control_characters(num_classes):
+    truth = truth_of([(1, 1, [10, 10, 20, 20])], num_classes=num_classes)
+    truth["categories"][0]["name"] = "very long " * 20
+    truth["categories"][1]["name"] = "two\nlines \x1b[31m"
+    text = as_text(explain(evaluated(truth, results_of([(1, 2, [10, 10, 20, 20], 0.9)]))))
+    table = text.split("\n\n")[0].splitlines()
+    assert len(table) == num_classes + 1 and len(set(map(len, table))) == 1
+    assert max(map(len, text.splitlines())) < 160 and "two?lines ?[31m" in text and "\x1b" not in text
+
+
 def test_nothing_at_all():
     found = explain(evaluated(truth_of([]), []))
     assert all(math.isnan(each.AP) for each in found.classes) and "  -  " in as_text(found)
