@@ -47,6 +47,12 @@ def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None
         save_tensors({"format": FORMAT, **VERSIONS, **state}, file)
 
 
+def runs_within(folder: Path) -> str:
+    """A hint, as the end of a message, to the runs in a folder that is none; empty without one."""
+    runs = sorted(below.parent for below in folder.glob(f"*/{NAME}"))
+    return f"; there are runs in it: {', '.join(map(str, runs))}" if runs else ""
+
+
 def _shift(path: Path, keep: int) -> None:
     for number, old in sorted(_numbered(path.parent).items(), reverse=True):
         new = path.with_name(f"{path.stem}.{number + 1}{path.suffix}")

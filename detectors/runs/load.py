@@ -21,7 +21,7 @@ from ..data.splits import with_split
 from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
 from ..models.memory_layout import set_memory_layout
-from .checkpoint import BEST, NAME, as_misfit, load_checkpoint, load_newest, trained_weights
+from .checkpoint import BEST, as_misfit, load_checkpoint, load_newest, runs_within, trained_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,9 +43,7 @@ def load_trained(path: Path) -> tuple[Path, dict]:
             _LOG.warning("%s; the newest checkpoint is used", error)
     found = load_newest(path, _LOG.warning)
     if found is None:
-        runs = sorted(below.parent for below in path.glob(f"*/{NAME}"))
-        hint = f"; there are runs in it: {', '.join(map(str, runs))}" if runs else ""
-        raise FileNotFoundError(f"no checkpoint in {path}{hint}")
+        raise FileNotFoundError(f"no checkpoint in {path}{runs_within(path)}")
     return found
 
 

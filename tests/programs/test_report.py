@@ -393,6 +393,8 @@ def test_what_cannot_be_used(runs, tmp_path, capsys, monkeypatch):
     base, out = runs["fcos_minus_r50"], tmp_path / "page.html"
     for arguments, said in (
         ([tmp_path / "empty"], "is not the folder of a run: it has none of config.json, metrics.jsonl"),
+        ([base.parent], f"checkpoint.pt; there are runs in it: {base.parent}/_<i>$x & mlc, {base}, "),
+        ([base / "config.json"], "is not the folder of a run: it is a file\n"),
         ([tmp_path / "nothing"], f"no run {tmp_path / 'nothing'}"),
         ([base, base], "is given twice"),
         ([base, "--data", tmp_path / "nothing"], "no data folder"),
@@ -437,10 +439,12 @@ class Objects:
         }  # fmt: skip
 
 
-def test_best_and_worst_detections():
+@pytest.mark.parametrize("backend", ["pycocotools", "faster_coco_eval"])
+def test_best_and_worst_detections(backend):
+    pytest.importorskip(backend, reason=f"{backend} is not installed (pip install mlc-ext[faster])")
     evaluator = CocoEvaluator(Objects([
         (1, 3, [0, 0, 20, 20], 0), (1, 7, [50, 50, 20, 20], 0), (2, 3, [0, 0, 40, 40], 0), (2, 7, [60, 60, 30, 30], 1),
-    ]))  # fmt: skip
+    ]), backend=backend)  # fmt: skip
     boxes = torch.tensor([[0.0, 0, 20, 18], [0, 0, 20, 6], [50, 50, 70, 70], [80, 0, 90, 10], [0, 0, 20, 20]])
     evaluator.update([1], [{"boxes": boxes, "labels": torch.tensor([1, 1, 1, 2, 1]),
                             "scores": torch.tensor([0.9, 0.8, 0.7, 0.95, 0.2])}])  # fmt: skip

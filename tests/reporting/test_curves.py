@@ -39,6 +39,22 @@ def test_bars_of_a_detector_that_finds_nothing_begin_at_zero(monkeypatch):
     assert seen == [(0, 1)] * 2
 
 
+def test_counts_in_the_matrix_are_legible():
+    """WCAG's contrast of the text and its cell, of every share."""
+    import matplotlib
+
+    shades = matplotlib.colormaps[class_charts._SHADES]
+
+    def luminance(color):
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    for share in [k / 100 for k in range(101)]:
+        text = {"white": 1.0, "black": 0.0}[class_charts._ink(share)]
+        dark, light = sorted([text, luminance(shades(share))])
+        assert (light + 0.05) / (dark + 0.05) > 4
+
+
 def test_names_keep_the_characters_of_the_font():
     assert legend_name("M\u00fcller \u0416\u03b1") == "M\u00fcller \u0416\u03b1"
     assert legend_name("\u8eca\n\x1b[1m") == "???[1m"
