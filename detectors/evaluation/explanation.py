@@ -14,6 +14,7 @@ from .coco_metrics import CocoEvaluator
 from .confusion import BACKGROUND, SCORE_THRESHOLD, Confusion, confusion
 from .curves import ClassCurves
 from .error_shares import KINDS, ErrorShare, ErrorShares, error_shares
+from .matching import class_names, counted_objects
 from .metrics_table import shown
 
 MOST_CLASSES = 100
@@ -69,20 +70,19 @@ class Explanation:
 def explain(evaluator: CocoEvaluator, score_threshold: float = SCORE_THRESHOLD) -> Explanation:
     """The details of what an evaluator has gathered; ``score_threshold`` is the confusion matrix's."""
     truth, results, curves = evaluator.truth, evaluator.results(), evaluator.class_curves()
-    names = {entry["id"]: entry["name"] for entry in truth["categories"]}
-    objects = Counter(entry["category_id"] for entry in truth["annotations"] if not entry["iscrowd"])
+    objects = Counter(entry["category_id"] for entry in counted_objects(truth))
     ap = curves.precision.mean(1)  # [T, K]
     classes = [
         ClassMetrics(
             category,
-            names[category],
+            name,
             objects[category],
             AP=float(ap[:, k].mean()),
             AP50=float(ap[_at(curves, 0.5), k]),
             AP75=float(ap[_at(curves, 0.75), k]),
             AR=float(curves.recall[:, k].mean()),
         )
-        for k, category in enumerate(curves.categories)
+        for k, (category, name) in enumerate(zip(curves.categories, class_names(truth), strict=True))
     ]
     matrix = confusion(truth, results, score_threshold=score_threshold)
     return Explanation(classes, error_shares(truth, results), matrix, curves)

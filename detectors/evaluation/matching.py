@@ -5,6 +5,7 @@ Boxes are compared by pycocotools' IoU; crowd objects as COCO does: detections o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -67,6 +68,15 @@ def image_pairs(
             _ious(boxes, [objects[k]["bbox"] for k in gts], crowd=False),
             np.where(same, inside, 0).max(1, initial=0),
         )
+
+
+def class_names(truth: Mapping[str, Any]) -> list[str]:
+    """The names of the categories in the order of their ids; with the id where several have the same name."""
+    categories = sorted(truth["categories"], key=lambda entry: entry["id"])
+    count = Counter(entry["name"] for entry in categories)
+    return [
+        entry["name"] if count[entry["name"]] == 1 else f"{entry['name']} (id {entry['id']})" for entry in categories
+    ]
 
 
 def counted_objects(truth: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -132,7 +142,7 @@ class Matched:
     same_iou: np.ndarray
     """[D] the largest IoU with an object of the detection's class, 0 without one."""
     same_object: np.ndarray
-    """[D] that object, -1 without one."""
+    """[D] that object, of several the first; -1 without one."""
     other_iou: np.ndarray
     """[D] as ``same_iou``, with objects of other classes."""
     other_object: np.ndarray

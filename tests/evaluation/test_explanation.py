@@ -67,6 +67,16 @@ def test_text_has_both_thresholds_and_every_class():
     assert matrix == [list(map(str, row)) for row in found.confusion.matrix]
 
 
+def test_classes_of_the_same_name_are_distinct():
+    truth, results = random_case(1)
+    before = explain(evaluated(truth, results))
+    truth["categories"][2]["name"] = "class 1"
+    found = explain(evaluated(truth, results))
+    names = [each.name for each in found.classes]
+    assert names == found.confusion.names == ["class 1 (id 1)", "class 2", "class 1 (id 3)"]
+    assert [each.AP for each in found.classes] == [each.AP for each in before.classes]
+
+
 def test_many_classes():
     objects = [(1, k + 1, [10, 10, 20, 20]) for k in range(120)] + [(2, 7, [10, 10, 20, 20])]
     truth = truth_of(objects, num_classes=121)
