@@ -29,7 +29,7 @@ from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
 from mlc_ext.detectors.data.errors import DatasetNotFound
 from mlc_ext.detectors.data.paths import require_split
-from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from mlc_ext.detectors.evaluation.curves import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, charts_folder, check_page, require_matplotlib
 from mlc_ext.detectors.reporting.class_charts import class_charts, error_charts
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
     for run in runs:
         for note in run.notes:
             print_error(prog, f"{run.name}: {note}")
-    say(f"{options.out}: {len(runs)} runs, {len(page) / 1e6:.1f} MB; charts in {folder}")
+    say(f"{options.out}: {len(runs)} run{'' if len(runs) == 1 else 's'}, {len(page) / 1e6:.1f} MB; charts in {folder}")
     return 0
 
 

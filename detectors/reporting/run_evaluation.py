@@ -9,7 +9,7 @@ from typing import Any
 
 from mlc_ext.divergence import Divergence
 
-from ..evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from ..evaluation.curves import PrecisionCurves, RecallCurves
 from ..evaluation.explanation import Explanation, explain
 from ..evaluation.metrics_table import REPORTED
 from ..evaluation.stored import digest, measure_once
@@ -62,7 +62,7 @@ def examine(
     """
     loaded = load_for_evaluation(run.folder, data, device)
     model, dataset = loaded.model.eval(), loaded.dataset
-    once = measure_once(loaded, batch_size, backend="pycocotools", progress=progress)  # which alone has matches
+    once = measure_once(loaded, batch_size, progress=progress)
     measured = once.measured
     names = ["object"] if model.class_agnostic else dataset.category_names
     by_category = dict(zip([1] if model.class_agnostic else dataset.label_to_category.values(), names, strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 from ..config.overrides import differences, from_dict
 from ..config.paths import with_absolute_paths
 from ..config.settings import Config
-from .checkpoint import BEST, NAME
+from .checkpoint import BEST, NAME, runs_within
 from .files import ENCODING
 
 
@@ -140,7 +140,8 @@ def _read(folder: Path, name: str) -> Run:
     if not folder.exists():
         raise FileNotFoundError(f"no run {folder}")
     if not any(file.is_file() for file in files.values()):
-        raise ValueError(f"{folder} is not the folder of a run: it has none of {', '.join(files)}")
+        what = "is a file" if folder.is_file() else f"has none of {', '.join(files)}"
+        raise ValueError(f"{folder} is not the folder of a run: it {what}{runs_within(folder)}")
     notes: list[str] = []
     config = _config(files["config.json"], notes)
     history, source = _history(files, notes)
