@@ -59,6 +59,7 @@ class VideoReader:
         self.path = path
         if not path.is_file():  # a pipe would be waited for
             raise OSError("not a regular file, or a link loop")
+        self._missing = cut_off(path)
         try:
             # file: as the part of a name before a colon would be taken for a protocol; a playlist may open files only
             self._container = self._av.open(f"file:{path}", container_options={"protocol_whitelist": "file"})
@@ -108,8 +109,8 @@ class VideoReader:
         where = f"ends after {count} frames ({float(time):.2f} s)" if count else "no frame can be decoded"
         if fault is not None:
             yield self._fault(fault, where)
-        elif (bytes_there := cut_off(self.path)) is not None:
-            yield ImageDecodeError(f"{where}: it is cut off, with {bytes_there}")
+        elif self._missing is not None:
+            yield ImageDecodeError(f"{where}: it is cut off, with {self._missing}")
         elif not count:
             yield ImageDecodeError("it has no frames")
 
@@ -118,15 +119,23 @@ class VideoReader:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, OSError):
             return OSError(error.errno, f"{where}: {reason}")
-        if (bytes_there := cut_off(self.path)) is not None:
-            reason = f"it is cut off, with {bytes_there}"
+        if self._missing is not None:
+            reason = f"it is cut off, with {self._missing}"
         return ImageDecodeError(f"{where}: {reason}")
 
     def _decoded(self) -> Iterator[Any]:
         """PyAV's frames. Raises an error at the first damage after something could be decoded: a recording may begin
         with parts of frames, which players skip too."""
-        decodable, first = False, None
+        decodable, first, next_dts = False, None, None
         for packet in self._container.demux(self._stream):
+            if packet.size == 0:
+                if packet.dts is not None:  # of AVI: the frame before is shown again
+                    continue
+                if self._missing is not None:  # a frame is stored no later than it is shown, so these are complete
+                    yield from self._held(next_dts)
+                    break
+            elif packet.dts is not None:
+                next_dts = packet.dts + max(packet.duration or 0, 1)
             error: Exception | None = ImageDecodeError("damaged data") if packet.is_corrupt else None
             frames: list[Any] = []
             if error is None:
@@ -149,13 +158,13 @@ class VideoReader:
             raise first
 
     def _held(self, end: int | None) -> Iterator[Any]:
-        """What the decoder still has of the frames before ``end``, where the damage is."""
+        """What the decoder still has of the frames before ``end``, where something is missing."""
         try:
             frames = self._stream.codec_context.decode(None)
         except self._av.FFmpegError:
             return
         if end is not None:
-            yield from (frame for frame in frames if not frame.is_corrupt and (frame.pts or 0) < end)
+            yield from (frame for frame in frames if not frame.is_corrupt and frame.pts is not None and frame.pts < end)
 
     def _time(self, pts: int | None, number: int) -> Fraction:
         if pts is None:
