@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import distributed
 from ..config.settings import Config
 from ..data.build import evaluation_transforms
+from ..data.errors import ImageDecodeError
 from ..data.transforms import Compose, Resize
 from ..evaluation.measure import to_original
 from ..models.dense_detector import DenseDetector
@@ -207,11 +208,14 @@ class Predictor:
         return self._video(path, threshold, every, self._batch_size(batch_size))
 
     def _video(self, path: Path, threshold: float, every: int, batch_size: int) -> Iterator[FrameDetections]:
-        with VideoReader(path) as reader:
-            for outcome in self.frames(reader, threshold=threshold, every=every, batch_size=batch_size):
-                if isinstance(outcome, Exception):
-                    raise type(outcome)(f"{path}: {outcome}") from outcome
-                yield outcome
+        try:
+            with VideoReader(path) as reader:
+                for outcome in self.frames(reader, threshold=threshold, every=every, batch_size=batch_size):
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    yield outcome
+        except (OSError, ImageDecodeError) as error:
+            raise type(error)(f"{path}: {error}") from error
 
     def frames(
         self,
@@ -222,12 +226,8 @@ class Predictor:
         batch_size: int | None = None,
         first_id: int = FRAME_IDS,
     ) -> Iterator[FrameDetections | Exception]:
-        """:meth:`video` of an opened file. An error is yielded in place of the frame that cannot be read, or does not
-        fit in memory.
-
-        Args:
-            first_id: ``Detections.image_id`` of frame 0; others count on.
-        """
+        """:meth:`video` of an opened file, with errors yielded in place of frames that cannot be read, or do not fit
+        in memory. The image id of frame 0 is ``first_id``; the others count on."""
         parts = self._read_frames(reader, every, first_id)
         for outcome in self._in_batches(parts, threshold, self._batch_size(batch_size)):
             yield outcome if isinstance(outcome, Exception) else outcome.result
