@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"styp", b"sidx", b"uuid", b"meta", b"pnot")
+_BOXES = frozenset(b"ftyp styp moov moof mfra mdat free skip wide uuid meta udta pnot sidx emsg prft".split())
 """Types of a box at the top level of MP4 and MOV files."""
 
 _UNKNOWN = 2**32 - 1

@@ -62,7 +62,8 @@ class VideoReader:
         self._missing = cut_off(path)
         try:
             # file: as the part of a name before a colon would be taken for a protocol; a playlist may open files only
-            self._container = self._av.open(f"file:{path}", container_options={"protocol_whitelist": "file"})
+            options = {"protocol_whitelist": "file"}
+            self._container = self._av.open(f"file:{path}", container_options=options, metadata_errors="replace")
         except self._av.FFmpegError as error:
             raise self._fault(error, "cannot be opened as a video") from error
         self._stream = self._container.streams.best("video")

@@ -59,7 +59,7 @@ class VideoWriter:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
             if kind is None and self._container is not None:
-                with _uninterrupted(), writing(self._target):
+                with self._writing():
                     self._container.mux(self._stream.encode())
                     self._container.close()
                     self._file.close()
@@ -72,7 +72,7 @@ class VideoWriter:
     def add(self, picture: Image.Image, time: float) -> None:
         """Adds a picture that is shown from ``time``, in seconds. One that is not later than the one before gets the
         next possible time."""
-        with _uninterrupted(), writing(self._target):
+        with self._writing():
             if self._container is None:
                 self._open(picture.size)
             if picture.size != self._size:
@@ -104,6 +104,18 @@ class VideoWriter:
         if not _ENCODERS[name]:
             context.bit_rate = max(100_000, round(_BITS * width * height * self._rate))
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Within, errors are OSErrors that name the file, and Ctrl-C waits: half of a frame is not written. A second
+        one does not wait."""
+        with interrupts.deferred() as signals, writing(self._target):
+            try:
+                yield
+            except self._av.FFmpegError as error:
+                raise error if isinstance(error, OSError) else OSError(error.strerror) from error
+        if signals:
+            raise KeyboardInterrupt
+
     def _has(self, encoder: str) -> bool:
         try:
             self._av.Codec(encoder, "w")
@@ -118,12 +130,3 @@ class VideoWriter:
                 self._container.close()
         with contextlib.suppress(type(error)):
             self._file.__exit__(type(error), error, error.__traceback__)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Within, Ctrl-C waits: half of a frame is not written. A second one does not wait."""
-    with interrupts.deferred() as signals:
-        yield
-    if signals:
-        raise KeyboardInterrupt

@@ -125,3 +125,10 @@ def test_a_folder_in_its_place(tmp_path):
     with pytest.raises(OSError, match="clip.mp4"):
         write(tmp_path / "clip.mp4", [0])
     assert os.listdir(tmp_path) == ["clip.mp4"]
+
+
+def test_what_an_encoder_refuses_names_the_file(tmp_path):
+    with pytest.raises(OSError, match="clip.mp4: "):
+        with VideoWriter(tmp_path / "clip.mp4", Fraction(25), Fraction(1, 25), Fraction(1)) as writer:
+            writer.add(Image.new("RGB", (40000, 2)), 0)
+    assert os.listdir(tmp_path) == []
