@@ -127,7 +127,7 @@ class VideoReader:
     def _decoded(self) -> Iterator[Any]:
         """PyAV's frames. Raises an error at the first damage after something could be decoded: a recording may begin
         with parts of frames, which players skip too."""
-        decodable, first, next_dts = False, None, None
+        decodable, started, first, next_dts = False, False, None, None
         for packet in self._container.demux(self._stream):
             if packet.size == 0:
                 if packet.dts is not None:  # of AVI: the frame before is shown again
@@ -138,22 +138,25 @@ class VideoReader:
             elif packet.dts is not None:
                 next_dts = packet.dts + max(packet.duration or 0, 1)
             error: Exception | None = ImageDecodeError("damaged data") if packet.is_corrupt else None
-            frames: list[Any] = []
+            frames, end = [], packet.pts
             if error is None:
                 try:
                     frames = packet.decode()
                     decodable |= packet.size > 0
                 except self._av.FFmpegError as raised:
                     error = raised
-            whole = [frame for frame in frames if not frame.is_corrupt]
-            yield from whole
-            if error is None and len(whole) < len(frames):
-                error = ImageDecodeError("damaged data")
+            for frame in frames:
+                if not frame.is_corrupt:
+                    started = True
+                    yield frame
+                elif started:
+                    error, end = ImageDecodeError("damaged data"), frame.pts
+                    break
             if error is None:
                 continue
             first = first or error
             if decodable:
-                yield from self._held(packet.pts)
+                yield from self._held(end)
                 raise error
         if first is not None and not decodable:
             raise first

@@ -125,11 +125,32 @@ def test_damage_ends_the_frames(tmp_path, name):
     assert 5 < len(numbers) < 40 and seen == [number % 27 for number in numbers]
 
 
-def test_a_recording_may_begin_within_a_frame(tmp_path):
+@pytest.mark.parametrize("name", FORMATS)
+def test_random_damage_gives_frames_or_a_fault(tmp_path, name):
+    """Never another error, nor frames without end."""
+    data = write_video(tmp_path / name, 30, sound=name not in ("clip.avi", "clip.mpg")).read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(data)
+        for at in random.integers(0, len(data) if random.random() < 0.7 else 1000, random.choice([1, 5, 50])):
+            damaged[at] = random.integers(256)
+        path = tmp_path / f"damaged_{name}"
+        path.write_bytes(damaged[: random.integers(len(data))] if random.random() < 0.3 else damaged)
+        try:
+            numbers = read(path)[0]
+        except (OSError, ImageDecodeError):
+            continue
+        assert numbers == list(range(len(numbers))) and len(numbers) < 200
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("clip.ts", 188 * 25), ("clip.ts", 188 * 40), ("clip.mpg", 2048), ("clip.mpg", 3000)]
+)
+def test_a_recording_may_begin_within_a_frame(tmp_path, name, start):
     """What comes before the first keyframe is skipped, as players do."""
-    data = write_video(tmp_path / "clip.ts", 40).read_bytes()
-    (tmp_path / "clip.ts").write_bytes(data[188 * 25 :])
-    numbers, _, seen, fault = read(tmp_path / "clip.ts")
+    data = write_video(tmp_path / name, 40).read_bytes()
+    (tmp_path / name).write_bytes(data[start:])
+    numbers, _, seen, fault = read(tmp_path / name)
     assert fault is None and 20 < len(numbers) < 40 and numbers == list(range(len(numbers)))
     assert seen == [(number + 40 - len(numbers)) % 27 for number in numbers]
 
