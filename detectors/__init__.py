@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .prediction.predictor import Predictor
-    from .prediction.result import Classes, Detection, Detections, Results
+    from .prediction.result import Classes, Detection, Detections, FrameDetections, Results
 
-__all__ = ["Classes", "Detection", "Detections", "Predictor", "Results", "load"]
+__all__ = ["Classes", "Detection", "Detections", "FrameDetections", "Predictor", "Results", "load"]
 
 _PLACES = {
     "Classes": "result",
     "Detection": "result",
     "Detections": "result",
+    "FrameDetections": "result",
     "Predictor": "predictor",
     "Results": "result",
 }

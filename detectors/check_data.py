@@ -96,7 +96,11 @@ def _datasets(config: Config) -> tuple[dict[str, CocoDetection], dict[str, str |
             found[split] = build_training_set(config, CACHE)
         else:
             found[split] = CocoDetection(
-                paths.val_images, paths.val_annotations, categories=data.categories, strict=data.strict
+                paths.val_images,
+                paths.val_annotations,
+                categories=data.categories,
+                strict=data.strict,
+                limit=data.validation_limit,
             )
     if not found:
         dataset_paths(config, CACHE)  # raises

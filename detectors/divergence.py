@@ -21,7 +21,6 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
 
 import argparse
 import json
-import os
 
 import numpy as np
 
@@ -33,7 +32,7 @@ from mlc_ext.detectors.evaluation.metrics_table import shown
 from mlc_ext.detectors.evaluation.prediction_rows import PredictionRows, read_predictions
 from mlc_ext.detectors.reporting.charts import charts_folder, check_page, require_matplotlib
 from mlc_ext.detectors.reporting.divergence_page import STAGES, divergence_charts, divergence_page
-from mlc_ext.detectors.runs.files import check_writable, plain, write_whole
+from mlc_ext.detectors.runs.files import check_distinct, check_writable, plain, write_whole
 
 
 def parse(arguments: list[str] | None = None, prog: str = "divergence.py") -> argparse.Namespace:
@@ -105,22 +104,10 @@ def _check(options: argparse.Namespace) -> None:
     files = {"RESULTS": options.results, "ANNOTATIONS": options.annotations, "--out": options.out}
     if options.json is not None:
         files["--json"] = options.json
-    _check_distinct(files)
+    check_distinct(files)
     check_page(options.out)
     if options.json is not None:
         check_writable(options.json)
-
-
-def _check_distinct(files: dict[str, Path]) -> None:
-    """ValueError for an output in the place of an input or of another output. Devices may be given several times."""
-    places: dict[str, str] = {}
-    for name, path in files.items():
-        place = os.path.realpath(path)
-        if os.path.exists(place) and not os.path.isfile(place):
-            continue
-        if name.startswith("--") and place in places:
-            raise ValueError(f"{name} and {places[place]} are the same file, {path}")
-        places[place] = name
 
 
 def _notes(rows: PredictionRows, found: FileDivergence, truth: GroundTruth, threshold: float) -> list[str]:

@@ -32,7 +32,7 @@ from mlc_ext.detectors.evaluation.measure import prediction_writer
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.evaluation.stored import measure_once
 from mlc_ext.detectors.interrupts import interruptible
-from mlc_ext.detectors.runs.files import check_writable, plain, replacing, write_whole, writing
+from mlc_ext.detectors.runs.files import check_distinct, check_writable, plain, replacing, write_whole, writing
 from mlc_ext.detectors.runs.load import Loaded, load_for_evaluation
 from mlc_ext.detectors.runs.log_file import show_warnings
 
@@ -86,6 +86,8 @@ def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
             loaded = load_for_evaluation(
                 options.run, options.data, options.device, settings=options.set, split=options.split
             )
+            with distributed.together():
+                _check_outputs(options, loaded)
             say(f"{options.split or 'validation'} set: {_shown(loaded.dataset)}")
             writer = None if options.predictions is None else prediction_writer(loaded)
             once = measure_once(loaded, options.batch_size, again=options.again, writer=writer)
@@ -150,6 +152,13 @@ def _check(options: argparse.Namespace) -> None:
     for path in (options.json, options.results, options.predictions):
         if path is not None and distributed.is_main():
             check_writable(path)
+
+
+def _check_outputs(options: argparse.Namespace, loaded: Loaded) -> None:
+    """ValueError for an output in the place of an input or of another output."""
+    files = {"the checkpoint": loaded.checkpoint, "the annotations": loaded.dataset.annotation_file}
+    outputs = {"--json": options.json, "--results": options.results, "--predictions": options.predictions}
+    check_distinct(files | {name: path for name, path in outputs.items() if path is not None})
 
 
 if __name__ == "__main__":

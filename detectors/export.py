@@ -48,7 +48,9 @@ MAX_CHECKED = 50
 
 def parse(arguments: list[str] | None = None, prog: str = "export.py") -> argparse.Namespace:
     parser = make_parser(prog, __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or its checkpoint.pt")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="a run's folder (its best.pt, else checkpoint.pt), or a checkpoint"
+    )
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["onnx"], help="one or several; default: onnx")
     parser.add_argument(
         "--out",
@@ -91,7 +93,7 @@ def main(options: argparse.Namespace, prog: str) -> int:
 def _paths(options: argparse.Namespace, formats: Sequence[str]) -> dict[str, Path]:
     """The file of each format."""
     if is_exported(options.run):
-        raise ValueError(f"{options.run} is exported already: name the run's folder or its checkpoint.pt")
+        raise ValueError(f"{options.run} is exported already: name the run's folder or a checkpoint")
     if options.out is None:
         folder = options.run if options.run.is_dir() else options.run.parent
         return {name: folder / f"model{FORMATS[name].suffix}" for name in formats}

@@ -3,8 +3,9 @@
     python detectors/report.py runs/demo/baseline runs/demo/MLC --out report.html
 
 The page needs nothing but a browser and asks the network for nothing; its charts lie as PNG files in a folder beside it
-(report_charts/). Of every run the checkpoint is evaluated once on its validation images; where checkpoint or images are
-missing, the page has what the history holds, and a note.
+(report_charts/). Of every run best.pt, or without one the newest checkpoint, is evaluated once on its validation
+images; the tables have its metrics. Where checkpoint or images are missing, the page has what the history holds, its
+last evaluation in the tables, and a note.
 
 A run adds 0.5 to 1.5 MB with 6 --images, mostly crops: fewer make a smaller page.
 
@@ -28,7 +29,7 @@ from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
 from mlc_ext.detectors.data.errors import DatasetNotFound
 from mlc_ext.detectors.data.paths import require_split
-from mlc_ext.detectors.evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from mlc_ext.detectors.evaluation.curves import PrecisionCurves, RecallCurves
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, charts_folder, check_page, require_matplotlib
 from mlc_ext.detectors.reporting.class_charts import class_charts, error_charts
@@ -88,7 +89,7 @@ def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
     for run in runs:
         for note in run.notes:
             print_error(prog, f"{run.name}: {note}")
-    say(f"{options.out}: {len(runs)} runs, {len(page) / 1e6:.1f} MB; charts in {folder}")
+    say(f"{options.out}: {len(runs)} run{'' if len(runs) == 1 else 's'}, {len(page) / 1e6:.1f} MB; charts in {folder}")
     return 0
 
 
@@ -149,9 +150,6 @@ def make_report(
 
 def _examine(run: Run, **options) -> Findings | None:
     """:func:`examine`, or None and a note on why it could not be."""
-    if not run.checkpoint.is_file():
-        run.notes.append(f"no {run.checkpoint.name}: the page has its history alone")
-        return None
     with program_errors(
         lambda error: run.notes.append(f"not evaluated, the page has its history alone: {_line(error)}")
     ):

@@ -59,7 +59,9 @@ def parse(arguments: list[str] | None = None, prog: str = "train.py") -> argpars
         "--data", metavar="DIR", help="folder of a data set in COCO's format; default: one is generated"
     )
     parser.add_argument(
-        "--compare", action="store_true", help="train the baseline too (same seed, same steps) and print both"
+        "--compare",
+        action="store_true",
+        help="train the baseline too (same seed, same steps: run.patience is ignored) and print both",
     )
     parser.add_argument("--no-ml", action="store_true", help="without mutual labeling")
     parser.add_argument("--no-iur", action="store_true", help="without IoU rescoring")
@@ -190,6 +192,9 @@ def _runs(config: Config, options: argparse.Namespace) -> dict[str, Config]:
     if options.resume and (options.compare or options.seeds > 1):
         which = "--compare" if options.compare else "--seeds"
         raise ValueError(f"{which} starts several runs, --resume continues one: use one of them")
+    if options.compare and config.run.patience is not None:
+        LOG.warning("run.patience is ignored: --compare trains both for the same number of steps")
+        config = override(config, "run.patience", None)
     kinds = {_name(config): config}
     if options.compare:
         kinds = {"baseline": baseline_of(config), **kinds}
@@ -249,8 +254,8 @@ def _train(name: str, config: Config, options: argparse.Namespace, allowed: tupl
     say(f"{name}: {config.run.out}")
     trainer = Trainer(config, progress=not options.quiet)
     say(f"{trainer.train_set.summary()}\n{trainer.val_set.summary()}")
-    for part, start in (("ml", config.mlc.start_epoch), ("iur", config.mlc.rescoring_start)):
-        if getattr(config.mlc, part) and start >= config.schedule.epochs:
+    for part, start in config.method_starts().items():
+        if start >= config.schedule.epochs:
             say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}, so never (--epochs N "
                  "scales the schedule)")  # fmt: skip
     if options.resume is not None:

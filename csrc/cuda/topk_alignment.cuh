@@ -69,11 +69,18 @@ __global__ void __launch_bounds__(kThreads)
   RankedPrior<T> best = mine.template next<true>(thread, kThreads, no_prior<T>());
   for (int i = 0; i < k; ++i) {
     const RankedPrior<T> first = block_reduce<kThreads>(best, FirstOfTwo{});
+    if (first.prior < 0) {  // none is left
+      for (int rest = i + thread; rest < k; rest += kThreads) {
+        metrics[g * k + rest] = static_cast<scalar_t>(T(0));
+        priors[g * k + rest] = -1;
+      }
+      return;
+    }
     if (thread == 0) {
       metrics[g * k + i] = static_cast<scalar_t>(first.metric);
       priors[g * k + i] = first.prior;
     }
-    if (best.prior == first.prior && first.prior >= 0) best = mine.template next<false>(thread, kThreads, first);
+    if (best.prior == first.prior) best = mine.template next<false>(thread, kThreads, first);
   }
 }
 

@@ -108,7 +108,7 @@ def small() -> Config:
 
 def few_images() -> Config:
     """For some tens to hundreds of images: `small` with scale jitter, photometric distortion, a cosine schedule, the
-    best checkpoint by AP, and an end after 12 epochs without a better one."""
+    best checkpoint by AP, and an end after 12 epochs of mutual labeling without a better one."""
     config = with_epochs(small(), 40)
     return dataclasses.replace(
         config,

@@ -151,7 +151,7 @@ def build_validation_set(config: Config, cache: Path, *, progress: bool = False)
     images.
 
     ValueError if it has annotations, but none can be used; if ``data.val_fraction`` holds out no object, or contradicts
-    other settings or the data.
+    other settings or the data; if the first images of ``data.limit_val`` have no object.
     """
     part = _part(config, cache, held_out=not config.data.val_is_train)
     split = "val" if part is None and not config.data.val_is_train else "train"
@@ -164,6 +164,11 @@ def build_validation_set(config: Config, cache: Path, *, progress: bool = False)
         part=part,
         **_common(config, progress),
     )
+    if config.data.validation_limit is not None and not dataset.num_boxes:
+        raise ValueError(
+            f"no object to evaluate on in the first {len(dataset)} images by id of {dataset.name} (data.limit_val; of "
+            "the training images data.limit_train)"
+        )
     require_usable(dataset)
     if part is not None:
         if not dataset.num_objects:

@@ -54,8 +54,9 @@ def images_without_objects(dataset: CocoDetection) -> int:
     return len(dataset) - len(np.unique(table.owners[~table.iscrowd]))
 
 
-def trained_sides(table: BoxTable, sizes: np.ndarray, data: DataConfig) -> np.ndarray:
-    """[N] shorter side of each box in pixels of the resized image, for the largest of ``data.short_side``."""
+def resized_sides(table: BoxTable, sizes: np.ndarray, data: DataConfig) -> np.ndarray:
+    """[N] shorter side of each box in pixels of the image as evaluation resizes it; the factors of
+    ``data.scale_jitter`` are on these sizes."""
     short, long = sizes.min(1), sizes.max(1)
     scale = np.minimum(data.evaluated_side / short, data.long_side / long)[table.owners]
     return np.minimum(table.boxes[:, 2] - table.boxes[:, 0], table.boxes[:, 3] - table.boxes[:, 1]) * scale
@@ -65,7 +66,7 @@ def likely_harm(dataset: CocoDetection, data: DataConfig) -> list[str]:
     """Warnings on tiny boxes, imbalance, and classes with few objects, each in a line."""
     warnings = []
     table, counts = dataset.table, class_counts(dataset)
-    sides = trained_sides(table, dataset.sizes, data)[~table.iscrowd]
+    sides = resized_sides(table, dataset.sizes, data)[~table.iscrowd]
     tiny = float(np.mean(sides < _TINY)) if len(sides) else 0.0
     if tiny > _MANY_TINY:
         warnings.append(

@@ -38,7 +38,7 @@ def dataset_not_found(
             lines.append(f"  {split}: neither a data folder nor both paths of the split were given")
     if folder is not None and any(len(given) < 2 for given in missing.values()):
         lines += _layout_lines(folder, missing) if folder.is_dir() else []
-        place = f"in {folder.absolute()}, which {_contents(folder)}"
+        place = f"in {folder.absolute()}, which {contents(folder)}"
         short += f" {place}"
         lines.append(place)
         if (kind := foreign_format(folder)) is not None:
@@ -76,7 +76,7 @@ def _marked(folder: Path, path: str) -> str:
     return f"{shown} (there)" if path != "./" and (folder / path).exists() else shown
 
 
-def _contents(folder: Path) -> str:
+def contents(folder: Path) -> str:
     """``"has ..."``: the folder's entries, those of subfolders counted."""
     if not folder.is_dir():
         return "is a file: give its folder" if folder.exists() else "does not exist"

@@ -12,7 +12,7 @@ from .conversion.formats import foreign_format
 from .errors import DatasetNotFound
 from .images.files import did_you_mean, has_images
 from .layouts import LAYOUTS, SPLIT_NAMES, SPLITS, Layout
-from .not_found import dataset_not_found
+from .not_found import contents, dataset_not_found
 
 _KNOWN = [shown for names in SPLITS.values() for name in names for shown in (name, name.capitalize())]
 
@@ -68,16 +68,17 @@ def find_dataset(
 
 
 def find_split(data_dir: str | os.PathLike, name: str) -> tuple[Path, Path]:
-    """(images, annotations) of a split of any name, in one of LAYOUTS.
+    """(images, annotations) of a split of any name, also with a capital, in one of LAYOUTS.
 
     Raises:
-        DatasetNotFound: names the splits that the folder has.
+        DatasetNotFound: names the splits that the folder has, or what else it has.
     """
     folder = Path(data_dir)
-    found = _split(folder, name)
+    found = _split(folder, name) or _split(folder, name.capitalize())
     if not found:
         names = [known for known in _KNOWN if _split(folder, known)]
-        raise DatasetNotFound(f"no split {name!r} in {data_dir}; it has {', '.join(names) or 'none'}")
+        there = f"; it has {', '.join(names)}" if names else f", which {contents(folder)}"
+        raise DatasetNotFound(f"no split {name!r} in {data_dir}{there}")
     return found["images"], found["annotations"]
 
 

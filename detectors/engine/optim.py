@@ -46,6 +46,12 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
 
 
+def check_schedule(config: Config) -> None:
+    """ValueError for milestones of a schedule that has none."""
+    if config.schedule.milestones and config.schedule.kind == "cosine":
+        raise ValueError(f"schedule.kind=cosine has no schedule.milestones, got {config.schedule.milestones}")
+
+
 class LearningRate:
     """The factor on every group's rate at an iteration: warm-up, then a tenth at each milestone or half a cosine.
 
@@ -54,10 +60,7 @@ class LearningRate:
     """
 
     def __init__(self, config: Config, iterations_per_epoch: int) -> None:
-        schedule = config.schedule
-        if schedule.milestones and schedule.kind == "cosine":
-            raise ValueError(f"schedule.kind=cosine has no schedule.milestones, got {schedule.milestones}")
-        self.schedule = schedule
+        schedule = self.schedule = config.schedule
         # ceil: a milestone inside an epoch falls on the first iteration past it
         self.milestones = [math.ceil(epoch * iterations_per_epoch - 1e-9) for epoch in config.milestones()]
         self.iterations = schedule.epochs * iterations_per_epoch

@@ -10,14 +10,7 @@ from pathlib import Path
 from .. import distributed
 from ..config.paths import with_absolute_paths
 from ..config.settings import Config
-from ..data.build import (
-    CACHE,
-    build_datasets,
-    build_training_loader,
-    check_same_data,
-    require_objects,
-    verify,
-)
+from ..data.build import CACHE, build_datasets, build_training_loader, check_same_data, require_objects, verify
 from ..data.coco.trained import require_trained
 from ..initialization.initialize import weights_from_init
 from ..models.build import build_model
@@ -29,6 +22,7 @@ from ..runs.metrics_log import MetricsLog
 from ..visualization.tensorboard import Watch
 from . import precision, seeding
 from .nonfinite import describe
+from .optim import check_schedule
 from .run_log import RunLog
 from .signals import Interruption
 from .train_step import Stepper
@@ -51,6 +45,8 @@ class Trainer:
         self._started = config.model.init is None
         self.folder = RunFolder(config.run.out)
         with distributed.together():
+            self.best = BestCheckpoint(config)
+            check_schedule(config)
             self.folder.open()
             precision.configure(config.run)
             self.device = distributed.pick_device(config.run.device)
@@ -61,7 +57,6 @@ class Trainer:
             seeding.seed_everything(config.run.seed)
             require_objects(self.train_set)
             self.loader = build_training_loader(config, self.train_set, self.device)
-            self.best = BestCheckpoint(config)
             self.model = build_model(config, self.train_set.num_classes).to(self.device)
             precision.prepare(self.model, config.run)
             self.stepper = Stepper(self.model, config, len(self.loader), self.device)
@@ -103,7 +98,7 @@ class Trainer:
                 if self._evaluation_is_due():  # also after resuming from a checkpoint saved just before it
                     self.save()  # an evaluation that fails loses no step
                     self._evaluate_and_save()
-                if self.best.ends(self.metrics.entries):
+                if self.best.ends(self.metrics.entries, len(self.loader)):
                     return self._end_early()
                 self.train_one_epoch(interruption, stop)
             self.save()
@@ -230,7 +225,7 @@ class Trainer:
         self.folder.begin(self.config)
         if self.main:
             self.best.begin(self.metrics.entries, self.folder.resumed_from)
-        self._had_ended = self.best.ends(self.metrics.entries)
+        self._had_ended = self.best.ends(self.metrics.entries, len(self.loader))
         self.metrics.start()
         self.log.start(self.iteration)
         LOG.info("%s", self.train_set.summary())

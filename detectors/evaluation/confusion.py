@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .matching import image_pairs, match_image
+from .matching import class_names, image_pairs, match_image
 
 SCORE_THRESHOLD, IOU = 0.3, 0.5
 """Of the confusion matrix; the first is what ``mlc-ext predict`` draws by default."""
@@ -76,7 +76,7 @@ def confusion(
     classes with an IoU of at least ``iou`` are taken, the largest IoU first, each object and detection once. Detections
     on crowd of their class do not count.
     """
-    names = [entry["name"] for entry in sorted(truth["categories"], key=lambda entry: entry["id"])]
+    names = class_names(truth)
     last = len(names)
     matrix = np.zeros((last + 1, last + 1), dtype=np.int64)
     for pairs in image_pairs(truth, results, score_threshold=score_threshold):

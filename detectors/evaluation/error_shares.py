@@ -61,7 +61,8 @@ def error_shares(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]])
     all are removed; false negatives: all objects without a match are. A gain below 0 is 0, as in TIDE's program.
 
     AP50 is the mean over the classes with objects. A class whose objects have all been removed counts as 0 if it has
-    detections, and is left out otherwise, as in TIDE's program.
+    detections, and is left out otherwise, as in TIDE's program. A gain is NaN if no class is left, as that of "missed"
+    for a detector without detections.
     """
     found = match(truth, results, iou=FOREGROUND)
     kind = false_positive_kinds(found)

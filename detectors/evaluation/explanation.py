@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .coco_metrics import ClassCurves, CocoEvaluator
-from .confusion import SCORE_THRESHOLD, Confusion, confusion
+from ..printable import printable
+from .coco_metrics import CocoEvaluator
+from .confusion import BACKGROUND, SCORE_THRESHOLD, Confusion, confusion
+from .curves import ClassCurves
 from .error_shares import KINDS, ErrorShare, ErrorShares, error_shares
+from .matching import class_names, counted_objects
 from .metrics_table import shown
 
 MOST_CLASSES = 100
@@ -20,6 +23,8 @@ MOST_CLASSES = 100
 _MOST_IN_MATRIX = 10
 _LARGEST = 10
 _CURVES_AT = (0.5, 0.75)
+_LONGEST = 30
+"""Characters of a class's name in a table on the screen."""
 
 
 @dataclass
@@ -65,20 +70,19 @@ class Explanation:
 def explain(evaluator: CocoEvaluator, score_threshold: float = SCORE_THRESHOLD) -> Explanation:
     """The details of what an evaluator has gathered; ``score_threshold`` is the confusion matrix's."""
     truth, results, curves = evaluator.truth, evaluator.results(), evaluator.class_curves()
-    names = {entry["id"]: entry["name"] for entry in truth["categories"]}
-    objects = Counter(entry["category_id"] for entry in truth["annotations"] if not entry["iscrowd"])
+    objects = Counter(entry["category_id"] for entry in counted_objects(truth))
     ap = curves.precision.mean(1)  # [T, K]
     classes = [
         ClassMetrics(
             category,
-            names[category],
+            name,
             objects[category],
             AP=float(ap[:, k].mean()),
             AP50=float(ap[_at(curves, 0.5), k]),
             AP75=float(ap[_at(curves, 0.75), k]),
             AR=float(curves.recall[:, k].mean()),
         )
-        for k, category in enumerate(curves.categories)
+        for k, (category, name) in enumerate(zip(curves.categories, class_names(truth), strict=True))
     ]
     matrix = confusion(truth, results, score_threshold=score_threshold)
     return Explanation(classes, error_shares(truth, results), matrix, curves)
@@ -105,13 +109,19 @@ def as_text(found: Explanation) -> str:
     return "\n\n".join([_classes(found.classes), _errors(found.errors), _confusion(found.confusion)])
 
 
+def _name(name: str) -> str:
+    """A class's name in one line of limited length."""
+    name = printable(name)
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+
+
 def _classes(classes: Sequence[ClassMetrics]) -> str:
     listed = most_objects(classes)
-    width = max([len("class"), *(len(each.name) for each in listed)])
+    width = max([len("class"), *(len(_name(each.name)) for each in listed)])
     lines = [f"{'class':{width}} {'objects':>8} {'AP':>6} {'AP50':>6} {'AP75':>6} {'AR':>6}"]
     for each in listed:
         figures = " ".join(f"{shown(key, getattr(each, key)):>6}" for key in ("AP", "AP50", "AP75", "AR"))
-        lines.append(f"{each.name:{width}} {each.objects:>8} {figures}")
+        lines.append(f"{_name(each.name):{width}} {each.objects:>8} {figures}")
     if len(classes) > len(listed):
         lines.append(f"{len(classes) - len(listed)} classes of fewer objects are in the JSON alone")
     return "\n".join(lines)
@@ -132,10 +142,11 @@ def _confusion(found: Confusion) -> str:
     title = f"confusion, detections with score > {found.score_threshold:g}, IoU >= {found.iou:g}"
     if len(found.names) > _MOST_IN_MATRIX:
         largest = found.largest(_LARGEST)
-        lines = [f"  {each.truth} as {each.detected}: {each.count} ({100 * each.share:.1f}%)" for each in largest]
+        names = [f"{_name(each.truth)} as {_name(each.detected)}" for each in largest]
+        lines = [f"  {name}: {each.count} ({100 * each.share:.1f}%)" for name, each in zip(names, largest, strict=True)]
         heading = f"{title}, the largest (share of the objects of the class):"
         return "\n".join([heading, *(lines or ["  none"])])
-    labels = [*found.names, "background"]
+    labels = [*map(_name, found.names), BACKGROUND]
     width = max(len("objects"), *map(len, labels))
     cells = max(6, *(len(name) + 1 for name in labels))
     lines = [f"{title}: rows objects, columns detections", " " * width + "".join(f"{name:>{cells}}" for name in labels)]

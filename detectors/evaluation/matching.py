@@ -5,6 +5,7 @@ Boxes are compared by pycocotools' IoU; crowd objects as COCO does: detections o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ def image_pairs(
         score_threshold: detections of this score or less do not count.
     """
     number = {category: k for k, category in enumerate(sorted(entry["id"] for entry in truth["categories"]))}
-    objects = [entry for entry in truth["annotations"] if not entry["iscrowd"]]
+    objects = counted_objects(truth)
     crowd = [entry for entry in truth["annotations"] if entry["iscrowd"]]
     own, own_crowd, found = (_by_image(entries) for entries in (objects, crowd, results))
     object_labels, crowd_labels = ([number[entry["category_id"]] for entry in part] for part in (objects, crowd))
@@ -67,6 +68,20 @@ def image_pairs(
             _ious(boxes, [objects[k]["bbox"] for k in gts], crowd=False),
             np.where(same, inside, 0).max(1, initial=0),
         )
+
+
+def class_names(truth: Mapping[str, Any]) -> list[str]:
+    """The names of the categories in the order of their ids; with the id where several have the same name."""
+    categories = sorted(truth["categories"], key=lambda entry: entry["id"])
+    count = Counter(entry["name"] for entry in categories)
+    return [
+        entry["name"] if count[entry["name"]] == 1 else f"{entry['name']} (id {entry['id']})" for entry in categories
+    ]
+
+
+def counted_objects(truth: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The annotations that are not crowd: the G objects of :class:`ImagePairs` and :class:`Matched`."""
+    return [entry for entry in truth["annotations"] if not entry["iscrowd"]]
 
 
 def _by_image(entries: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
@@ -114,16 +129,20 @@ class Matched:
     Detections that COCO ignores, unmatched ones on crowd, are left out.
     """
 
+    rows: np.ndarray
+    """[D] numbers of the detections in the results."""
     scores: np.ndarray
     """[D]."""
     labels: np.ndarray
     """[D] numbers of the categories, from 0 in the order of their ids."""
     objects: np.ndarray
     """[D] the matched object, -1 for none."""
+    ious: np.ndarray
+    """[D] the IoU with it, 0 for none."""
     same_iou: np.ndarray
     """[D] the largest IoU with an object of the detection's class, 0 without one."""
     same_object: np.ndarray
-    """[D] that object, -1 without one."""
+    """[D] that object, of several the first; -1 without one."""
     other_iou: np.ndarray
     """[D] as ``same_iou``, with objects of other classes."""
     other_object: np.ndarray
@@ -133,18 +152,21 @@ class Matched:
     num_classes: int
 
 
-def match(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, iou: float = 0.5) -> Matched:
-    """Matches detections in COCO's results format with COCO detection data."""
-    columns: list[list[np.ndarray]] = [[] for _ in range(7)]
-    object_labels = np.zeros(sum(not entry["iscrowd"] for entry in truth["annotations"]), dtype=np.int64)
-    for pairs in image_pairs(truth, results):
+def match(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, iou: float = 0.5, most: int = 100
+) -> Matched:
+    """Matches detections in COCO's results format with COCO detection data; ``most`` as for :func:`image_pairs`."""
+    columns: list[list[np.ndarray]] = [[] for _ in range(9)]
+    object_labels = np.zeros(len(counted_objects(truth)), dtype=np.int64)
+    for pairs in image_pairs(truth, results, most=most):
         object_labels[pairs.objects] = pairs.object_labels
         matched = match_image(pairs, iou)
         kept = (matched >= 0) | (pairs.on_crowd < iou)
         is_same = pairs.labels[:, None] == pairs.object_labels
         nearest = [_nearest(np.where(at, pairs.ious, 0.0), pairs.objects) for at in (is_same, ~is_same)]
         at = np.append(pairs.objects, -1)[matched]
-        found = (pairs.scores, pairs.labels, at, *nearest[0], *nearest[1])
+        own = np.column_stack([pairs.ious, np.zeros(len(matched))])[np.arange(len(matched)), matched]
+        found = (pairs.rows, pairs.scores, pairs.labels, at, own, *nearest[0], *nearest[1])
         for column, values in zip(columns, found, strict=True):
             column.append(values[kept])
     joined = [np.concatenate(column) for column in columns]

@@ -186,7 +186,7 @@ def evaluate_checkpoint(
 ) -> dict[str, float]:
     """:func:`evaluate` of a run's checkpoint on the validation set of ``data``, or of the run.
 
-    ``path`` is the file, or the run's folder, of which the newest usable checkpoint is taken.
+    ``path`` is the file, or the run's folder: its best.pt, or without one its newest usable checkpoint.
     ``settings`` are KEY=VALUE texts, laid over the run's configuration.
 
     Raises ValueError or FileNotFoundError for a checkpoint or data that cannot be used.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import logging
 from pathlib import Path
@@ -20,12 +21,15 @@ from ..data.coco.dataset import CocoDetection
 from ..runs.checkpoint import VERSIONS
 from ..runs.files import check_writable, replacing, writing
 from ..runs.load import Loaded
+from ..runs.tensor_file import save_tensors
 from .measure import Measured, make_evaluator, measure_loaded, rank_batch
 
 FOLDER = "evaluations"
 """Of a run, for the files of this module."""
 
 _FORMAT = "mlc_ext evaluation 1"
+_PACKAGES = ("numpy", "pillow", "timm", "efficientnet-lite-pytorch")
+"""That decode images or have the code of a backbone."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -42,37 +46,35 @@ def measure_once(
     loaded: Loaded,
     batch_size: int | None = None,
     *,
-    backend: str | None = None,
     progress: bool = True,
     again: bool = False,
     writer: PredictionWriter | None = None,
 ) -> Once:
     """:func:`measure_loaded` with correlations, or its kept outcome.
 
-    An outcome is used again if the weights, the data set (objects, and every image file's size and time), all settings,
-    the batch size, the device, the versions and the source files of this package are the same. A new one is kept in
-    the folder FOLDER beside the checkpoint, where it replaces that of another checkpoint; what cannot be written is a
-    warning. All ranks call it.
+    An outcome is used again if the weights, the trained epochs, the data set (objects, and every image file's size and
+    times), all settings, the batch size, the device, the versions of the packages and the source files of this one are
+    the same. A new one is kept in the folder FOLDER beside the checkpoint, where it replaces that of another
+    checkpoint; what cannot be written is a warning. All ranks call it.
 
     Args:
-        backend: ``data.evaluator``; None is the run's.
         again: compute in any case.
         writer: takes the predictions before NMS, which are not kept: compute in any case.
     """
-    backend = loaded.config.data.evaluator if backend is None else backend
     batch_size = rank_batch(loaded.config) if batch_size is None else batch_size
     path, state = None, None
-    if distributed.is_main():
-        circumstances = _circumstances(loaded, batch_size)
-        fingerprint = digest([circumstances, weights_digest(loaded.model)])
-        path = loaded.checkpoint.parent / FOLDER / f"{loaded.checkpoint.stem}_{digest(circumstances)[:12]}.pt"
-        state = None if again or writer is not None else _read(path, fingerprint)
+    with distributed.together():
+        if distributed.is_main():
+            circumstances = _circumstances(loaded, batch_size)
+            fingerprint = digest([circumstances, loaded.model.epoch, weights_digest(loaded.model)])
+            path = loaded.checkpoint.parent / FOLDER / f"{loaded.checkpoint.stem}_{digest(circumstances)[:12]}.pt"
+            state = None if again or writer is not None else _read(path, fingerprint)
     state = distributed.broadcast(state)
     if state is not None:
-        evaluator = make_evaluator(loaded.model, loaded.dataset, backend)
+        evaluator = make_evaluator(loaded.model, loaded.dataset, loaded.config.data.evaluator)
         evaluator.load_state_dict(state["outputs"])
         return Once(Measured(evaluator, Divergence.from_state_dict(state["divergence"])), path, True)
-    measured = measure_loaded(loaded, batch_size, backend=backend, progress=progress, writer=writer)
+    measured = measure_loaded(loaded, batch_size, progress=progress, writer=writer)
     if distributed.is_main():
         path = _write(path, fingerprint, measured)
     return Once(measured, path, False)
@@ -102,9 +104,16 @@ def _circumstances(loaded: Loaded, batch_size: int) -> dict[str, Any]:
         "images": _files_digest(loaded.dataset),
         "batch": [batch_size, distributed.world_size()],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "versions": VERSIONS,
+        "versions": {**VERSIONS, **{name: _version(name) for name in _PACKAGES}},
         "sources": _sources_digest(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _files_digest(dataset: CocoDetection) -> str:
@@ -114,9 +123,9 @@ def _files_digest(dataset: CocoDetection) -> str:
         try:
             found = path.stat()
         except OSError:  # removed since the data set was read
-            facts.append([str(path), None, None])
-        else:
-            facts.append([str(path), found.st_size, found.st_mtime_ns])
+            facts.append([str(path)])
+        else:  # the second time changes with the content even if a copy has kept the first
+            facts.append([str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns])
     return digest(facts)
 
 
@@ -140,8 +149,8 @@ def _read(path: Path, fingerprint: str) -> dict[str, Any] | None:
     except Exception as error:  # torch raises many types for damaged files
         _LOG.warning("%s cannot be read and is computed again: %s", path, type(error).__name__)
         return None
-    known = isinstance(state, dict) and state.get("format") == _FORMAT
-    return state if known and state["fingerprint"] == fingerprint else None
+    known = isinstance(state, dict) and (state.get("format"), state.get("fingerprint")) == (_FORMAT, fingerprint)
+    return state if known else None
 
 
 def _write(path: Path, fingerprint: str, measured: Measured) -> Path | None:
@@ -155,8 +164,8 @@ def _write(path: Path, fingerprint: str, measured: Measured) -> Path | None:
     try:
         check_writable(path)
         with writing(path), replacing(path) as file:
-            torch.save(state, file)
-    except (OSError, RuntimeError) as error:  # torch.save hides an OSError behind a RuntimeError
+            save_tensors(state, file)
+    except OSError as error:
         _LOG.warning("the evaluation is not kept: %s", error)
         return None
     return path

@@ -27,7 +27,8 @@ def structure(model: ModelConfig) -> dict[str, object]:
 
 
 def from_run(path: Path) -> tuple[Path, Source]:
-    """The detector of a checkpoint, or of the newest usable one of a run's folder; its averages if it has them.
+    """The detector of a checkpoint or of a run's folder (best.pt, else the newest usable one); its averages if it has
+    them.
 
     Returns the checkpoint's path too. Raises as :func:`~mlc_ext.detectors.runs.load.load_trained`.
     """

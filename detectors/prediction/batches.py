@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..data.errors import ImageDecodeError
+
+_WINDOW = 4
+"""Batches that are read before the images are grouped by size."""
+_WINDOW_BYTES = 2**28
+"""Fewer are read if their pixels take more memory."""
+
+
+class Read(NamedTuple):
+    """An image that was read."""
+
+    image: Tensor
+    """uint8 [3, H, W]."""
+    resized: Tensor
+    """As the detector takes it."""
+    result: Callable[..., Any]
+    """Makes the result, of its boxes, scores, labels, image_size and classes."""
+
+
+Part = Read | Exception
+"""An image, or why it could not be read."""
+
+
+def in_windows(parts: Iterable[Part], batch_size: int) -> Iterator[list[Part]]:
+    """The images in groups of a few batches, in order; the last group may be empty."""
+    most = 1 if batch_size == 1 else _WINDOW * batch_size
+    window: list[Part] = []
+    for one in parts:
+        window.append(one)
+        held = sum(part.image.nbytes for part in window if isinstance(part, Read))
+        if len(window) == most or held > _WINDOW_BYTES:
+            yield window
+            window = []
+    yield window
+
 
 Detect = Callable[[Sequence[Tensor]], Sequence[dict[str, Tensor]]]
 

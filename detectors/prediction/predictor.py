@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -16,25 +17,22 @@ from torch import Tensor
 from .. import distributed
 from ..config.settings import Config
 from ..data.build import evaluation_transforms
+from ..data.errors import ImageDecodeError
 from ..data.transforms import Compose, Resize
 from ..evaluation.measure import to_original
 from ..models.dense_detector import DenseDetector
 from ..runs.load import load_trained, trained_config, trained_detector
-from .batches import detect_in_batches, is_of_one_image, reason
+from .batches import Part, Read, detect_in_batches, in_windows, is_of_one_image, reason
 from .exported import ExportedDetector, is_exported, open_exported
-from .images import find_images, image_ids, is_one_file
+from .images import FRAME_IDS, image_ids, listed_images
 from .pixels import KINDS, Source, read_pixels
-from .result import Classes, Detections, Results
+from .result import Classes, Detections, FrameDetections, Results
+from .video_reader import VideoReader, import_pyav
 
 _LOG = logging.getLogger(__name__)
 
 GPU_BATCH = 8
 """Images at a time on a GPU by default. On a CPU larger batches than one are not faster."""
-
-_WINDOW = 4
-"""Batches that are read before the images are grouped by size."""
-_WINDOW_BYTES = 2**28
-"""Fewer are read if their pixels take more memory."""
 
 
 class Predicted(NamedTuple):
@@ -43,16 +41,6 @@ class Predicted(NamedTuple):
     image: Tensor
     """uint8 [3, H, W]."""
     result: Detections
-
-
-class _Read(NamedTuple):
-    """An image that was read."""
-
-    source: Source
-    image_id: int
-    image: Tensor
-    resized: Tensor
-    """As the detector takes it."""
 
 
 class Predictor:
@@ -130,8 +118,8 @@ class Predictor:
             FileNotFoundError: no file or folder has that path, or no image matches the pattern.
             OSError: a file that was named cannot be read. Files of a folder or pattern that cannot be read or decoded
                 are left out, logged as a warning, and listed in ``Results.failed``.
-            ValueError: a file that was named is not an image (ImageDecodeError); an array, a tensor or an argument of
-                another shape or range; a folder without images; an empty path.
+            ValueError: a file that was named is not an image (ImageDecodeError), or is a video (:meth:`video`); an
+                array, a tensor or an argument of another shape or range; a folder without images; an empty path.
             TypeError: an image of another type.
         """
         if not 0 <= threshold <= 1:
@@ -145,7 +133,8 @@ class Predictor:
         sources: list[Source] = []
         listed: list[Path | None] = []  # None if it was named by the caller
         for entry in entries:
-            files = self._files(entry, recursive, results.failed)
+            named = isinstance(entry, (str, os.PathLike))
+            files = listed_images(entry, recursive, results.failed) if named else None
             sources += [entry] if files is None else files
             listed += [None] if files is None else files
             several |= files is not None
@@ -162,18 +151,6 @@ class Predictor:
             path, why = next(iter(results.failed.items()))
             _LOG.warning("%d images or folders cannot be read and are left out: %s: %s", len(results.failed), path, why)
         return results if several else results[0]
-
-    @staticmethod
-    def _files(entry: Source, recursive: bool, failed: dict[Path, str]) -> list[Path] | None:
-        """The images of a folder or pattern; None for an image."""
-        if not isinstance(entry, (str, os.PathLike)) or is_one_file(entry):
-            return None
-        if not os.fspath(entry):  # Path("") would be the current folder
-            raise ValueError("the path of an image must not be empty")
-        found = [path for path, _ in find_images([Path(entry)], recursive, None, failed)]
-        if not found:
-            raise ValueError(f"no images in {entry}" + ("" if recursive else " (recursive=True looks deeper)"))
-        return found
 
     def stream(
         self,
@@ -195,63 +172,122 @@ class Predictor:
         Yields:
             :class:`Predicted`, or the error, for each image in order.
         """
-        size = (1 if self.device.type == "cpu" else GPU_BATCH) if batch_size is None else batch_size
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {size}")
         if ids is None:
             ids = image_ids([Path(one) if isinstance(one, (str, os.PathLike)) else None for one in sources])
-        most = 1 if size == 1 else _WINDOW * size
-        window: list[_Read | Exception] = []
+        return self._in_batches(self._read_all(sources, ids), threshold, self._batch_size(batch_size))
+
+    def video(
+        self, path: str | os.PathLike[str], threshold: float = 0.5, *, every: int = 1, batch_size: int | None = None
+    ) -> Iterator[FrameDetections]:
+        """Finds objects on the frames of a video, which are decoded as the iteration asks for them::
+
+            for found in model.video("clip.mp4", threshold=0.3, every=5):
+                print(found.frame, found.time, found.names)
+
+        Args:
+            path: the file. Reading it needs the extra ``video``.
+            threshold, batch_size: as for :meth:`predict`.
+            every: 1 takes every frame, 2 every second one, from the first.
+
+        Yields:
+            :class:`FrameDetections` of each frame, in order.
+
+        Raises:
+            FileNotFoundError: no such file. ImportError: PyAV is not installed. ValueError: an argument is not in
+                range. ImageDecodeError (a ValueError), OSError: while iterating, where the file cannot be read; the
+                frames before have been yielded.
+        """
+        path = Path(path)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be in 0..1, got {threshold}")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        if not path.exists():
+            raise FileNotFoundError(f"no video {path}")
+        import_pyav()
+        return self._video(path, threshold, every, self._batch_size(batch_size))
+
+    def _video(self, path: Path, threshold: float, every: int, batch_size: int) -> Iterator[FrameDetections]:
+        try:
+            with VideoReader(path) as reader:
+                for outcome in self.frames(reader, threshold=threshold, every=every, batch_size=batch_size):
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    yield outcome
+        except (OSError, ImageDecodeError) as error:
+            raise type(error)(f"{path}: {error}") from error
+
+    def frames(
+        self,
+        reader: VideoReader,
+        *,
+        threshold: float,
+        every: int = 1,
+        batch_size: int | None = None,
+        first_id: int = FRAME_IDS,
+    ) -> Iterator[FrameDetections | Exception]:
+        """:meth:`video` of an opened file, with errors yielded in place of frames that cannot be read, or do not fit
+        in memory. The image id of frame 0 is ``first_id``; the others count on."""
+        parts = self._read_frames(reader, every, first_id)
+        for outcome in self._in_batches(parts, threshold, self._batch_size(batch_size)):
+            yield outcome if isinstance(outcome, Exception) else outcome.result
+
+    def _batch_size(self, given: int | None) -> int:
+        if given is not None and given < 1:
+            raise ValueError(f"batch_size must be at least 1, got {given}")
+        return given or (1 if self.device.type == "cpu" else GPU_BATCH)
+
+    def _read_all(self, sources: Sequence[Source], ids: Sequence[int]) -> Iterator[Part]:
         for number, (source, image_id) in enumerate(zip(sources, ids, strict=True)):
             try:
-                window.append(self._read(source, image_id))
-            except (TypeError, ValueError) as error:
-                if len(sources) == 1:
+                image = read_pixels(source)
+                make = functools.partial(Detections, source=source, image_id=image_id)
+                yield Read(image, self.resize(image), make)
+            except Exception as error:
+                if is_of_one_image(error):
+                    yield error
+                elif isinstance(error, (TypeError, ValueError)) and len(sources) > 1:
+                    raise type(error)(f"image {number}: {error}") from error
+                else:
                     raise
-                raise type(error)(f"image {number}: {error}") from error
-            held = sum(part.image.nbytes for part in window if isinstance(part, _Read))
-            if len(window) == most or held > _WINDOW_BYTES:
-                yield from self._predicted(window, threshold, size)
-                window = []
-        yield from self._predicted(window, threshold, size)
 
-    def _read(self, source: Source, image_id: int) -> _Read | Exception:
+    def _read_frames(self, reader: VideoReader, every: int, first_id: int) -> Iterator[Part]:
+        make = functools.partial(FrameDetections, file=reader.path)
         try:
-            image = read_pixels(source)
-            return _Read(source, image_id, image, self.resize(image))
-        except Exception as error:
+            for frame in reader.frames(every):
+                if isinstance(frame, Exception):
+                    yield frame
+                    return
+                number, time, image = frame
+                about = {"image_id": first_id + number, "frame": number, "time": round(float(time), 6)}
+                yield Read(image, self.resize(image), functools.partial(make, source=image, **about))
+        except Exception as error:  # no memory for a frame
             if not is_of_one_image(error):
                 raise
-            return error
+            yield error
 
     def resize(self, image: Tensor) -> Tensor:
         """An image, uint8 [3, H, W], in the size in which the network takes it."""
         return self._transforms(image, {"boxes": torch.zeros(0, 4), "area": torch.zeros(0)})[0]
 
-    def _predicted(
-        self, window: list[_Read | Exception], threshold: float, batch_size: int
-    ) -> Iterator[Predicted | Exception]:
-        """The outcomes of a window, in its order."""
-        resized = [part.resized for part in window if isinstance(part, _Read)]
-        found = iter(detect_in_batches(self.detect, resized, batch_size, self.model.size_divisor))
-        for part in window:
-            if isinstance(part, Exception):
-                yield part
-                continue
-            one = next(found)
-            yield one if isinstance(one, Exception) else Predicted(part.image, self._result(part, one, threshold))
+    def _in_batches(self, parts: Iterable[Part], threshold: float, batch_size: int) -> Iterator[Predicted | Exception]:
+        """The outcomes of the images, in their order."""
+        for window in in_windows(parts, batch_size):
+            resized = [part.resized for part in window if isinstance(part, Read)]
+            found = iter(detect_in_batches(self.detect, resized, batch_size, self.model.size_divisor))
+            for part in window:
+                if isinstance(part, Exception):
+                    yield part
+                    continue
+                one = next(found)
+                yield one if isinstance(one, Exception) else Predicted(part.image, self._result(part, one, threshold))
 
-    def _result(self, read: _Read, detections: dict[str, Tensor], threshold: float) -> Detections:
+    def _result(self, read: Read, detections: dict[str, Tensor], threshold: float) -> Detections:
         height, width = read.image.shape[1:]
         found = to_original(detections, (read.resized.shape[1], read.resized.shape[2]), (height, width))
         kept = found["scores"] > threshold
-        return Detections(
-            **{key: value[kept] for key, value in found.items()},
-            image_size=(height, width),
-            classes=self.classes,
-            source=read.source,
-            image_id=read.image_id,
-        )
+        found = {key: value[kept] for key, value in found.items()}
+        return read.result(**found, image_size=(height, width), classes=self.classes)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:

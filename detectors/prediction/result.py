@@ -89,7 +89,13 @@ class Detections:
     def __repr__(self) -> str:
         found = ", ".join(f"{count} {name}" for name, count in Counter(self.names).items())
         height, width = self.image_size
-        return f"<Detections on {self.path or 'an image'}, {width} x {height}: {found or 'nothing'}>"
+        where = ", ".join(f"{key} {value}" for key, value in self._place().items() if key != "file_name")
+        where = ", ".join(filter(None, [str(self.path or "an image"), where]))
+        return f"<Detections on {where}, {width} x {height}: {found or 'nothing'}>"
+
+    def _place(self) -> dict[str, Any]:
+        """Where the image is from, for rows of JSON."""
+        return {} if self.path is None else {"file_name": str(self.path)}
 
     def draw(self, width: int | None = None) -> Image.Image:
         """The image with the boxes, names and scores of the 100 highest scores.
@@ -124,11 +130,11 @@ class Detections:
 
     def to_coco(self) -> list[dict[str, Any]]:
         """The objects as rows of COCO's results format (boxes are x, y, width, height), with file and class names."""
-        file = {} if self.path is None else {"file_name": str(self.path)}
+        place = self._place()
         return [
             {
                 "image_id": self.image_id,
-                **file,
+                **place,
                 "category_id": self.classes.category_ids[label - 1],
                 "category": name,
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
@@ -136,6 +142,30 @@ class Detections:
             }
             for (x1, y1, x2, y2), score, label, name in self
         ]
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class FrameDetections(Detections):
+    """The :class:`Detections` on a frame of a video. ``source`` has the frame's pixels, uint8 [3, H, W]: results that
+    are kept, for example in a list, keep the frames in memory.
+
+    Boxes are in pixels of the frame as players show it: turned, where the file has a rotation.
+    """
+
+    file: Path
+    """The video."""
+    frame: int
+    """The frame's number in the video, from 0."""
+    time: float
+    """When it is shown, in seconds from the start of the file."""
+
+    @property
+    def path(self) -> Path:
+        """The video."""
+        return self.file
+
+    def _place(self) -> dict[str, Any]:
+        return {**super()._place(), "frame": self.frame, "time": self.time}
 
 
 class Results(list[Detections]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,11 +72,20 @@ def line_style(run: int) -> dict[str, str]:
 
 
 def legend_name(name: str, most: int = _MAX_NAME) -> str:
-    """A name as matplotlib may have it: it hides names that begin with _, and sets what stands between $. Of more than
-    ``most`` characters the last are left."""
-    name = "".join(c if c.isprintable() and c.isascii() else "?" for c in name)
+    """A name as matplotlib may have it: it hides names that begin with _, and sets what stands between $. What its font
+    lacks becomes ?. Of more than ``most`` characters the last are left."""
+    name = "".join(c if c.isprintable() and ord(c) in _drawn_characters() else "?" for c in name)
     name = name if len(name) <= most else "..." + name[3 - most :]
     return (" " + name if name.startswith("_") else name).replace("$", r"\$")
+
+
+@functools.cache
+def _drawn_characters() -> frozenset[int]:
+    """Those of the font that matplotlib brings along and draws all charts with."""
+    import matplotlib
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))).get_charmap())
 
 
 @contextlib.contextmanager
@@ -104,7 +114,8 @@ def legend_chart(lines: Sequence[tuple[str, dict[str, Any]]]) -> Chart:
     with _figure(0.1 + _LINE * len(lines)) as figure:
         handles = [Line2D([], [], label=name, **looks) for name, looks in lines]
         figure.legend(handles=handles, loc="center left", **_LEGEND)
-        return Chart("legend.png", "legend: " + ", ".join(name for name, _ in lines), _png(figure))
+        named = ", ".join(name.strip().replace(r"\$", "$") for name, _ in lines)
+        return Chart("legend.png", f"legend: {named}", _png(figure))
 
 
 @contextlib.contextmanager

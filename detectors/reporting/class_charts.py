@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.coco_metrics import ClassCurves
 from ..evaluation.confusion import BACKGROUND, Confusion
+from ..evaluation.curves import ClassCurves
 from ..evaluation.error_shares import KINDS
 from ..evaluation.explanation import Explanation, class_precision
 from .charts import COLORS, Chart, drawing, legend_name, line_style
@@ -16,6 +16,8 @@ _CLASSES = 20
 """Classes in the chart of AP, those of most objects."""
 _NUMBERED, _NAMED = 10, 24
 """Classes up to which the matrix has counts in its cells, and names at its sides."""
+_SHADES = "Blues"
+"""The colors of the matrix, from 0 to 1."""
 _ENDS = 3
 """Classes of the largest and of the smallest AP50 that are named among many curves."""
 
@@ -54,6 +56,7 @@ def _grouped(axes, names: Sequence[str], numbers: Sequence[int], lengths: Sequen
         at = np.arange(len(names)) + (place - (len(numbers) - 1) / 2) * thick
         axes.barh(at, np.nan_to_num(np.asarray(values, dtype=float)), thick, color=line_style(number)["color"])
     axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlim(0, max(1.0, axes.get_xlim()[1]))  # 0 is at the left, also of bars without length
     axes.invert_yaxis()
     axes.margins(y=0.02)
 
@@ -82,6 +85,11 @@ def _precision(curves: ClassCurves, names: Sequence[str], number: int, charts: l
         axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
 
 
+def _ink(share: float) -> str:
+    """The color of the text on a cell of :data:`_SHADES`: where both are alike, each has a contrast of 4."""
+    return "white" if share > 0.7 else "black"
+
+
 def _matrix(found: Confusion, number: int, charts: list[Chart]) -> None:
     names = [legend_name(name, 14) for name in [*found.names, BACKGROUND]]
     total = found.matrix.sum(1, keepdims=True)
@@ -90,7 +98,7 @@ def _matrix(found: Confusion, number: int, charts: list[Chart]) -> None:
     title = f"confusion: score > {found.score_threshold:g}, IoU >= {found.iou:g}"
     height = 4.2 if len(found.names) > 4 else 3.2
     with drawing(f"confusion_{number}.png", title, charts, height=height, grid=False) as axes:
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        axes.imshow(share, cmap=_SHADES, vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         if len(found.names) <= _NAMED:
             size = 8 if few else 6
             axes.set_xticks(range(len(names)), names, rotation=45 if few else 90, ha="right" if few else "center",
@@ -98,8 +106,7 @@ def _matrix(found: Confusion, number: int, charts: list[Chart]) -> None:
             axes.set_yticks(range(len(names)), names, fontsize=size)
         for (row, column), count in np.ndenumerate(found.matrix) if few else ():
             if count:
-                color = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=_ink(share[row, column]))
         axes.set(title=title, xlabel="detected as", ylabel="object")
         if len(found.names) > _NAMED:
-            axes.set(xlabel="detected as class number", ylabel="object of class number, by category id")
+            axes.set(xlabel="detected as (the last: background)", ylabel="object, in the order of the table")

@@ -12,11 +12,13 @@ from .charts import Chart
 from .html_page import figures, table, text
 
 _LARGEST = 10
+_OPEN = 20
+"""Classes of a table that is shown without being opened."""
 
 _ERRORS_NOTE = (
     "Errors at IoU .5 by TIDE's kinds (Bolya et al. 2020), of detections of any score. dAP50: the AP50 that would be "
-    "gained if all errors of the kind were mended, each kind alone; small: their count. A false positive has the first "
-    "kind of the list that applies."
+    "gained if all errors of the kind were mended, each kind alone; small: their count; -: no class is left, AP50 is "
+    "undefined. A false positive has the first kind of the list that applies."
 )
 
 
@@ -72,4 +74,7 @@ def _classes(classes: Sequence[ClassMetrics]) -> str:
     rows = [[text(each.name), str(each.objects), *(shown(key, getattr(each, key)) for key in keys)] for each in listed]
     more = len(classes) - len(listed)
     note = f'<p class="note">The {MOST_CLASSES} classes of most objects; {more} more are not shown.</p>' if more else ""
-    return f"<h5>By class</h5>{table(['class', 'objects', *keys], rows)}{note}"
+    content = table(["class", "objects", *keys], rows) + note
+    if len(classes) > _OPEN:
+        return f"<details><summary>All {len(classes)} classes as a table</summary>{content}</details>"
+    return f"<h5>By class</h5>{content}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from ..evaluation.curves import PrecisionCurves, RecallCurves
 from ..evaluation.metrics_table import REPORTED, shown
 from ..runs.history import Run
 from ..runs.metrics_log import SHORT_NAMES
@@ -32,10 +32,11 @@ def loss_charts(runs: Sequence[Run]) -> list[Chart]:
             _mark_events(axes, runs)
             for k, (x, y) in enumerate(curves):
                 if x:
-                    axes.plot(*thinned(x, y), linewidth=1.2, **line_style(k))
+                    axes.plot(*thinned(x, y), linewidth=1.2, **line_style(k), marker="o" if len(x) == 1 else None)
             values = [value for _, y in curves for value in y]
             if min(values) > 0 and max(values) > 10 * min(values):
                 axes.set_yscale("log")
+            axes.set_xlim(left=0)
             axes.set(title=title, xlabel="epoch", ylabel="loss")
     return charts
 
@@ -109,7 +110,7 @@ def precision_charts(found: Sequence[PrecisionCurves | None]) -> list[Chart]:
             if curves is not None:
                 axes.plot(curves.ious, 100 * curves.ap, marker="o", markersize=3, **line_style(k))
         axes.set(title="AP by IoU threshold", xlabel="IoU threshold", ylabel="AP (%)")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
     return charts
 
 

@@ -53,7 +53,7 @@ def divergence_page(
     total = Group("all objects", measured["per_gt_count"] + measured["per_gt_skipped"], measured["per_gt"],
                   measured["per_gt_count"], measured["pooled"], measured["pooled_count"])  # fmt: skip
     settings = found.divergence
-    warnings = "".join(f'<p class="note">{text(note)}</p>' for note in notes)
+    warnings = "".join(f'<p class="warning">{text(note)}</p>' for note in notes)
     overview = (
         f'<p class="note"><strong>{text(STAGES[before_nms])}</strong></p>{warnings}'
         f"<dl><dt>predictions</dt><dd>{text(results)}</dd><dt>annotations</dt><dd>{text(annotations)}</dd></dl>"

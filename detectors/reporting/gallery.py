@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-
-from mlc_ext.ops import box_iou
 
 from ..data.coco.dataset import CocoDetection
 from ..data.errors import ImageDecodeError
 from ..evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
+from ..evaluation.error_shares import BACKGROUND, FOREGROUND
+from ..evaluation.matching import counted_objects, match
 from ..visualization.drawing import POSITIVE, draw_boxes
 from .embedded_images import jpeg_uri
 
 DETECTION, OBJECT = POSITIVE, (0, 150, 255)
 """Orange boxes are detections, blue ones objects."""
-
-BACKGROUND = 0.1
-"""IoU below which a false positive is on no object of its class, and not a badly placed box of one."""
 
 _LONGEST = 300
 """Pixels of a crop's long side in the page."""
@@ -59,12 +55,20 @@ class Group:
 
 def find_groups(evaluator: CocoEvaluator | ProposalEvaluator, count: int) -> list[Group]:
     """The four groups of up to ``count`` cases, of every image the clearest one alone."""
-    detections, missed = evaluator.matches(0.5)
-    right = [Case(row["image_id"], row["category_id"], row["score"], _iou(row, gt), row["bbox"], gt["bbox"])
-             for row, gt in detections if gt is not None]  # fmt: skip
-    wrong = _false_positives(evaluator, [row for row, gt in detections if gt is None])
-    unseen = [Case(gt["image_id"], gt["category_id"], None, 0.0, None, gt["bbox"], gt["area"]) for gt in missed]
-    placed = [case for case in wrong if BACKGROUND <= case.iou < 0.5]
+    results, objects = evaluator.results(), counted_objects(evaluator.truth)
+    found = match(evaluator.truth, results, iou=FOREGROUND, most=evaluator.most)
+    correct = found.objects >= 0
+    targets = np.where(correct, found.objects, found.same_object)
+    ious = np.where(correct, found.ious, found.same_iou)
+    cases = [
+        _detection(results[row], objects[target] if target >= 0 else None, iou)
+        for row, target, iou in zip(found.rows.tolist(), targets.tolist(), ious.tolist(), strict=True)
+    ]
+    right = [case for case, hit in zip(cases, correct, strict=True) if hit]
+    wrong = [case for case, hit in zip(cases, correct, strict=True) if not hit]
+    missed = np.setdiff1d(np.arange(len(objects)), found.objects)
+    unseen = [_missed(objects[number]) for number in missed.tolist()]
+    placed = [case for case in wrong if BACKGROUND <= case.iou < FOREGROUND]
     elsewhere = [case for case in wrong if case.iou < BACKGROUND]
     return [
         Group("best", "Best", "true positives (matched to an object at IoU .5, as COCO matches) of the largest score "
@@ -77,6 +81,15 @@ def find_groups(evaluator: CocoEvaluator | ProposalEvaluator, count: int) -> lis
         Group("missed", "Missed", "objects that no detection matches at IoU .5, the largest first",
               _clearest(unseen, count, lambda case: case.area)),
     ]  # fmt: skip
+
+
+def _detection(row: Mapping[str, Any], target: Mapping[str, Any] | None, iou: float) -> Case:
+    box = None if target is None else target["bbox"]
+    return Case(row["image_id"], row["category_id"], row["score"], iou, row["bbox"], box)
+
+
+def _missed(target: Mapping[str, Any]) -> Case:
+    return Case(target["image_id"], target["category_id"], None, 0.0, None, target["bbox"], target["area"])
 
 
 def crop(case: Case, dataset: CocoDetection) -> str | None:
@@ -106,35 +119,3 @@ def _clearest(cases: Iterable[Case], count: int, key) -> list[Case]:
             break
         chosen.setdefault(case.image_id, case)
     return list(chosen.values())
-
-
-def _false_positives(evaluator: CocoEvaluator | ProposalEvaluator, rows: Sequence[dict[str, Any]]) -> list[Case]:
-    """Each with the object of its class in its image that it overlaps most, crowd apart."""
-    objects, groups = defaultdict(list), defaultdict(list)
-    for gt in evaluator.truth["annotations"]:
-        if not gt["iscrowd"]:
-            objects[gt["image_id"], gt["category_id"]].append(gt["bbox"])
-    for row in rows:
-        groups[row["image_id"], row["category_id"]].append(row)
-    cases = []
-    for key, members in groups.items():
-        targets = objects.get(key, [])
-        best, ious = [None] * len(members), [0.0] * len(members)
-        if targets:
-            found = box_iou(_corners([row["bbox"] for row in members]), _corners(targets)).max(1)
-            ious = found.values.tolist()
-            best = [targets[k] if iou > 0 else None for k, iou in zip(found.indices.tolist(), ious, strict=True)]
-        cases += [
-            Case(*key, row["score"], iou, row["bbox"], target)
-            for row, iou, target in zip(members, ious, best, strict=True)
-        ]
-    return cases
-
-
-def _iou(row: dict[str, Any], gt: dict[str, Any]) -> float:
-    return box_iou(_corners([row["bbox"]]), _corners([gt["bbox"]])).item()
-
-
-def _corners(boxes: Sequence[Sequence[float]]) -> Tensor:
-    boxes = torch.tensor(boxes, dtype=torch.float64)
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)

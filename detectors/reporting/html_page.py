@@ -38,7 +38,7 @@ def document(title: str, sections: Sequence[tuple[str, str, str]], script: str =
 <link rel="icon" href="data:,">
 <title>{text(title)}</title>
 <style>{(_HERE / "page.css").read_text(encoding="utf-8")}</style></head>
-<body><header><h1>{text(title)}</h1><nav>{links}</nav></header>
+<body><header><h1>{text(title)}</h1><nav aria-label="sections">{links}</nav></header>
 <main>{legend}{body}</main>
 <script>{script}</script></body></html>
 """
@@ -47,7 +47,7 @@ def document(title: str, sections: Sequence[tuple[str, str, str]], script: str =
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Cells are HTML; the first of a row names it. Wide tables scroll within their own box."""
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    top = "".join(f'<th scope="col">{cell}</th>' if cell else "<td></td>" for cell in head)
     lines = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
         for first, *rest in rows

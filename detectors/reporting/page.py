@@ -61,8 +61,8 @@ def _runs(runs: Sequence[Run], findings: Sequence[Findings | None]) -> str:
             facts.append(f"{run.config.model.detector}, {' and '.join(parts) or 'without the method'}")
         facts.append(f"metrics: {run.source}" if run.source else "no metrics")
         if found is not None:
-            facts.append(f"checkpoint of iteration {found.iteration} on {found.dataset}")
-        notes = "".join(f'<p class="note">{text(note)}</p>' for note in run.notes)
+            facts.append(f"{found.checkpoint} of iteration {found.iteration} on {found.dataset}")
+        notes = "".join(f'<p class="warning">{text(note)}</p>' for note in run.notes)
         items.append(f"<dt>{text(run.name)}</dt><dd>{'<br>'.join(map(text, facts))}{notes}</dd>")
     return f"<dl>{''.join(items)}</dl>"
 
@@ -88,8 +88,8 @@ def _results(runs: Sequence[Run]) -> str:
         reported += f" Small: the difference from {text(runs[0].name)}."
     others = [text(run.name) for run in runs if not comparable(runs[0], run)]
     warning = (
-        f'<p class="note"><strong>{", ".join(others)}: evaluated on another validation set than {text(runs[0].name)}. '
-        "These metrics cannot be compared.</strong></p>"
+        f'<p class="warning"><strong>{", ".join(others)}: evaluated on another validation set than '
+        f"{text(runs[0].name)}. These metrics cannot be compared.</strong></p>"
     )
     content = table(["", *(text(heading) for _, heading in columns)], rows)
     return (warning if others else "") + content + f'<p class="note">{reported}</p>'

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlc_ext.divergence import Divergence
 
-from ..evaluation.coco_metrics import PrecisionCurves, RecallCurves
+from ..evaluation.curves import PrecisionCurves, RecallCurves
 from ..evaluation.explanation import Explanation, explain
 from ..evaluation.metrics_table import REPORTED
 from ..evaluation.stored import digest, measure_once
@@ -27,6 +27,8 @@ _VISIBLE = 0.0005
 class Findings:
     """Of one checkpoint."""
 
+    checkpoint: str
+    """Name of its file."""
     iteration: int
     dataset: str
     """What it was measured on."""
@@ -53,13 +55,14 @@ def examine(
     pictures: Pictures,
     progress: bool,
 ) -> Findings:
-    """Evaluates a run's checkpoint, with ``images`` crops of every group and images of labels.
+    """Evaluates a run's best.pt, or without one its newest usable checkpoint, with ``images`` crops of every group and
+    images of labels.
 
     Raises as :func:`load_for_evaluation` does.
     """
-    loaded = load_for_evaluation(run.checkpoint, data, device)
+    loaded = load_for_evaluation(run.folder, data, device)
     model, dataset = loaded.model.eval(), loaded.dataset
-    once = measure_once(loaded, batch_size, backend="pycocotools", progress=progress)  # which alone has matches
+    once = measure_once(loaded, batch_size, progress=progress)
     measured = once.measured
     names = ["object"] if model.class_agnostic else dataset.category_names
     by_category = dict(zip([1] if model.class_agnostic else dataset.label_to_category.values(), names, strict=True))
@@ -77,6 +80,7 @@ def examine(
             )
         )
     return Findings(
+        checkpoint=loaded.checkpoint.name,
         iteration=loaded.iteration,
         dataset=dataset.summary(),
         digest=digest(dataset.ground_truth()),
@@ -90,8 +94,8 @@ def examine(
 
 
 def take_metrics(run: Run, findings: Findings | None, data: str | None) -> None:
-    """Chooses the metrics for the tables: those the run recorded, or those measured now where it recorded none or
-    other data were asked for. What does not agree is noted."""
+    """Chooses the metrics for the tables: those that the run recorded of the checkpoint, or those measured now where it
+    recorded none or other data were asked for. What does not agree is noted."""
     run.validation = None if findings is None else findings.digest
     if findings is None:
         if data and run.metrics:
@@ -102,13 +106,13 @@ def take_metrics(run: Run, findings: Findings | None, data: str | None) -> None:
         run.metrics = findings.metrics
         run.source = f"measured for this report, checkpoint of iteration {findings.iteration}"
         return
-    recorded = run.evaluated[-1][0]
-    if recorded != findings.iteration:
+    if findings.iteration not in dict(run.evaluated):
         run.notes.append(
-            f"the checkpoint is of iteration {findings.iteration}, the recorded metrics of iteration {recorded}: "
-            "curves by recall and IoU, pairs, crops and labels are the checkpoint's"
+            f"the checkpoint is of iteration {findings.iteration}, the recorded metrics of iteration "
+            f"{run.evaluated[-1][0]}: curves by recall and IoU, pairs, crops and labels are the checkpoint's"
         )
         return
+    run.take_evaluation(findings.iteration)
     for key, _ in REPORTED:
         value = findings.metrics.get(key, math.nan)
         if abs(value - run.metrics.get(key, math.nan)) >= _VISIBLE:

@@ -1,5 +1,6 @@
 "use strict";
-// A line above every table that is wider than its box: on a phone the scroll bar is not visible.
+// A line above every table that is wider than its box: on a phone the scroll bar is not visible. The box then takes the
+// focus, so that the arrow keys scroll it.
 (() => {
   const boxes = [...document.querySelectorAll(".wide")].map((box) => {
     const hint = document.createElement("p");
@@ -12,6 +13,9 @@
     for (const [box, hint] of boxes) {
       const more = box.scrollWidth > box.clientWidth;
       hint.classList.toggle("more", more);
+      for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", "table, scrolls sideways"]]) {
+        more ? box.setAttribute(name, value) : box.removeAttribute(name);
+      }
       box.classList.toggle("more", more && box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
     }
   }

@@ -31,10 +31,10 @@ def best_of(found: Sequence[Evaluation]) -> Evaluation | None:
     return max((each for each in found if not math.isnan(each.value)), key=lambda each: each.value, default=None)
 
 
-def without_improvement(found: Sequence[Evaluation]) -> int:
-    """Evaluations since the best one; all of them if the metric is defined in none."""
+def without_improvement(found: Sequence[Evaluation], start: float = 0) -> int:
+    """Number of evaluations after the best one and after iteration ``start``; 0 if the metric is defined in none."""
     best = best_of(found)
-    return len(found) if best is None else len(found) - 1 - found.index(best)
+    return 0 if best is None else sum(each.iteration > max(best.iteration, start) for each in found)
 
 
 class BestCheckpoint:
@@ -49,6 +49,8 @@ class BestCheckpoint:
     def __init__(self, config: Config) -> None:
         run = config.run
         self.path, self.metric, self.patience = Path(run.out) / BEST, run.best_metric, run.patience
+        starts = config.method_starts().values()
+        self._start = max((start for start in starts if start < config.schedule.epochs), default=0)
         if self.metric is not None and (self.metric in PROPOSAL_METRICS) != config.model.class_agnostic:
             kind = f"model.detector={config.model.detector!r}"
             raise ValueError(f"run.best_metric={self.metric} is no metric that {kind} is evaluated by")
@@ -68,6 +70,8 @@ class BestCheckpoint:
             state = _read(path)
             if state is not None and state["iteration"] == best.iteration:
                 if path != self.path:
+                    if (own := _read(self.path)) is not None and own["iteration"] > best.iteration:
+                        set_best_aside(self.path.parent)  # of steps after the one that the run goes back to
                     save_checkpoint(self.path, {key: state[key] for key in state if key != "format"})
                 return
         set_best_aside(self.path.parent)
@@ -76,22 +80,32 @@ class BestCheckpoint:
 
     def save(self, history: Sequence[dict[str, Any]], state: dict) -> None:
         """Writes ``state`` to best.pt if the last evaluation of the history, of that state, is the best."""
+        if self.metric is None:
+            return
         best = self._best(history)
+        if best is None and len(evaluations(history, self.metric)) == 1:
+            LOG.warning("run.best_metric=%s is undefined: the validation images have no object that it counts",
+                        self.metric)  # fmt: skip
         if best is not None and best.iteration == state["iteration"]:
             save_checkpoint(self.path, state)
             LOG.info("best evaluation so far (%s): written to %s", self._text(best), self.path)
 
-    def ends(self, history: Sequence[dict[str, Any]]) -> bool:
-        """Whether the last ``run.patience`` evaluations were no better than one before them."""
+    def ends(self, history: Sequence[dict[str, Any]], iterations_per_epoch: int) -> bool:
+        """Whether the last ``run.patience`` evaluations were no better than one before them.
+
+        Evaluations before all parts of the method have started do not count: else the run could end without them.
+        """
         if self.metric is None or self.patience is None:
             return False
-        return without_improvement(evaluations(history, self.metric)) >= self.patience
+        found = evaluations(history, self.metric)
+        return without_improvement(found, self._start * iterations_per_epoch) >= self.patience
 
     def ending(self, history: Sequence[dict[str, Any]]) -> str | None:
-        """Names the best evaluation and its file."""
+        """Names the best evaluation and its file; None without an evaluation."""
         best = self._best(history)
         if best is None:
-            return None
+            undefined = self.metric is not None and evaluations(history, self.metric)
+            return f"no best evaluation: {self.metric} is undefined on the validation images" if undefined else None
         return f"best evaluation: {self._text(best)}" + (f", in {self.path}" if self.path.is_file() else "")
 
     def _best(self, history: Sequence[dict[str, Any]]) -> Evaluation | None:

@@ -10,7 +10,6 @@ import platform
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from ..config.overrides import differences, from_dict
 from ..config.paths import with_absolute_paths
 from ..config.settings import Config
 from .files import replacing, writing
+from .tensor_file import save_tensors
 
 FORMAT = "mlc_ext detector checkpoint 2"
 NAME = "checkpoint.pt"
@@ -44,20 +44,13 @@ def save_checkpoint(path: Path, state: dict, *, keep: int | None = None) -> None
     path = Path(path)
     shift = None if keep is None else functools.partial(_shift, path, keep)
     with writing(path), replacing(path, before_rename=shift) as file:
-        _save(state, file)
+        save_tensors({"format": FORMAT, **VERSIONS, **state}, file)
 
 
-def _save(state: dict, file: BinaryIO) -> None:
-    """torch.save; its writer hides an OSError of the file, or a signal, behind a RuntimeError of its own."""
-    try:
-        torch.save({"format": FORMAT, **VERSIONS, **state}, file)
-    except RuntimeError as error:
-        reason: BaseException | None = error
-        while reason is not None and not isinstance(reason, (OSError, KeyboardInterrupt)):
-            reason = reason.__context__
-        if reason is None:
-            raise
-        raise reason from error
+def runs_within(folder: Path) -> str:
+    """A hint, as the end of a message, to the runs in a folder that is none; empty without one."""
+    runs = sorted(below.parent for below in folder.glob(f"*/{NAME}"))
+    return f"; there are runs in it: {', '.join(map(str, runs))}" if runs else ""
 
 
 def _shift(path: Path, keep: int) -> None:

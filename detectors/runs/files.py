@@ -44,6 +44,18 @@ def check_writable(path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def check_distinct(files: dict[str, Path]) -> None:
+    """ValueError for an output in the place of an input or of another output. Devices may be given several times."""
+    places: dict[str, str] = {}
+    for name, path in files.items():
+        place = os.path.realpath(path)
+        if os.path.exists(place) and not os.path.isfile(place):
+            continue
+        if name.startswith("--") and place in places:
+            raise ValueError(f"{name} and {places[place]} are the same file, {path}")
+        places[place] = name
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes ``text`` by :func:`replacing`: ``path`` is never an incomplete file.
 

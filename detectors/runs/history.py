@@ -12,7 +12,7 @@ from typing import Any
 from ..config.overrides import differences, from_dict
 from ..config.paths import with_absolute_paths
 from ..config.settings import Config
-from .checkpoint import NAME
+from .checkpoint import BEST, NAME, runs_within
 from .files import ENCODING
 
 
@@ -27,17 +27,15 @@ class Run:
     history: list[dict[str, Any]]
     """Log entries and evaluations, in order."""
     metrics: dict[str, float]
-    """Metrics of the last evaluation, NaN where undefined; empty without an evaluation."""
+    """Metrics of an evaluation, by default the last one, NaN where undefined; empty without an evaluation."""
     source: str
     """Where the metrics come from, as text."""
+    history_file: str
+    """Name of the file of the history."""
     notes: list[str] = field(default_factory=list)
     """What is missing or cannot be read."""
     validation: str | None = None
     """Digest of the validation set that it was evaluated on for this report; None: it was not."""
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / NAME
 
     @property
     def logged(self) -> list[dict[str, Any]]:
@@ -49,6 +47,10 @@ class Run:
         """(iteration, metrics) of the evaluations in the history; the last one of each iteration."""
         found = {entry["iteration"]: entry["metrics"] for entry in self.history if "metrics" in entry}
         return [(iteration, _numbers(metrics)) for iteration, metrics in found.items()]
+
+    def take_evaluation(self, iteration: int) -> None:
+        """Makes the metrics those of the evaluation at ``iteration``, which is in the history."""
+        self.metrics, self.source = dict(self.evaluated)[iteration], f"{self.history_file}, iteration {iteration}"
 
     def epoch(self, iteration: int) -> float:
         """An iteration in epochs, by the ratio of the two in the log."""
@@ -106,9 +108,9 @@ def comparable(a: Run, b: Run) -> bool:
 
 def _validation_settings(config: Config) -> list[object]:
     data = with_absolute_paths(config).data
-    names = ["data", "val_images", "val_annotations", "val_is_train", "val_fraction", "limit_val", "categories"]
+    names = ["data", "val_images", "val_annotations", "val_is_train", "val_fraction", "validation_limit", "categories"]
     if data.val_is_train:
-        names += ["train_images", "train_annotations", "limit_train"]
+        names += ["train_images", "train_annotations"]
     if data.val_fraction is not None:
         names += ["train_images", "train_annotations", "val_seed"]
     if data.data is None:
@@ -134,18 +136,18 @@ def _setting(config: Config | None, name: str) -> object:
 
 
 def _read(folder: Path, name: str) -> Run:
-    files = {part: folder / part for part in ("config.json", "metrics.jsonl", "metrics.json", NAME)}
+    files = {part: folder / part for part in ("config.json", "metrics.jsonl", "metrics.json", NAME, BEST)}
     if not folder.exists():
         raise FileNotFoundError(f"no run {folder}")
     if not any(file.is_file() for file in files.values()):
-        raise ValueError(f"{folder} is not the folder of a run: it has none of {', '.join(files)}")
+        what = "is a file" if folder.is_file() else f"has none of {', '.join(files)}"
+        raise ValueError(f"{folder} is not the folder of a run: it {what}{runs_within(folder)}")
     notes: list[str] = []
     config = _config(files["config.json"], notes)
     history, source = _history(files, notes)
-    run = Run(folder, name, config, history, {}, "", notes)
+    run = Run(folder, name, config, history, {}, "", source, notes)
     if run.evaluated:
-        iteration, run.metrics = run.evaluated[-1]
-        run.source = f"{source}, iteration {iteration}"
+        run.take_evaluation(run.evaluated[-1][0])
     else:
         notes.append("no evaluation in its history")
     return run

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from .. import distributed
-from ..config.overrides import assign, from_dict, override
+from ..config.overrides import assign, differences, from_dict, override
 from ..config.settings import Config
 from ..data.build import CACHE, build_validation_set, verify
 from ..data.coco.dataset import CocoDetection
@@ -21,7 +21,7 @@ from ..data.splits import with_split
 from ..models.build import build_model
 from ..models.dense_detector import DenseDetector
 from ..models.memory_layout import set_memory_layout
-from .checkpoint import BEST, NAME, as_misfit, load_checkpoint, load_newest, trained_weights
+from .checkpoint import BEST, as_misfit, load_checkpoint, load_newest, runs_within, trained_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,9 +43,7 @@ def load_trained(path: Path) -> tuple[Path, dict]:
             _LOG.warning("%s; the newest checkpoint is used", error)
     found = load_newest(path, _LOG.warning)
     if found is None:
-        runs = sorted(below.parent for below in path.glob(f"*/{NAME}"))
-        hint = f"; there are runs in it: {', '.join(map(str, runs))}" if runs else ""
-        raise FileNotFoundError(f"no checkpoint in {path}{hint}")
+        raise FileNotFoundError(f"no checkpoint in {path}{runs_within(path)}")
     return found
 
 
@@ -69,6 +67,13 @@ def _epochs(state: dict) -> float:
     """Epochs that a checkpoint was trained, with the fraction of the last one."""
     loader = state["loader"]
     return state["iteration"] / math.ceil(loader["num_samples"] / loader["batch_size"])
+
+
+def _check_settings(settings: Sequence[str], changed: Container[str], split: str | None) -> None:
+    """ValueError if the split changes one of the ``settings``, KEY=VALUE texts."""
+    for setting in settings:
+        if setting.partition("=")[0] in changed:
+            raise ValueError(f"--split {split} and --set {setting} choose different images: leave one out")
 
 
 class Loaded(NamedTuple):
@@ -102,9 +107,12 @@ def load_for_evaluation(
                 config = override(config, f"data.{name}", None)  # those of the run would take precedence
             if has_validation_split(data):  # no part has to be held out
                 config = override(config, "data.val_fraction", None)
+            config = override(config, "data.limit_train", None)  # that of the run's own images
         if data is not None or split not in (None, "val"):
             config = override(config, "data.limit_val", None)  # it is meant for the run's own validation images
-        config = with_split(assign(config, settings), split)
+        wanted = assign(config, settings)
+        config = with_split(wanted, split)
+        _check_settings(settings, differences(wanted, config), split)
         target = distributed.pick_device(device)
         dataset = build_validation_set(config, CACHE)
         label_as_trained(dataset, state, path)

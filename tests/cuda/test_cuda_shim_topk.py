@@ -28,21 +28,21 @@ def batch(seed, n, num_gts, dtype=torch.float32, images=2, classes=3):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("n", [1, 63, 64, 65, 300])
+@pytest.mark.parametrize("n", [1, 64, 65, 150])
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 6.0), (0.5, 2.5)])
 def test_with_scores(library, dtype, n, alpha, beta):  # noqa: F811
-    boxes, gts, image, logits, columns = batch(n, n, 9, dtype)
-    found = shim_topk(library, boxes, gts, image, 13, logits, columns, alpha, beta)
-    expected = mlc_ext.topk_alignment(boxes, gts, image, 13, logits=logits, columns=columns, alpha=alpha, beta=beta)
+    boxes, gts, image, logits, columns = batch(n, n, 4, dtype)
+    found = shim_topk(library, boxes, gts, image, 7, logits, columns, alpha, beta)
+    expected = mlc_ext.topk_alignment(boxes, gts, image, 7, logits=logits, columns=columns, alpha=alpha, beta=beta)
     torch.testing.assert_close(found[0], expected.metric, rtol=1e-5, atol=0)
     assert torch.equal(found[1], expected.prior)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("k", [1, 40, 200])
+@pytest.mark.parametrize("k", [1, 90])
 def test_by_iou_alone_and_with_ties(library, dtype, k):  # noqa: F811
     """Rounded boxes give equal IoUs, in one thread and in several."""
-    boxes, gts, image, *_ = batch(3, 150, 12, dtype)
+    boxes, gts, image, *_ = batch(3, 150, 4, dtype)
     boxes = (boxes / 8).round() * 8
     found = shim_topk(library, boxes, gts, image, k, beta=1.0)
     expected = mlc_ext.topk_alignment(boxes, gts, image, k, beta=1.0)
@@ -70,6 +70,6 @@ def test_logits_that_are_not_finite(library):  # noqa: F811
     boxes, gts, image, logits, columns = batch(8, 100, 5)
     logits[:, ::3] = float("nan")
     logits[:, 1::3] = -float("inf")
-    found = shim_topk(library, boxes, gts, image, 50, logits, columns)
-    expected = mlc_ext.topk_alignment(boxes, gts, image, 50, logits=logits, columns=columns)
+    found = shim_topk(library, boxes, gts, image, 30, logits, columns)
+    expected = mlc_ext.topk_alignment(boxes, gts, image, 30, logits=logits, columns=columns)
     assert torch.equal(found[1], expected.prior) and (found[1] % 3 == 2)[found[1] >= 0].all()

@@ -7,7 +7,7 @@ import pytest
 from coco_files import make_dataset, random_rows
 
 from mlc_ext.detectors.config.settings import DataConfig
-from mlc_ext.detectors.data.inspection import likely_harm, trained_sides
+from mlc_ext.detectors.data.inspection import likely_harm, resized_sides
 from mlc_ext.detectors.data.transforms import Resize
 
 
@@ -22,7 +22,7 @@ def test_sides_are_those_of_the_resized_images(tmp_path, short, long):
     dataset.sizes[:] = [(400, 400), (300, 400), (399, 100), (50, 400)]
     data = DataConfig(short_side=short, long_side=long)
     resize = Resize(data.evaluated_side, long)
-    found = trained_sides(dataset.table, dataset.sizes, data)
+    found = resized_sides(dataset.table, dataset.sizes, data)
     for index, size in enumerate(dataset.sizes.tolist()):
         target = dataset.target(index)
         image, resized = resize(target["boxes"].new_zeros(3, *size, dtype=int).byte(), target)

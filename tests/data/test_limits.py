@@ -1,5 +1,8 @@
 """Limits on the number of images, of training and of validation."""
 
+import json
+import shutil
+
 import pytest
 from small_runs import config_of
 
@@ -34,6 +37,20 @@ def test_the_first_images_by_id(data, tmp_path, settings, train, val):
     source = override(config_of("fcos_minus_r50", tmp_path, data__data=str(data)), "data.val_is_train",
                       settings.get("data__val_is_train", False))  # fmt: skip
     assert found[1].image_ids == sorted(build_validation_set(source, tmp_path).image_ids)[:val]
+
+
+def test_first_images_without_objects_are_refused(data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    path = root / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    first = min(image["id"] for image in content["images"])
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] != first]
+    path.write_text(json.dumps(content))
+    config = config_of("fcos_minus_r50", tmp_path, data__data=str(root), data__limit_val=1)
+    with pytest.raises(ValueError, match=r"no object to evaluate on in the first 1 images by id .* \(data.limit_val;"):
+        build_datasets(config, tmp_path)
+    assert len(build_datasets(override(config, "data.limit_val", 2), tmp_path)[1]) == 2
 
 
 def test_in_a_run_and_its_evaluation(data, tmp_path):

@@ -105,7 +105,7 @@ def test_perfect_detections(tmp_path):
     )
     evaluator = CocoEvaluator(dataset)
     evaluator.update(dataset.image_ids, [perfect(dataset, k) for k in range(4)])
-    assert evaluator.num_images == 4
+    assert len(evaluator.state_dict()["image_ids"]) == 4
     result = evaluator.summarize()
     assert [result[key] for key in KEYS] == pytest.approx([1.0] * 9)
 
@@ -160,7 +160,9 @@ def test_no_image_counts_twice(tmp_path):
     evaluator = CocoEvaluator(dataset)
     for _ in range(2):  # the padding of a distributed sampler, or the stand-in of a broken image
         evaluator.update([0, 0], [perfect(dataset, 0)] * 2)
-    assert evaluator.num_images == 1 and evaluator.summarize()["AP"] == pytest.approx(1)
+    assert evaluator.state_dict()["image_ids"].tolist() == dataset.image_ids[:1] and evaluator.summarize()[
+        "AP"
+    ] == pytest.approx(1)
 
 
 def _rank(rank: int, dataset: CocoDetection, rendezvous: Path, results) -> None:
@@ -170,7 +172,7 @@ def _rank(rank: int, dataset: CocoDetection, rendezvous: Path, results) -> None:
     evaluator.update(share, [perfect(dataset, k) for k in share])
     alone = evaluator.summarize()["AR100"]
     evaluator.synchronize()
-    results.put((rank, evaluator.num_images, alone, evaluator.summarize()["AR100"]))
+    results.put((rank, len(evaluator.state_dict()["image_ids"]), alone, evaluator.summarize()["AR100"]))
     dist.destroy_process_group()
 
 

@@ -67,6 +67,16 @@ def test_text_has_both_thresholds_and_every_class():
     assert matrix == [list(map(str, row)) for row in found.confusion.matrix]
 
 
+def test_classes_of_the_same_name_are_distinct():
+    truth, results = random_case(1)
+    before = explain(evaluated(truth, results))
+    truth["categories"][2]["name"] = "class 1"
+    found = explain(evaluated(truth, results))
+    names = [each.name for each in found.classes]
+    assert names == found.confusion.names == ["class 1 (id 1)", "class 2", "class 1 (id 3)"]
+    assert [each.AP for each in found.classes] == [each.AP for each in before.classes]
+
+
 def test_many_classes():
     objects = [(1, k + 1, [10, 10, 20, 20]) for k in range(120)] + [(2, 7, [10, 10, 20, 20])]
     truth = truth_of(objects, num_classes=121)
@@ -75,6 +85,17 @@ def test_many_classes():
     text = as_text(found)
     assert "21 classes of fewer objects are in the JSON alone" in text
     assert "class 7 as class 8: 1 (50.0%)" in text
+
+
+@pytest.mark.parametrize("num_classes", [3, 11])
+def test_names_of_any_length_and_with_control_characters(num_classes):
+    truth = truth_of([(1, 1, [10, 10, 20, 20])], num_classes=num_classes)
+    truth["categories"][0]["name"] = "very long " * 20
+    truth["categories"][1]["name"] = "two\nlines \x1b[31m"
+    text = as_text(explain(evaluated(truth, results_of([(1, 2, [10, 10, 20, 20], 0.9)]))))
+    table = text.split("\n\n")[0].splitlines()
+    assert len(table) == num_classes + 1 and len(set(map(len, table))) == 1
+    assert max(map(len, text.splitlines())) < 160 and "two?lines ?[31m" in text and "\x1b" not in text
 
 
 def test_nothing_at_all():

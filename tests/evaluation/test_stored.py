@@ -1,10 +1,15 @@
 """Kept evaluations: the same outputs, and computed again whenever anything has changed."""
 
+import contextlib
+import importlib.metadata
+import io
 import json
 import os
+import shutil
 
 import pytest
 import torch
+from full_disks import full_disk
 from small_runs import assert_same, config_of
 
 from mlc_ext import PredictionWriter
@@ -77,6 +82,57 @@ def test_other_settings_data_and_code_are_other_evaluations(loaded, run, monkeyp
     assert not once(loaded).reused
 
 
+def test_other_trained_epochs_are_another_evaluation(loaded):
+    """IoU rescoring ranks in evaluation only from mlc.rescoring_start on."""
+    first = once(loaded)
+    loaded.model.set_epoch(loaded.model.epoch + 1)
+    changed = once(loaded)
+    assert not changed.reused and changed.file == first.file and once(loaded).reused
+
+
+def test_an_image_replaced_by_one_of_equal_size_and_time_is_another_evaluation(loaded):
+    once(loaded)
+    path = loaded.dataset.image_path(0)
+    content, before = path.read_bytes(), path.stat()
+    try:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        assert not once(loaded).reused
+    finally:
+        path.write_bytes(content)
+
+
+def test_another_version_of_a_package_is_another_evaluation(loaded, monkeypatch):
+    once(loaded)
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0" if name == "pillow" else version(name))
+    assert not once(loaded).reused
+
+
+def test_best_and_newest_checkpoint_are_kept_apart(loaded, run):
+    newest = once(loaded)
+    best = loaded.checkpoint.with_name("best.pt")
+    shutil.copy(loaded.checkpoint, best)
+    try:
+        other = once(load_for_evaluation(run, device="cpu"))
+    finally:
+        best.unlink()
+    assert other.file.name.startswith("best_") and newest.file.exists() and not other.reused
+
+
+def test_averaged_weights_are_those_that_count(loaded, run, tmp_path):
+    """schedule.ema: other averages with the same weights of the last step are another evaluation."""
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    results = []
+    for factor in (1.0, 1.5):
+        name = next(key for key, value in state["model"].items() if value.is_floating_point())
+        state["ema"] = {"weights": {**state["model"], name: state["model"][name] * factor}}
+        torch.save(state, tmp_path / "checkpoint.pt")
+        results.append(once(load_for_evaluation(tmp_path, device="cpu")))
+    assert [each.reused for each in results] == [False, False]
+
+
 def test_other_objects_are_another_evaluation(loaded, run):
     once(loaded)
     path = loaded.dataset.annotation_file
@@ -104,3 +160,29 @@ def test_a_folder_that_cannot_be_written_is_a_warning(loaded, tmp_path, caplog):
     found = once(loaded._replace(checkpoint=tmp_path / "checkpoint.pt"))
     assert found.file is None and not found.reused and "the evaluation is not kept" in caplog.text
     assert found.measured.metrics()
+
+
+def test_a_full_disk_is_a_warning_and_leaves_no_file(loaded, run, caplog):
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    bias = next(name for name in state["model"] if name.endswith("cls_logits.bias"))
+    state["model"][bias] += 9  # all scores are high: many detections
+    torch.save(state, run / "many.pt")
+    with full_disk(6000):
+        found = once(load_for_evaluation(run / "many.pt", device="cpu"))
+    assert found.file is None and "the evaluation is not kept: [Errno 27] File too large" in caplog.text
+    assert list((loaded.checkpoint.parent / FOLDER).iterdir()) == []
+
+
+def test_ctrl_c_while_the_file_is_written_ends_the_program(loaded, monkeypatch):
+    class Interrupted(io.BytesIO):
+        writes = 0
+
+        def write(self, data):
+            self.writes += 1
+            if self.writes == 2:  # torch's writer makes a RuntimeError of it
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    monkeypatch.setattr(stored, "replacing", lambda _: contextlib.nullcontext(Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        once(loaded)

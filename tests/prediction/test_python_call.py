@@ -16,6 +16,7 @@ from untrained import write_checkpoint
 import mlc_ext.detectors
 from mlc_ext.detectors import Detections, Predictor, Results, load
 from mlc_ext.detectors.data.errors import ImageDecodeError
+from mlc_ext.detectors.prediction import batches as batches_module
 from mlc_ext.detectors.prediction import predictor as predictor_module
 from mlc_ext.detectors.prediction.pixels import read_pixels
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -115,7 +116,7 @@ def test_results_do_not_depend_on_the_batch_size(model, folder, batch_size, monk
         return detect(self, images)
 
     monkeypatch.setattr(Predictor, "detect", spy)
-    monkeypatch.setattr(predictor_module, "_WINDOW", 2)
+    monkeypatch.setattr(batches_module, "_WINDOW", 2)
     found = model.predict(files, 0.2, batch_size)
     assert isinstance(found, Results) and [one.path for one in found] == files
     for one, expected in zip(found, alone, strict=True):
@@ -125,7 +126,7 @@ def test_results_do_not_depend_on_the_batch_size(model, folder, batch_size, monk
 
 def test_few_pixels_are_held(model, folder, monkeypatch):
     """Large photographs are not all read before the first one is predicted on."""
-    monkeypatch.setattr(predictor_module, "_WINDOW_BYTES", 3 * 60 * 90)
+    monkeypatch.setattr(batches_module, "_WINDOW_BYTES", 3 * 60 * 90)
     held, read, seen = [], [], model.stream([folder / "photos" / "0.png"] * 9, threshold=0.5, batch_size=4)
     monkeypatch.setattr(predictor_module, "read_pixels", lambda source: read.append(source) or read_pixels(source))
     for number, _ in enumerate(seen):

@@ -55,3 +55,23 @@ def test_a_mistake_is_reported_once(folder):
     code, out, error = run(folder, "absent.png", ranks=2)
     assert code == 1 and out == ""  # torchrun's own code
     assert error.count("no image or folder absent.png") == 1
+
+
+def test_videos_of_two_processes(folder):
+    """Each video is predicted on by one of them; rows come in the order of the files."""
+    videos = pytest.importorskip("videos")
+    for number in range(3):
+        videos.write_video(folder / f"{number}.mp4", 3 + number)
+    inputs = ["0.mp4", "photos/1.png", "1.mp4", "photos/2.png", "2.mp4"]
+    for ranks in (1, 2):
+        code, out, error = run(folder, *inputs, "--out", f"videos_of{ranks}", ranks=ranks)
+        assert code == 0, error
+        assert out.count("\n") == 1 and " on 2 of 2 images and 12 frames of 3 of 3 videos, " in out
+    one, two = (json.loads((folder / f"videos_of{ranks}" / "predictions.json").read_text()) for ranks in (1, 2))
+    assert len(one) == len(two) > 14
+    for mine, other in zip(one, two, strict=True):
+        assert all(mine[key] == other[key] for key in mine.keys() - {"bbox", "score"})
+        assert mine["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
+    for number in range(3):
+        images = videos.read_video(folder / "videos_of2" / f"{number}.mp4")[1]
+        assert [videos.number_of(image[0, -1]) for image in images] == list(range(3 + number))

@@ -141,6 +141,14 @@ def test_the_settings_of_the_training_are_used(tmp_path, program):
     assert "\n  1 images of" in out and "\n    3 images without boxes\n" in out
 
 
+def test_the_limit_of_validation_images_is_used(tmp_path, program):
+    for split in ("train", "valid"):
+        write(tmp_path / "data", MANY, split=split)
+    code, out, _ = program("--set", "data.limit_val=2")
+    assert code == 0 and "\n  2 images of" in out.partition("\nval:\n")[2]
+    assert "\n  4 images of" in out.partition("\nval:\n")[0]
+
+
 def test_the_picture_has_the_boxes(tmp_path, program):
     write(tmp_path / "data", [(1, 0, 100, 60, 200, 180)], images=1)
     assert program("--out", "sheet.png")[0] == 0

@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
 from small_runs import config_of
 
 from mlc_ext.detectors import evaluate
 from mlc_ext.detectors.data.generated.dataset import generate
 from mlc_ext.detectors.engine.trainer import Trainer
+from mlc_ext.detectors.runs.load import load_for_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,28 @@ def test_splits_by_name(program, folder):
     assert found["test"] == found["train"] != found["val"]
 
 
+def test_a_split_of_other_data(program, folder):
+    _, expected, _ = program("fcos", "--split", "test")
+    shutil.copytree(folder / "data", folder / "moved", dirs_exist_ok=True)
+    code, out, _ = program("fcos", "--split", "test", "--data", "moved")
+    assert code == 0 and out.splitlines()[0] == f"test set: {folder}/moved/annotations/instances_test.json"
+    assert figures(out) == figures(expected)
+
+
+def test_limits_of_the_run_are_for_its_own_images(folder):
+    state = torch.load(folder / "fcos" / "checkpoint.pt", weights_only=True)
+    state["config"]["data"] |= {"limit_train": 2, "limit_val": 1}
+    torch.save(state, folder / "limited.pt")
+
+    def images(*arguments, **options):
+        return len(load_for_evaluation(folder / "limited.pt", *arguments, device="cpu", **options).dataset)
+
+    data = str(folder / "data")
+    assert [images(), images(split="val"), images(split="train"), images(split="test")] == [1, 1, 2, 6]
+    assert [images(data), images(data, split="train"), images(data, split="test")] == [3, 6, 6]
+    assert images(data, split="train", settings=["data.limit_val=4"]) == 4
+
+
 def test_json(program, folder):
     code, out, _ = program("fcos", "--json", "deep/figures.json", "--score-threshold", "0.1")
     content = json.loads((folder / "deep" / "figures.json").read_text())
@@ -86,8 +110,19 @@ def test_proposals_have_no_classes(program, folder):
         (["data"], "no checkpoint in data"),
         (["fcos", "--split", "minival"], "no split 'minival' in "),
         (["fcos", "--split", "../val"], "--split must be the name of a split"),
+        (["fcos", "--score-threshold", "nan"], "--score-threshold must be in 0..1, got nan"),
+        (["fcos", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["fcos", "--score-threshold", "2"], "--score-threshold must be in 0..1, got 2"),
         (["fcos", "--json", "fcos"], "Is a directory: 'fcos'"),
+        (["fcos", "--json", "x.json", "--results", "./x.json"], "--results and --json are the same file, x.json"),
+        (["fcos", "--json", "fcos/checkpoint.pt"], "--json and the checkpoint are the same file, fcos/checkpoint.pt"),
+        (["fcos", "--results", "data/annotations/instances_val.json"], "--results and the annotations are the same"),
+        (
+            ["fcos", "--split", "test", "--set", "data.val_images=data/val"],
+            "--split test and --set data.val_images=data/val choose different images: leave one out",
+        ),
+        (["fcos", "--split", "train", "--set", "data.val_is_train=false"], "choose different images"),
+        (["fcos", "--split", "test", "--data", "nowhere"], "no split 'test' in nowhere, which does not exist"),
     ],
 )
 def test_faults_are_one_line(program, arguments, said):

@@ -102,6 +102,27 @@ def test_other_images_held_out_are_another_set(tmp_path, changes, same):
     assert comparable(a, b) == same
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ({"limit_val": 2}, {}, False),
+        ({"limit_val": 2}, {"limit_val": 2, "limit_train": 5}, True),
+        ({"limit_val": 2, "val_is_train": True}, {"limit_train": 2, "val_is_train": True}, True),
+        ({"limit_train": 3, "val_is_train": True}, {"limit_train": 2, "val_is_train": True}, False),
+        ({"val_fraction": 0.2}, {"val_fraction": 0.2, "limit_train": 2}, True),
+        ({"val_fraction": 0.2}, {"val_fraction": 0.2, "limit_val": 2}, False),
+    ],
+)
+def test_limits_on_the_images(tmp_path, first, second, same):
+    """Two of the first two, however they were limited."""
+    configs = [
+        config_of("fcos_minus_r50", "x", data__data="data", **{f"data__{name}": value for name, value in each.items()})
+        for each in (first, second)
+    ]
+    a, b = read_runs([write_run(tmp_path / str(k), config, 0.1) for k, config in enumerate(configs)])
+    assert comparable(a, b) == same
+
+
 def test_generated_sets_of_other_sizes_are_other_sets(tmp_path):
     configs = config_of("fcos_minus_r50", "x"), config_of("fcos_minus_r50", "x", data__generated_images=9)
     a, b = read_runs([write_run(tmp_path / str(k), config, 0.1) for k, config in enumerate(configs)])

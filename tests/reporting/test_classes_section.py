@@ -41,6 +41,7 @@ def test_figures_are_those_of_the_evaluation(num_classes):
         assert row[0] == each.name.split() and row[1] == [str(each.objects)]
         assert row[3] == [f"{100 * each.AP50:.1f}" if np.isfinite(each.AP50) else "-"]
     assert len(confused) == (num_classes > 1)
+    assert (f"<summary>All {num_classes} classes as a table" in html) == (num_classes > 20)
     assert "score above 0.2 on objects, IoU at least 0.5" in html
     assert "run &lt;0&gt;" in html and "<0>" not in html
 

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 from small_runs import assert_same, config_of, finish, history, start, train_here
 
 import mlc_ext.detectors
+from mlc_ext.detectors import evaluate, export, predict, report
 from mlc_ext.detectors.config.sections.run import BOX_METRICS, PROPOSAL_METRICS
 from mlc_ext.detectors.engine import trainer as trainer_module
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEvaluator
+from mlc_ext.detectors.initialization.own import from_run
+from mlc_ext.detectors.report import make_report
 from mlc_ext.detectors.runs.best import Evaluation, best_of, evaluations, without_improvement
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
-from mlc_ext.detectors.runs.load import load_trained
+from mlc_ext.detectors.runs.history import read_runs
+from mlc_ext.detectors.runs.load import load_for_evaluation, load_trained
 
 pytestmark = pytest.mark.usefixtures("in_folder")
 
@@ -35,11 +39,14 @@ def test_the_first_of_the_best(values):
     found = evaluations(entries, "AP")
     numbers = [-1.0 if value is None or math.isnan(value) else value for value in values]
     if max(numbers, default=-1.0) < 0:
-        assert best_of(found) is None and without_improvement(found) == len(values)
+        assert best_of(found) is None and without_improvement(found) == 0  # no evidence that training does not help
         return
     first = numbers.index(max(numbers))
     assert best_of(found) == Evaluation(5 * first, numbers[first])
     assert without_improvement(found) == len(values) - 1 - first
+    for begin in range(len(values)):
+        counted = [k for k in range(len(values)) if k > first and k > begin]
+        assert without_improvement(found, 5 * begin) == len(counted)
     assert best_of(evaluations(entries, "AR1")) is None
 
 
@@ -79,6 +86,46 @@ def test_the_best_is_kept_and_patience_ends_the_run(folder, monkeypatch, patienc
     assert lines[:-1] == ([early] if epochs < 8 else [])
     log = (out / "log.txt").read_text()
     assert (early in log) == (epochs < 8) and f"AP 30.0 at iteration 4): written to {out / 'best.pt'}" in log
+
+
+@pytest.mark.parametrize(
+    ("mlc", "epochs"),
+    [
+        ({}, 4),  # TINY's start, 0.5
+        ({"start_epoch": 4}, 6),  # the evaluation at epoch 4 is of the baseline
+        ({"start_epoch": 2, "iur_start_epoch": 4.5}, 6),
+        ({"start_epoch": 4, "iur_start_epoch": 0}, 6),
+        ({"start_epoch": 8}, 4),  # never in 8 epochs
+        ({"start_epoch": 4, "ml": False, "iur": False}, 4),
+        ({"start_epoch": 4, "ml": False, "iur_start_epoch": 0}, 4),
+    ],
+)
+def test_patience_begins_when_the_method_has_started(folder, monkeypatch, mlc, epochs):
+    scripted(monkeypatch, [None, 0.1, 0.3, *[0.2] * 6])
+    out = folder / f"method{len(mlc)}{'_'.join(map(str, mlc.values()))}"
+    settings = {f"mlc__{name}": value for name, value in mlc.items()}
+    trainer = run_of(out, run__patience=2, **settings)
+    trainer.run()
+    assert trainer.iteration == 2 * epochs and load_checkpoint(out / "best.pt")["iteration"] == 4
+
+
+def test_an_undefined_metric_ends_nothing(folder, monkeypatch, caplog):
+    """APs without small objects, for example: reported, and all epochs are trained."""
+    scripted(monkeypatch, [math.nan] * 9)
+    out = folder / "undefined"
+    trainer = run_of(out, 4, run__patience=1)
+    trainer.run()
+    assert trainer.iteration == 8 and not (out / "best.pt").exists()
+    assert caplog.text.count("run.best_metric=AP is undefined") == 1
+    assert trainer.ending() == ["no best evaluation: AP is undefined on the validation images"]
+
+
+def test_settings_are_refused_before_the_data_are_read(folder, monkeypatch):
+    monkeypatch.setattr(trainer_module, "build_datasets", None)
+    with pytest.raises(ValueError, match=r"run.patience=2 needs run.eval_every"):
+        run_of(folder / "early", run__patience=2, run__eval_every=None)
+    with pytest.raises(ValueError, match=r"schedule.kind=cosine has no schedule.milestones"):
+        run_of(folder / "early", schedule__kind="cosine", schedule__milestones=(1.0,))
 
 
 def test_best_pt_is_the_checkpoint_of_its_iteration(folder, monkeypatch):
@@ -162,6 +209,18 @@ def test_one_of_a_later_iteration_is_put_aside(folder, monkeypatch):
     assert load_checkpoint(out / "best.pt")["iteration"] == 2
 
 
+def test_going_back_to_the_best_of_an_earlier_time_keeps_the_later_one(folder, monkeypatch):
+    """From the second evaluation, the best until then, while best.pt is of the third one."""
+    scripted(monkeypatch, [None, 0.1, 0.2, 0.3])
+    out = folder / "branch"
+    run_of(out, 3, run__keep_checkpoints=9).run()
+    again = run_of(out, 3)
+    again.resume(out / "checkpoint.1.pt")
+    again.run(until=5)
+    assert load_checkpoint(out / "best.pt")["iteration"] == 4
+    assert load_checkpoint(out / "earlier" / "best.pt")["iteration"] == 6
+
+
 def test_predictions_from_a_folder_are_the_bests(folder, monkeypatch, caplog):
     scripted(monkeypatch, VALUES)
     out = folder / "predicting"
@@ -174,6 +233,50 @@ def test_predictions_from_a_folder_are_the_bests(folder, monkeypatch, caplog):
     path, state = load_trained(out)
     assert path == out / "checkpoint.pt" and state["iteration"] == 6
     assert "best.pt is no readable checkpoint" in caplog.text and "the newest checkpoint is used" in caplog.text
+
+
+def test_the_programs_agree_on_the_checkpoint_of_a_folder(folder, capsys, monkeypatch):
+    """A real run whose first evaluation is kept as the best one: evaluate, export, report and --init take it."""
+    pytest.importorskip("matplotlib")
+    out = folder / "agree"
+    real, values = trainer_module.validate, [0.9, 0.1]
+
+    def validate(*arguments, **options):
+        return real(*arguments, **options) | {"AP": values.pop(0)}
+
+    monkeypatch.setattr(trainer_module, "validate", validate)
+    run_of(out, 2, run__correlation=True).run()
+    best = load_checkpoint(out / "best.pt")
+    assert best["iteration"] == 2 and load_checkpoint(out / "checkpoint.pt")["iteration"] == 4
+    assert load_for_evaluation(out, device="cpu").iteration == 2
+    assert from_run(out)[0] == out / "best.pt"
+    (run,) = read_runs([out])
+    assert run.metrics["AP"] == 0.1  # the last one, as nothing is known of the checkpoint
+    page, _ = make_report([run], device="cpu", images=1)
+    assert run.metrics["AP"] == 0.9 and run.source == "metrics.jsonl, iteration 2"
+    assert "best.pt of iteration 2 on" in page
+    for program in (evaluate, export, predict):
+        assert "best.pt" in " ".join(help_of(program, capsys).split())
+    assert "best.pt" in report.__doc__
+
+
+def help_of(program, capsys) -> str:
+    with pytest.raises(SystemExit):
+        program.parse(["--help"])
+    return capsys.readouterr().out
+
+
+def test_a_comparison_trains_both_to_the_end(folder, monkeypatch, capsys):
+    """--compare: the same steps. The baseline would end before the method starts."""
+    scripted(monkeypatch, [None, 0.3, 0.1, 0.1, 0.1])
+    settings = {"run.eval_every": 1, "run.best_metric": "AP", "run.patience": 1, "mlc.start_epoch": 2}
+    code, out, error = train_here(capsys, "--epochs", 4, "--compare", "--out", "compared", **settings)
+    assert code == 0 and "ended early" not in out
+    assert error.count("run.patience is ignored: --compare trains both for the same number of steps") == 1
+    assert [load_checkpoint(path)["iteration"] for path in sorted((folder / "compared").glob("*/checkpoint.pt"))] == [
+        8,
+        8,
+    ]
 
 
 def test_the_program_names_it(folder, monkeypatch, capsys):

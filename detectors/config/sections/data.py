@@ -45,20 +45,22 @@ class DataConfig:
     flip: float = 0.5
     """Probability of a horizontal flip in training, in 0..1."""
     scale_jitter: tuple[float, ...] | None = None
-    """Lowest and highest factor on the size of a training image, such as (0.1, 2); each image draws one. What is larger
-    than short_side x long_side (in the image's orientation) is cropped to that at a random place. None: no jitter."""
+    """Lowest and highest factor on the size of a training image, each in 0.01..4, such as (0.1, 2); each image draws
+    one. What is larger than short_side x long_side (in the image's orientation) is cropped to that at a random place.
+    None: no jitter."""
     min_visible: float = 0.1
-    """Crops and mosaics: objects and crowds of whose box less than this share is visible, or less than a pixel of a
-    side, are left out of the image; the log has their number."""
+    """Crops and mosaics: an object of whose box less than this share is visible becomes a crowd region, which is
+    neither an object nor background in training. Boxes with less than a pixel of a side are removed. The log has the
+    number of both."""
     photometric: float = 0.0
     """Probability of changing each of brightness, contrast, saturation and hue in training, in 0..1, by the amounts of
-    torchvision's RandomPhotometricDistort."""
+    torchvision's RandomPhotometricDistort; the color channels are not permuted."""
     mosaic: float = 0.0
     """Probability that a training image becomes a mosaic of short_side x long_side with three others, in 0..1; their
     sizes have the factors of scale_jitter, or without it (0.5, 1)."""
     mosaic_end: float = 0.85
-    """Share of the epochs after which there are no mosaics, in 0..1: the last ones train on images as evaluation has
-    them."""
+    """Share of the epochs with mosaics, in 0..1, rounded down to whole epochs: the last ones train on images as
+    evaluation has them."""
     limit_train: int | None = None
     """Number of training images to use, the first by id (for overfitting checks); None: all."""
     limit_val: int | None = None

@@ -46,11 +46,13 @@ class RunConfig:
     keep_checkpoints: int = 3
     """Number of checkpoints that are kept: checkpoint.pt, checkpoint.1.pt, ...; older ones are deleted."""
     best_metric: str | None = None
-    """Metric by which the best evaluation's checkpoint is kept as best.pt, which predictions from the run's folder then
-    use: "AP", "AP50", another one of COCO's, or of proposals "AR@1000" and its like; None: no best.pt."""
+    """Metric by which the best evaluation's checkpoint is kept as best.pt, which is then the detector that the run's
+    folder stands for (evaluate, predict, export, report, --init): "AP", "AP50", another one of COCO's, or of proposals
+    "AR@1000" and its like; None: no best.pt."""
     patience: int | None = None
-    """The training ends after this number of evaluations in a row without a better best_metric (needs eval_every);
-    None: it always has schedule.epochs epochs."""
+    """The training ends after this number of evaluations in a row without a better best_metric (needs eval_every).
+    Only evaluations after the start of mutual labeling and IoU rescoring count (mlc.start_epoch, mlc.iur_start_epoch).
+    Ignored with --compare. None: the training always has schedule.epochs epochs."""
     compile: str | None = None
     """Backend of torch.compile for backbone, pyramid and head, for example "inductor"; None: not compiled."""
     channels_last: bool | None = None

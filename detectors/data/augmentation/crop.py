@@ -7,14 +7,18 @@ from torch import Tensor
 
 from ..transforms import Target
 
+_ROUNDING = 1e-4
+"""A box at the image's border may exceed it by float32 rounding after a resize: less than all of it is visible then."""
+
 
 def crop(
     image: Tensor, target: Target, top: int, left: int, height: int, width: int, min_visible: float
 ) -> tuple[Tensor, Target]:
     """-> (the part of ``image`` [3, H, W], its target): boxes are moved and clipped, areas shrink as their boxes do.
 
-    An object or crowd is left out if less than ``min_visible`` of its box's area is in the part, or less than a pixel
-    of a side; ``target["cut"]`` counts the boxes left out.
+    A box with less than a pixel of a side in the part is removed. An object with less than ``min_visible`` of its box's
+    area in the part becomes a crowd: in training its pixels are neither an object nor background. ``target["cut"]``
+    counts both.
 
     Args:
         top, left, height, width: of the part, which lies within the image.
@@ -24,14 +28,18 @@ def crop(
     low, high = whole.new_zeros(4), whole.new_tensor([width, height, width, height])
     boxes = whole.clamp(low, high)
     share = _areas(boxes) / _areas(whole)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    kept = (share >= min_visible) & (sides >= 1).all(1)
-    cut = int((~kept).sum())
-    fields = {"boxes": boxes, "labels": target["labels"], "iscrowd": target["iscrowd"], "area": target["area"] * share}
+    kept = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    hidden = kept & ~target["iscrowd"] & (share < min_visible - _ROUNDING)
+    fields = {
+        "boxes": boxes,
+        "labels": target["labels"],
+        "iscrowd": target["iscrowd"] | hidden,
+        "area": target["area"] * share,
+    }
     return part, {
         **target,
         **{name: values[kept] for name, values in fields.items()},
-        "cut": target.get("cut", 0) + cut,
+        "cut": target.get("cut", 0) + int((~kept | hidden).sum()),
     }
 
 

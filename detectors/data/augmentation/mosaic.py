@@ -43,7 +43,7 @@ class Mosaic(Dataset):
         short: int,
         long: int,
         p: float,
-        end: float,
+        end: int,
         min_visible: float,
     ):
         if min(short, long) < 2:

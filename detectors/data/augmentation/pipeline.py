@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch.utils.data import Dataset
 
 from ...config.settings import DataConfig
@@ -42,7 +44,7 @@ def with_mosaics(images: CocoDetection, data: DataConfig, epochs: int) -> Datase
         short=data.largest_side,
         long=data.long_side,
         p=data.mosaic,
-        end=data.mosaic_end * epochs,
+        end=math.floor(data.mosaic_end * epochs + 1e-9),  # 0.29 * 100 is below 29
         min_visible=data.min_visible,
     )
 

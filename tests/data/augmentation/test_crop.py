@@ -1,4 +1,4 @@
-"""Crops: boxes follow the pixels, and what is hardly visible is left out and counted."""
+"""Crops: boxes follow the pixels, and what is hardly visible is ignored and counted."""
 
 import pytest
 import torch
@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from painted_images import bounds, painted, scenes, target_of
 
+from mlc_ext.detectors.config.settings import DataConfig
 from mlc_ext.detectors.data.augmentation.crop import crop, random_crop
+from mlc_ext.detectors.data.augmentation.pipeline import training_transforms
 
 
 @given(st.data(), scenes(), st.sampled_from([0.0, 0.1, 0.5, 1.0]))
@@ -20,14 +22,15 @@ def test_against_the_pixels(data, scene, min_visible):
         part, found = crop(painted((height, width), box), target, *place, min_visible)
         assert part.shape[-2:] == place[2:]
         visible = int((part[0] > 0).sum())
-        if visible and visible / area >= min_visible:
-            expected[label] = (bounds(part), visible)
+        if visible:
+            expected[label] = (bounds(part), visible, bool(target["iscrowd"][label - 1]), visible / area < min_visible)
     _, found = crop(painted((height, width)), target, *place, min_visible)
     assert found["labels"].tolist() == list(expected)
-    assert found["boxes"].tolist() == [box for box, _ in expected.values()]
-    torch.testing.assert_close(found["area"], torch.tensor([float(area) for _, area in expected.values()]))
-    assert found["iscrowd"].tolist() == [bool(target["iscrowd"][label - 1]) for label in expected]
-    assert found["cut"] == len(target["labels"]) - len(expected)
+    assert found["boxes"].tolist() == [box for box, *_ in expected.values()]
+    torch.testing.assert_close(found["area"], torch.tensor([float(area) for _, area, *_ in expected.values()]))
+    assert found["iscrowd"].tolist() == [crowd or hidden for *_, crowd, hidden in expected.values()]
+    hidden = sum(hidden and not crowd for *_, crowd, hidden in expected.values())
+    assert found["cut"] == len(target["labels"]) - len(expected) + hidden
     assert (found["image_id"], found["orig_size"]) == (target["image_id"], target["orig_size"])
 
 
@@ -37,6 +40,25 @@ def test_the_share_is_of_the_box_and_areas_keep_their_ratio():
     target["area"] = torch.tensor([100.0])
     assert crop(image, target, 0, 15, 20, 25, 0.25)[1]["area"].tolist() == [25.0]
     assert crop(image, target, 0, 16, 20, 24, 0.25)[1]["cut"] == 1
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_a_part_within_a_large_box_is_no_background(crowd):
+    """One sixteenth of the box, below ``min_visible``: a crowd stays one, an object becomes one."""
+    _, found = crop(painted((100, 100)), target_of([[0, 0, 100, 100]], [crowd]), 30, 30, 25, 25, 0.1)
+    assert found["boxes"].tolist() == [[0, 0, 25, 25]] and found["iscrowd"].tolist() == [True]
+    assert found["cut"] == (not crowd)
+
+
+@pytest.mark.parametrize("side", [64, 160, 320, 333])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_box_at_the_border_is_whole_in_spite_of_rounding(side, flip):
+    data = DataConfig(short_side=side, long_side=side, scale_jitter=(0.5, 1.0), min_visible=1.0, flip=flip)
+    for width in range(50, 400, 7):
+        torch.manual_seed(width)
+        target = target_of([[width // 2, width // 2, width + 3, width]])
+        _, found = training_transforms(data)(painted((width, width + 3)), target)
+        assert found["cut"] == 0 and not found["iscrowd"].any()
 
 
 def test_less_than_a_pixel_is_left_out():

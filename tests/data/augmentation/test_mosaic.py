@@ -84,6 +84,30 @@ def test_a_share_of_the_images_and_none_at_the_end():
     assert with_mosaics(images, DataConfig(), 10) is images
 
 
+@pytest.mark.parametrize(
+    ("end", "epochs", "expected"),
+    [(0.85, 10, 8), (0.85, 40, 34), (0.07, 100, 7), (0.29, 100, 29), (0.85, 1, 0), (1.0, 3, 3), (0.0, 3, 0)],
+)
+def test_mosaics_end_with_a_whole_epoch(end, epochs, expected):
+    """The last epochs are without them, in short trainings too; 0.07 * 100 is above 7, and 0.29 * 100 below 29."""
+    mosaics = with_mosaics(Images([], []), DataConfig(mosaic=0.5, mosaic_end=end), epochs)
+    assert sum(mosaics.of_epoch(epoch) is mosaics for epoch in range(epochs)) == expected
+
+
+def test_an_object_that_fills_its_image_is_never_background():
+    """A tile of a mosaic may show a small part of it: the tile is an object or ignored."""
+    images = Images([(64, 64)] * 4, [[0, 0, 64, 64]] * 4)
+    data = DataConfig(short_side=64, long_side=64, mosaic=1.0, scale_jitter=(1.0, 4.0))
+    ignored = 0
+    for seed in range(30):
+        torch.manual_seed(seed)
+        _, target = with_mosaics(images, data, 10)[0]
+        assert float(target["area"].sum()) == pytest.approx(64 * 64)
+        ignored += int(target["iscrowd"].sum())
+        assert target["cut"] == target["iscrowd"].sum()
+    assert 0 < ignored < 120
+
+
 def test_a_mosaic_of_one_pixel_is_refused():
     with pytest.raises(ValueError, match="at least 2 pixels a side, got 1 x 64"):
         with_mosaics(Images([], []), DataConfig(short_side=1, long_side=64, mosaic=0.5), 1)

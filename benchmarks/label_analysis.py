@@ -1,0 +1,174 @@
+"""Which priors mutual labeling keeps, by pyramid level and size of the object, and where score and IoU disagree.
+
+    python benchmarks/label_analysis.py runs/tables/generated/seed*/fcos-_ml [--data DIR] [--images N] [--markdown FILE]
+
+Every run is taken as it was trained: its own labels at the end of its training, on the images of its validation set.
+Figures of several runs are means, with the standard deviation. The tables:
+
+1. The baseline's positives, and the shares that stay positives for classification and for localization. "new" are
+   positives of a task that are none of the baseline's, per 100 of the baseline's.
+2. Spearman's rho of score and IoU per object, of its 50 predictions of highest score before NMS (Divergence's first
+   protocol): of all of them, of those of one level (the mean over the object's levels with at least 3 of them), and
+   between levels (of the means of an object's levels, 1 or -1 if there are two).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlc_ext import box_iou, segmented_spearman
+from mlc_ext.detectors.data.loading.loader import build_loader
+from mlc_ext.detectors.models.dense_detector import DenseDetector
+from mlc_ext.detectors.models.targets import prepare_targets
+from mlc_ext.detectors.runs.load import load_for_evaluation
+
+AREAS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
+"""COCO's, in pixels of the original image."""
+TOP_K, LEAST, LEVELS = 50, 3, 2
+"""Predictions of an object; predictions of a level and levels of an object that a correlation needs."""
+
+KINDS = ("all", "within levels", "between levels")
+COUNTS = ("baseline", "cls kept", "cls new", "loc kept", "loc new")
+
+
+class Counts:
+    """Of one run: priors by (level, size of the gt), and the correlations of its objects by size."""
+
+    def __init__(self, num_levels: int) -> None:
+        self.priors = np.zeros((num_levels, len(AREAS), len(COUNTS)))
+        self.rhos: dict[str, list[list[float]]] = {kind: [[] for _ in AREAS] for kind in KINDS}
+
+    @torch.no_grad()
+    def update(self, model: DenseDetector, images: Sequence[Tensor], targets: Sequence[dict]) -> None:
+        """Adds a batch."""
+        outputs, feature_sizes, image_sizes = model.head_outputs(images)
+        prepared = prepare_targets(targets, len(images), images[0].device, model.num_classes)
+        labeled = model.label(outputs, feature_sizes, prepared)
+        task, gt = labeled.task, labeled.assignment.candidate_gt
+        level = torch.repeat_interleave(
+            *(torch.tensor(x) for x in zip(*enumerate(model.boxes(outputs, feature_sizes)[1]), strict=True))
+        )
+        size = torch.cat([_sizes(p["boxes"], _scale(t, i)) for p, t, i in zip(prepared, targets, images, strict=True)])
+        baseline, of_cls, of_loc = task.baseline_positive, task.cls_labels > 0, task.loc_positive
+        marks = (baseline, of_cls & baseline, of_cls & ~baseline, of_loc & baseline, of_loc & ~baseline)
+        levels = level.repeat(len(images))
+        for column, mark in enumerate(marks):
+            np.add.at(self.priors[..., column], (levels[mark].numpy(), size[gt[mark]].numpy()), 1)
+        predictions = model._raw_predictions(outputs, feature_sizes, image_sizes)
+        first = 0
+        for prediction, target in zip(predictions, prepared, strict=True):
+            for k, (box, label) in enumerate(zip(target["boxes"], target["labels"].tolist(), strict=True)):
+                same = target["boxes"][target["labels"] == label]
+                self._add_object(prediction, box, same, label, level, int(size[first + k]))
+            first += len(target["boxes"])
+
+    def _add_object(self, prediction: dict, box: Tensor, same: Tensor, label: int, level: Tensor, size: int) -> None:
+        """``same``: the gts of its class, of which a prediction belongs to that of the largest IoU."""
+        ious = box_iou(prediction["boxes"], same)
+        mine = (ious.argmax(1) == (same == box).all(1).nonzero()[0, 0]) & (ious.amax(1) > 0)
+        rows = mine.nonzero().flatten()
+        scores = prediction["scores"][rows, label - 1]
+        rows = rows[scores.argsort(descending=True, stable=True)[:TOP_K]]
+        scores, ious, level = prediction["scores"][rows, label - 1], ious.amax(1)[rows], level[rows]
+        self._add("all", size, scores, ious)
+        count = torch.bincount(level)
+        enough = count >= LEAST
+        if enough.any():
+            rho, _ = segmented_spearman(scores, ious, level, len(count))
+            if len(defined := rho[enough & ~rho.isnan()]):
+                self.rhos["within levels"][size].append(defined.mean().item())
+        if int(enough.sum()) >= LEVELS:
+            means = [torch.stack([x[level == k].mean() for k in enough.nonzero().flatten()]) for x in (scores, ious)]
+            self._add("between levels", size, *means)
+
+    def _add(self, kind: str, size: int, scores: Tensor, ious: Tensor) -> None:
+        rho, _ = segmented_spearman(scores, ious, torch.zeros(len(scores), dtype=torch.int64), 1)
+        if not rho.isnan():
+            self.rhos[kind][size].append(rho.item())
+
+
+def _scale(target: dict, image: Tensor) -> float:
+    """Of an image, from its original pixels."""
+    height, width = target["orig_size"]
+    return ((image.shape[-2] / height) * (image.shape[-1] / width)) ** 0.5
+
+
+def _sizes(boxes: Tensor, scale: float) -> Tensor:
+    """[G] number of the size of each box, in AREAS."""
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1) / scale**2
+    return torch.bucketize(area, torch.tensor([low for low, _ in AREAS.values()][1:]), right=True)
+
+
+def analyze(run: Path, data: str | None, images: int | None) -> Counts:
+    settings = [] if images is None else [f"data.limit_val={images}"]
+    loaded = load_for_evaluation(run, data, "cpu", settings=settings)
+    model = loaded.model.eval()
+    counts = Counts(len(model.strides))
+    for batch, targets in build_loader(loaded.dataset, 8, shuffle=False):
+        counts.update(model, batch, targets)
+    return counts
+
+
+def spread(values: Sequence[float], form: str = "{:.1f}") -> str:
+    """Mean and standard deviation of runs, of those where the value is defined."""
+    values = [value for value in values if np.isfinite(value)]
+    if not values:
+        return "-"
+    text = form.format(np.mean(values))
+    return text if len(values) == 1 else f"{text} ± {form.format(np.std(values, ddof=1))}"
+
+
+def label_table(found: Sequence[Counts]) -> list[str]:
+    """Rows by level, then by size."""
+    heading = ["priors of", "baseline's positives, %", "cls kept, %", "cls new", "loc kept, %", "loc new"]
+    lines = [f"| {' | '.join(heading)} |", "|---|" + "--:|" * 5]
+
+    def row(name: str, parts: Sequence[np.ndarray], totals: Sequence[float]) -> str:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = [spread([100 * p[0] / total for p, total in zip(parts, totals, strict=True)])]
+            share += [spread([100 * p[column] / p[0] for p in parts]) for column in range(1, len(COUNTS))]
+        return f"| {name} | {' | '.join(share)} |"
+
+    totals = [counts.priors[..., 0].sum() for counts in found]
+    for level in range(len(found[0].priors)):
+        lines.append(row(f"P{level + 3}", [counts.priors[level].sum(0) for counts in found], totals))
+    for number, name in enumerate(AREAS):
+        lines.append(row(f"{name} objects", [counts.priors[:, number].sum(0) for counts in found], totals))
+    return [*lines, row("all", [counts.priors.sum((0, 1)) for counts in found], totals)]
+
+
+def correlation_table(found: Sequence[Counts]) -> list[str]:
+    lines = [f"| objects | {' | '.join(KINDS)} |", "|---|" + "--:|" * len(KINDS)]
+    for number, name in [*enumerate(AREAS), (slice(None), "all")]:
+        cells = []
+        for kind in KINDS:
+            chosen = [counts.rhos[kind][number] for counts in found]
+            flat = [sum(part, []) if isinstance(number, slice) else part for part in chosen]
+            cells.append(spread([float(np.mean(part)) if part else np.nan for part in flat], "{:.3f}"))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="runs of one row, with several seeds")
+    parser.add_argument("--data", help="COCO-format folder; default: that of the run")
+    parser.add_argument("--images", type=int, metavar="N", help="of the validation set, the first; default: all")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = [analyze(run, options.data, options.images) for run in options.runs]
+    text = "\n".join([*label_table(found), "", *correlation_table(found)]) + "\n"
+    print(text, end="")
+    if options.markdown is not None:
+        options.markdown.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
