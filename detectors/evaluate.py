@@ -19,11 +19,10 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
-import functools
 import json
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say
+from mlc_ext.detectors.command_line import command, make_parser, program_main, say
 from mlc_ext.detectors.data.coco.dataset import CocoDetection
 from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator
 from mlc_ext.detectors.evaluation.confusion import SCORE_THRESHOLD
@@ -31,10 +30,8 @@ from mlc_ext.detectors.evaluation.explanation import Explanation, as_text, expla
 from mlc_ext.detectors.evaluation.measure import prediction_writer
 from mlc_ext.detectors.evaluation.metrics_table import report
 from mlc_ext.detectors.evaluation.stored import measure_once
-from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.files import check_distinct, check_writable, plain, replacing, write_whole, writing
 from mlc_ext.detectors.runs.load import Loaded, load_for_evaluation
-from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argparse.Namespace:
@@ -75,43 +72,40 @@ def parse(arguments: list[str] | None = None, prog: str = "evaluate.py") -> argp
     return parser.parse_args(arguments)
 
 
-@interruptible
-def main(arguments: list[str] | None = None, prog: str = "evaluate.py") -> int:
-    options = parse(arguments, prog)
-    show_warnings()
-    with program_errors(functools.partial(print_error, prog)) as ending:
-        with distributed.session(options.device):
-            with distributed.together():
-                _check(options)
-            loaded = load_for_evaluation(
-                options.run, options.data, options.device, settings=options.set, split=options.split
-            )
-            with distributed.together():
-                _check_outputs(options, loaded)
-            say(f"{options.split or 'validation'} set: {_shown(loaded.dataset)}")
-            writer = None if options.predictions is None else prediction_writer(loaded)
-            once = measure_once(loaded, options.batch_size, again=options.again, writer=writer)
-            if once.reused:
-                say(f"evaluated before, detections read from {once.file}; --again computes them again")
-            measured = once.measured
-            writers = [] if writer is None else distributed.gather(writer)
-            if distributed.is_main():
-                metrics, found = measured.metrics(), None
-                say(report(metrics))
-                if isinstance(measured.evaluator, CocoEvaluator):
-                    found = explain(measured.evaluator, options.score_threshold)
-                    say(f"\n{as_text(found)}")
-                if options.json is not None:
-                    write_whole(options.json, json.dumps(plain(_figures(loaded, metrics, found)), indent=1) + "\n")
-                if options.results is not None:
-                    write_whole(options.results, json.dumps(measured.evaluator.results()))
-                if writer is not None:
-                    for other in writers[1:]:
-                        writer.merge(other)
-                    with writing(options.predictions), replacing(options.predictions) as file:
-                        writer.save(file)
-                say(f"\n{_ending(options, loaded.checkpoint.parent, once.file, prog)}")
-    return ending.code
+@program_main("evaluate.py", parse)
+def main(options: argparse.Namespace, prog: str) -> int:
+    with distributed.session(options.device):
+        with distributed.together():
+            _check(options)
+        loaded = load_for_evaluation(
+            options.run, options.data, options.device, settings=options.set, split=options.split
+        )
+        with distributed.together():
+            _check_outputs(options, loaded)
+        say(f"{options.split or 'validation'} set: {_shown(loaded.dataset)}")
+        writer = None if options.predictions is None else prediction_writer(loaded)
+        once = measure_once(loaded, options.batch_size, again=options.again, writer=writer)
+        if once.reused:
+            say(f"evaluated before, detections read from {once.file}; --again computes them again")
+        measured = once.measured
+        writers = [] if writer is None else distributed.gather(writer)
+        if distributed.is_main():
+            metrics, found = measured.metrics(), None
+            say(report(metrics))
+            if isinstance(measured.evaluator, CocoEvaluator):
+                found = explain(measured.evaluator, options.score_threshold)
+                say(f"\n{as_text(found)}")
+            if options.json is not None:
+                write_whole(options.json, json.dumps(plain(_figures(loaded, metrics, found)), indent=1) + "\n")
+            if options.results is not None:
+                write_whole(options.results, json.dumps(measured.evaluator.results()))
+            if writer is not None:
+                for other in writers[1:]:
+                    writer.merge(other)
+                with writing(options.predictions), replacing(options.predictions) as file:
+                    writer.save(file)
+            say(f"\n{_ending(options, loaded.checkpoint.parent, once.file, prog)}")
+    return 0
 
 
 def _figures(loaded: Loaded, metrics: dict[str, float], found: Explanation | None) -> dict[str, object]:

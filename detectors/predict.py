@@ -31,18 +31,15 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
-import functools
 import os
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
-from mlc_ext.detectors.interrupts import interruptible
+from mlc_ext.detectors.command_line import make_parser, print_error, program_main, say
 from mlc_ext.detectors.prediction.images import find_images, is_video
 from mlc_ext.detectors.prediction.predictor import Predictor
 from mlc_ext.detectors.prediction.run import RESULTS, Progress, predict
 from mlc_ext.detectors.prediction.video_reader import import_pyav
 from mlc_ext.detectors.runs.files import check_writable
-from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "predict.py") -> argparse.Namespace:
@@ -78,38 +75,35 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-@interruptible
-def main(arguments: list[str] | None = None, prog: str = "predict.py") -> int:
-    options = parse(arguments, prog)
-    show_warnings()
-    with program_errors(functools.partial(print_error, prog)) as ending:
-        with distributed.session(options.device):
-            with distributed.together():
-                found = _inputs(options) if distributed.is_main() else None
-            files, unlisted = distributed.broadcast(found)
-            with distributed.together():
-                predictor = Predictor(options.checkpoint, options.device)
-            threshold = options.score_threshold
-            if threshold is None:
-                threshold = 0.5 if predictor.classes.agnostic else 0.3
-            done = predict(
-                predictor,
-                files,
-                options.out,
-                score_threshold=threshold,
-                batch_size=options.batch_size,
-                every=options.every,
-                draw=not options.json,
-                progress=not options.quiet,
-            )
-            failed = unlisted | {files[number][0]: done.errors[number] for number in sorted(done.errors)}
-            if distributed.is_main():
-                for path, why in failed.items():
-                    print_error(prog, f"{path}: {why}")
-                if done.interrupted:
-                    print_error(prog, "interrupted")
-                say(_summary(options, [path for path, _ in files], done))
-    return ending.code or (130 if done.interrupted else 1 if failed else 0)
+@program_main("predict.py", parse)
+def main(options: argparse.Namespace, prog: str) -> int:
+    with distributed.session(options.device):
+        with distributed.together():
+            found = _inputs(options) if distributed.is_main() else None
+        files, unlisted = distributed.broadcast(found)
+        with distributed.together():
+            predictor = Predictor(options.checkpoint, options.device)
+        threshold = options.score_threshold
+        if threshold is None:
+            threshold = 0.5 if predictor.classes.agnostic else 0.3
+        done = predict(
+            predictor,
+            files,
+            options.out,
+            score_threshold=threshold,
+            batch_size=options.batch_size,
+            every=options.every,
+            draw=not options.json,
+            progress=not options.quiet,
+        )
+        failed = unlisted | {files[number][0]: done.errors[number] for number in sorted(done.errors)}
+        if distributed.is_main():
+            for path, why in failed.items():
+                print_error(prog, f"{path}: {why}")
+            if done.interrupted:
+                print_error(prog, "interrupted")
+            say(_summary(options, [path for path, _ in files], done))
+    return 130 if done.interrupted else 1 if failed else 0
 
 
 def _inputs(options: argparse.Namespace) -> tuple[list[tuple[Path, Path]], dict[Path, str]]:

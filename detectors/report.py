@@ -22,15 +22,13 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
-import functools
 from collections.abc import Sequence
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, say
+from mlc_ext.detectors.command_line import make_parser, print_error, program_errors, program_main, say
 from mlc_ext.detectors.data.errors import DatasetNotFound
 from mlc_ext.detectors.data.paths import require_split
 from mlc_ext.detectors.evaluation.curves import PrecisionCurves, RecallCurves
-from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.reporting.charts import COLORS, Chart, charts_folder, check_page, require_matplotlib
 from mlc_ext.detectors.reporting.class_charts import class_charts, error_charts
 from mlc_ext.detectors.reporting.curves import (
@@ -46,7 +44,6 @@ from mlc_ext.detectors.reporting.run_evaluation import Findings, examine, note_o
 from mlc_ext.detectors.reporting.scatter import scatter_charts
 from mlc_ext.detectors.runs.files import write_whole
 from mlc_ext.detectors.runs.history import Run, read_runs
-from mlc_ext.detectors.runs.log_file import show_warnings
 
 
 def parse(arguments: list[str] | None = None, prog: str = "report.py") -> argparse.Namespace:
@@ -65,27 +62,22 @@ def parse(arguments: list[str] | None = None, prog: str = "report.py") -> argpar
     return parser.parse_args(arguments)
 
 
-@interruptible
-def main(arguments: list[str] | None = None, prog: str = "report.py") -> int:
-    options = parse(arguments, prog)
-    show_warnings()
-    with program_errors(functools.partial(print_error, prog)) as ending:
-        _check(options)
-        runs = read_runs(options.runs)
-        page, charts = make_report(
-            runs,
-            data=options.data,
-            batch_size=options.batch_size,
-            device=options.device,
-            images=options.images,
-            progress=not options.quiet,
-        )
-        write_whole(options.out, page)  # first: the charts are in it too
-        folder = charts_folder(options.out)
-        for chart in charts:
-            chart.save(folder)
-    if ending.code:
-        return ending.code
+@program_main("report.py", parse)
+def main(options: argparse.Namespace, prog: str) -> int:
+    _check(options)
+    runs = read_runs(options.runs)
+    page, charts = make_report(
+        runs,
+        data=options.data,
+        batch_size=options.batch_size,
+        device=options.device,
+        images=options.images,
+        progress=not options.quiet,
+    )
+    write_whole(options.out, page)  # first: the charts are in it too
+    folder = charts_folder(options.out)
+    for chart in charts:
+        chart.save(folder)
     for run in runs:
         for note in run.notes:
             print_error(prog, f"{run.name}: {note}")
