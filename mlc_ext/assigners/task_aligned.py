@@ -52,16 +52,17 @@ class TaskAlignedAssigner:
         num_priors, total = len(points), len(targets) * len(points)
         if total == 0:
             return no_candidates(points, gts)
-        found = topk_alignment(
-            boxes,
-            gts.boxes,
-            gts.image,
-            self.topk,
-            logits=inputs.logits,
-            columns=inputs.columns,
-            alpha=self.alpha,
-            beta=self.beta,
-        )
+        with torch.autocast(boxes.device.type, enabled=False):  # it would copy all logits as float32
+            found = topk_alignment(
+                boxes,
+                gts.boxes,
+                gts.image,
+                self.topk,
+                logits=inputs.logits,
+                columns=inputs.columns,
+                alpha=self.alpha,
+                beta=self.beta,
+            )
         metric, prior = found.metric, found.prior.clamp(min=0)  # [K, k]
         gt = torch.arange(len(gts.boxes), device=prior.device)[:, None].expand_as(prior)
         valid = (metric > 0) & is_inside(points[prior], gts.boxes[:, None], CENTER_MARGIN)
