@@ -104,8 +104,8 @@ def test_powers_of_small_scores(device, dtype):
     logits = torch.tensor([-90.0, -110, -300, 2], dtype=dtype).view(1, 4, 1)
     moved = [t.to(device) for t in (boxes, gts, image, logits)]
     found = topk_alignment(*moved[:3], 4, logits=moved[3], columns=moved[2], alpha=0.1)
-    check(type(found)(*(t.cpu() for t in found)),
-          reference.topk_alignment(boxes, gts, image, 4, logits=logits, columns=image, alpha=0.1), rtol=1e-4)  # fmt: skip
+    expected = reference.topk_alignment(boxes, gts, image, 4, logits=logits, columns=image, alpha=0.1)
+    check(type(found)(*(t.cpu() for t in found)), expected, rtol=1e-4)
     assert found.prior.tolist() == [[3, 0, 1, 2]] and found.metric.min() > 0
 
 
