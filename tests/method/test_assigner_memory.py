@@ -47,3 +47,13 @@ def test_no_matrix_of_gts_and_priors(assigner, autocast):
         found = assigner([anchors], targets, Predictions(logits, anchors[None]))
     assert (found.labels == 1).sum() > NUM_GTS / 2
     assert NUM_PRIORS * 8 <= largest.bytes < BOUND
+
+
+def test_shapes_without_data():
+    """On meta tensors, which have no autocast."""
+    priors, boxes = torch.zeros(30, 4, device="meta"), torch.zeros(2, 30, 4, device="meta")
+    targets = [{"boxes": boxes[0, :n], "labels": torch.zeros(n, dtype=torch.int64, device="meta")} for n in (3, 0)]
+    predictions = Predictions(torch.zeros(2, 30, 5, device="meta"), boxes)
+    for assigner in (TaskAlignedAssigner(first_label=0), MALAssigner(first_label=0), ATSSAssigner()):
+        found = assigner([priors], targets, predictions)
+        assert found.labels.shape == found.metric.shape == (60,) and found.labels.device.type == "meta"
