@@ -6,10 +6,14 @@ Every run is taken as it was trained: its own labels at the end of its training,
 Figures of several runs are means, with the standard deviation. The tables:
 
 1. The baseline's positives, and the shares that stay positives for classification and for localization. "new" are
-   positives of a task that are none of the baseline's, per 100 of the baseline's.
+   positives of a task that are none of the baseline's, per 100 of the baseline's. RPN's are counted before a sample of
+   them is drawn.
 2. Spearman's rho of score and IoU per object, of its 50 predictions of highest score before NMS (Divergence's first
    protocol): of all of them, of those of one level (the mean over the object's levels with at least 3 of them), and
-   between levels (of the means of an object's levels, 1 or -1 if there are two).
+   between levels (of the means of the levels with at least 3 of them; 1 or -1 if there are two). Objects whose rho is
+   undefined are left out.
+
+The size of an object is the area of its box in the original image. (COCO's own evaluation takes the annotated area.)
 """
 
 from __future__ import annotations
@@ -28,8 +32,8 @@ from mlc_ext.detectors.models.dense_detector import DenseDetector
 from mlc_ext.detectors.models.targets import prepare_targets
 from mlc_ext.detectors.runs.load import load_for_evaluation
 
-AREAS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
-"""COCO's, in pixels of the original image."""
+AREAS = {"small": 0, "medium": 32**2, "large": 96**2}
+"""The least area of each size, in pixels of the original image; COCO's limits."""
 TOP_K, LEAST, LEVELS = 50, 3, 2
 """Predictions of an object; predictions of a level and levels of an object that a correlation needs."""
 
@@ -40,8 +44,9 @@ COUNTS = ("baseline", "cls kept", "cls new", "loc kept", "loc new")
 class Counts:
     """Of one run: priors by (level, size of the gt), and the correlations of its objects by size."""
 
-    def __init__(self, num_levels: int) -> None:
-        self.priors = np.zeros((num_levels, len(AREAS), len(COUNTS)))
+    def __init__(self, strides: Sequence[int]) -> None:
+        self.levels = [f"P{stride.bit_length() - 1}" for stride in strides]
+        self.priors = np.zeros((len(strides), len(AREAS), len(COUNTS)))
         self.rhos: dict[str, list[list[float]]] = {kind: [[] for _ in AREAS] for kind in KINDS}
 
     @torch.no_grad()
@@ -63,19 +68,20 @@ class Counts:
         predictions = model._raw_predictions(outputs, feature_sizes, image_sizes)
         first = 0
         for prediction, target in zip(predictions, prepared, strict=True):
-            for k, (box, label) in enumerate(zip(target["boxes"], target["labels"].tolist(), strict=True)):
-                same = target["boxes"][target["labels"] == label]
-                self._add_object(prediction, box, same, label, level, int(size[first + k]))
+            labels = torch.ones_like(target["labels"]) if model.class_agnostic else target["labels"]
+            for label in labels.unique():
+                same = (labels == label).nonzero().flatten()
+                iou, gt = box_iou(prediction["boxes"], target["boxes"][same]).max(1)
+                for k, object_index in enumerate(same.tolist()):
+                    rows = ((gt == k) & (iou > 0)).nonzero().flatten()
+                    scores = prediction["scores"][rows, label - 1]
+                    self._add_object(scores, iou[rows], level[rows], int(size[first + object_index]))
             first += len(target["boxes"])
 
-    def _add_object(self, prediction: dict, box: Tensor, same: Tensor, label: int, level: Tensor, size: int) -> None:
-        """``same``: the gts of its class, of which a prediction belongs to that of the largest IoU."""
-        ious = box_iou(prediction["boxes"], same)
-        mine = (ious.argmax(1) == (same == box).all(1).nonzero()[0, 0]) & (ious.amax(1) > 0)
-        rows = mine.nonzero().flatten()
-        scores = prediction["scores"][rows, label - 1]
-        rows = rows[scores.argsort(descending=True, stable=True)[:TOP_K]]
-        scores, ious, level = prediction["scores"][rows, label - 1], ious.amax(1)[rows], level[rows]
+    def _add_object(self, scores: Tensor, ious: Tensor, level: Tensor, size: int) -> None:
+        """Of the predictions whose IoU is largest with this object among those of its class."""
+        top = scores.argsort(descending=True, stable=True)[:TOP_K]
+        scores, ious, level = scores[top], ious[top], level[top]
         self._add("all", size, scores, ious)
         count = torch.bincount(level)
         enough = count >= LEAST
@@ -102,14 +108,14 @@ def _scale(target: dict, image: Tensor) -> float:
 def _sizes(boxes: Tensor, scale: float) -> Tensor:
     """[G] number of the size of each box, in AREAS."""
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1) / scale**2
-    return torch.bucketize(area, torch.tensor([low for low, _ in AREAS.values()][1:]), right=True)
+    return torch.bucketize(area, torch.tensor([*AREAS.values()][1:]), right=True)
 
 
 def analyze(run: Path, data: str | None, images: int | None) -> Counts:
     settings = [] if images is None else [f"data.limit_val={images}"]
     loaded = load_for_evaluation(run, data, "cpu", settings=settings)
     model = loaded.model.eval()
-    counts = Counts(len(model.strides))
+    counts = Counts(model.strides)
     for batch, targets in build_loader(loaded.dataset, 8, shuffle=False):
         counts.update(model, batch, targets)
     return counts
@@ -136,8 +142,8 @@ def label_table(found: Sequence[Counts]) -> list[str]:
         return f"| {name} | {' | '.join(share)} |"
 
     totals = [counts.priors[..., 0].sum() for counts in found]
-    for level in range(len(found[0].priors)):
-        lines.append(row(f"P{level + 3}", [counts.priors[level].sum(0) for counts in found], totals))
+    for level, name in enumerate(found[0].levels):
+        lines.append(row(name, [counts.priors[level].sum(0) for counts in found], totals))
     for number, name in enumerate(AREAS):
         lines.append(row(f"{name} objects", [counts.priors[:, number].sum(0) for counts in found], totals))
     return [*lines, row("all", [counts.priors.sum((0, 1)) for counts in found], totals)]

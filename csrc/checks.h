@@ -185,8 +185,9 @@ inline void check_topk_alignment(const char* op, const Tensor& boxes, const Tens
     check_of_gts("columns", *columns);
   }
   MLC_CHECK_VALUE(k >= 1 && k <= 65536, op, "k must be in [1, 65536], got ", k);
-  MLC_CHECK_VALUE(alpha >= 0 && alpha <= 1e6, op, "alpha must be finite and not negative, got ", alpha);
-  MLC_CHECK_VALUE(beta > 0 && beta <= 1e6, op, "beta must be finite and positive, got ", beta);
+  MLC_CHECK_VALUE(alpha >= 0 && alpha <= 1e6, op, "alpha must be in [0, 1e6], got ", alpha);
+  const bool positive = boxes.scalar_type() == ScalarType::Double ? beta > 0 : static_cast<float>(beta) > 0;
+  MLC_CHECK_VALUE(positive && beta <= 1e6, op, "beta must be in (0, 1e6] in the computed type, got ", beta);
 }
 
 // weights [rows] of the type in which a loss of `like` is computed, or absent.

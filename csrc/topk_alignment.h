@@ -8,13 +8,19 @@
 //   -> metric [K, k] like boxes, prior [K, k] int64, an index of the image's A priors
 //
 // Contract
-// - The metric of a prior is sigmoid(logit)^alpha * IoU^beta, alpha >= 0, beta > 0; IoU as in csrc/box_iou.h.
+// - The metric of a prior is sigmoid(logit)^alpha * IoU^beta; IoU as in csrc/box_iou.h. k is in [1, 65536], alpha in
+//   [0, 1e6], beta in (0, 1e6] and above 0 in the computed type.
 // - A gt has its k largest metrics in descending order; of equal ones the lower prior comes first.
 // - Priors of metric 0 or NaN are none of the k. Where fewer are left, the metric is 0 and the prior -1.
-// - A box with a NaN coordinate: whether it is among the k, and with which metric, is unspecified.
+// - A box with a NaN coordinate: whether it is among the k, and with which metric, is unspecified. So are the priors of
+// a
+//   gt with a NaN.
 // - gt_image and columns must be in range: checked on CPU. On CUDA a gt with another value has no priors.
-// - Float: CPU and CUDA differ in the last bits of a metric (csrc/logistic.h).
-// - Memory is O(B A + K k) on CPU and O(K k) on CUDA: the K x A matrix is never stored.
+// - CPU and CUDA differ in the last bits of a metric (csrc/logistic.h; pow), and where two metrics are that near, in
+// the
+//   order of their priors. On one device the result does not depend on the number of threads.
+// - Memory is O(B A + K k) on CPU and O(K k) on CUDA, and copies of inputs that are not contiguous: the K x A matrix is
+//   never stored.
 #pragma once
 
 #include <cmath>

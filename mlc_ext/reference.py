@@ -249,7 +249,10 @@ def topk_alignment(
     for g, image in enumerate(gt_image.tolist()):
         values = box_iou(gt_boxes[g : g + 1].to(compute), boxes[image].to(compute))[0] ** beta
         if logits is not None and columns is not None:
-            values = values * logits[image, :, columns[g]].to(compute).sigmoid() ** alpha
+            score = (
+                logits[image, :, columns[g]].double().sigmoid() ** alpha
+            )  # float32 scores may be 0 whose power is not
+            values = values * score.to(compute)
         order = values.nan_to_num(0).argsort(descending=True, stable=True)
         order = order[values[order] > 0][:k]
         metric[g, : len(order)], prior[g, : len(order)] = values[order], order

@@ -1,5 +1,6 @@
 #include "../topk_alignment.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "../checks.h"
@@ -30,25 +31,45 @@ MLC_SIMD_CLONES void scores_of(const T* logits, int64_t n, AlignmentRule<T> rule
   for (int64_t i = 0; i < n; ++i) scores[i] = rule.score(logits[i]);
 }
 
-// The k best priors so far, in order. Later priors have larger indices.
+// The k best priors so far: a heap with the last of them on top.
 template <typename T>
 class BestPriors {
  public:
-  explicit BestPriors(int64_t k) : entries_(static_cast<size_t>(k), no_prior<T>()) {}
-  void clear() { std::fill(entries_.begin(), entries_.end(), no_prior<T>()); }
-  T last_metric() const { return entries_.back().metric; }
+  explicit BestPriors(int64_t k) : k_(static_cast<size_t>(k)) {}
 
-  // metric > last_metric()
+  // The metric that another prior must exceed, if priors are added in ascending order.
+  T bound() const { return heap_.size() < k_ ? T(0) : heap_.front().metric; }
+
+  // metric > bound()
   void add(T metric, int64_t prior) {
-    size_t at = entries_.size() - 1;
-    for (; at > 0 && metric > entries_[at - 1].metric; --at) entries_[at] = entries_[at - 1];
-    entries_[at] = {metric, prior};
+    if (heap_.size() == k_) {
+      std::pop_heap(heap_.begin(), heap_.end(), Precedes{});
+      heap_.back() = {metric, prior};
+    } else {
+      heap_.push_back({metric, prior});
+    }
+    std::push_heap(heap_.begin(), heap_.end(), Precedes{});
   }
 
-  const std::vector<RankedPrior<T>>& entries() const { return entries_; }
+  // Writes the k in order and leaves none.
+  template <typename scalar_t>
+  void take(scalar_t* metrics, int64_t* priors) {
+    std::sort(heap_.begin(), heap_.end(), Precedes{});
+    heap_.resize(k_, no_prior<T>());
+    for (size_t i = 0; i < k_; ++i) {
+      metrics[i] = static_cast<scalar_t>(heap_[i].metric);
+      priors[i] = heap_[i].prior;
+    }
+    heap_.clear();
+  }
 
  private:
-  std::vector<RankedPrior<T>> entries_;
+  struct Precedes {
+    bool operator()(const RankedPrior<T>& a, const RankedPrior<T>& b) const { return a.precedes(b); }
+  };
+
+  size_t k_;
+  std::vector<RankedPrior<T>> heap_;
 };
 
 template <typename T>
@@ -118,8 +139,7 @@ void find_best(const Images<T>& images, const scalar_t* gts, const int64_t* gt_i
   for_chunks(num_gts, num_chunks(num_gts * num_priors, 65536), [&](int64_t, int64_t from, int64_t to) {
     BestPriors<T> best(k);
     for (int64_t g = from; g < to; ++g) {
-      best.clear();
-      const auto bound = [&] { return best.last_metric(); };
+      const auto bound = [&] { return best.bound(); };
       const auto offer = [&](int64_t prior, T metric) {
         if (metric > bound()) best.add(metric, prior);
       };
@@ -136,10 +156,7 @@ void find_best(const Images<T>& images, const scalar_t* gts, const int64_t* gt_i
         for (int64_t i = 0; i < count; ++i) offer(overlaps[i].prior, scores[i] * overlaps[i].most);
       };
       images.scan(gt_image[g], box_at<T>(gts, g), rule, bound, consider);
-      for (int64_t i = 0; i < k; ++i) {
-        metrics[g * k + i] = static_cast<scalar_t>(best.entries()[i].metric);
-        priors[g * k + i] = best.entries()[i].prior;
-      }
+      best.take(metrics + g * k, priors + g * k);
     }
   });
 }

@@ -17,7 +17,7 @@ struct FirstOfTwo {
   }
 };
 
-// The priors of a gt's image. columns: null for scores of 1.
+// The priors of a gt's image.
 template <typename T, typename scalar_t, typename logit_t>
 struct PriorsOfGt {
   const scalar_t* boxes;  // of the image
@@ -57,14 +57,10 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t column = columns == nullptr ? 0 : columns[g];
   const bool in_range = image >= 0 && image < batch && (columns == nullptr || (column >= 0 && column < num_classes));
   const int64_t row = in_range ? image * num_priors : 0;
+  const logit_t* of_class = logits == nullptr || !in_range ? nullptr : logits + row * num_classes + column;
   const Box<T> gt = load_box<T>(gts, g);
-  const PriorsOfGt<T, scalar_t, logit_t> mine{boxes + 4 * row,
-                                              logits == nullptr ? nullptr : logits + row * num_classes + column,
-                                              in_range ? num_priors : 0,
-                                              num_classes,
-                                              gt,
-                                              gt.area(),
-                                              rule};
+  const PriorsOfGt<T, scalar_t, logit_t> mine{boxes + 4 * row, of_class, in_range ? num_priors : 0, num_classes, gt,
+                                              gt.area(),       rule};
   const int thread = static_cast<int>(threadIdx.x);
   RankedPrior<T> best = mine.template next<true>(thread, kThreads, no_prior<T>());
   for (int i = 0; i < k; ++i) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -143,3 +144,9 @@ def of_levels(op: str, levels: Sequence[Tensor], values: Sequence[float]) -> Ten
 def on_host(x: Tensor) -> bool:
     """Whether Python may read a tensor's values without waiting for a device."""
     return x.device.type == "cpu"
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which autocast is off for x's device, if the device has it (meta has not)."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

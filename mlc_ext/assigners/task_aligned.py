@@ -11,7 +11,7 @@ from torch import Tensor
 from .._errors import at_least
 from ..assignment import Assignment
 from ..ops import paired_box_iou, topk_alignment
-from ._inputs import Predictions, read_inputs
+from ._inputs import Predictions, read_inputs, without_autocast
 from ._selection import CENTER_MARGIN, assemble, best_gt, centers, is_inside, no_candidates
 
 
@@ -52,16 +52,17 @@ class TaskAlignedAssigner:
         num_priors, total = len(points), len(targets) * len(points)
         if total == 0:
             return no_candidates(points, gts)
-        found = topk_alignment(
-            boxes,
-            gts.boxes,
-            gts.image,
-            self.topk,
-            logits=inputs.logits,
-            columns=inputs.columns,
-            alpha=self.alpha,
-            beta=self.beta,
-        )
+        with without_autocast(boxes):  # it would copy all logits as float32
+            found = topk_alignment(
+                boxes,
+                gts.boxes,
+                gts.image,
+                self.topk,
+                logits=inputs.logits,
+                columns=inputs.columns,
+                alpha=self.alpha,
+                beta=self.beta,
+            )
         metric, prior = found.metric, found.prior.clamp(min=0)  # [K, k]
         gt = torch.arange(len(gts.boxes), device=prior.device)[:, None].expand_as(prior)
         valid = (metric > 0) & is_inside(points[prior], gts.boxes[:, None], CENTER_MARGIN)

@@ -31,8 +31,10 @@ def topk_alignment(
     alpha: float = 1.0,
     beta: float = 6.0,
 ) -> TopkAlignment:
-    """The k priors of each gt with the largest sigmoid(logit)^alpha * IoU^beta, the first of equal ones. The K x A
-    matrix is never stored. Priors whose metric is 0 or NaN are left out.
+    """The k priors of each gt with the largest sigmoid(logit)^alpha * IoU^beta, of equal ones the first.
+
+    Priors whose metric is 0 or NaN are left out; boxes and gts with a NaN give unspecified values. The K x A matrix is
+    never stored.
 
     Args:
         boxes: [B, A, 4] floating point xyxy, the predicted boxes of each image. Half types are computed in float32.
@@ -41,7 +43,8 @@ def topk_alignment(
         k: priors of a gt, 1 to 65536.
         logits: [B, A, C] floating point, of any dtype. None: scores of 1, so that priors are ranked by their IoU.
         columns: [K] int64, the column of ``logits`` that is the gt's class; given with ``logits``.
-        alpha: exponent of the score, at least 0. beta: exponent of the IoU, above 0.
+        alpha: exponent of the score, in [0, 1e6].
+        beta: exponent of the IoU, in (0, 1e6] and above 0 in the computed type.
 
     Returns:
         :class:`TopkAlignment` (metric, prior), without a gradient.

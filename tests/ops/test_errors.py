@@ -211,8 +211,11 @@ ARGUMENTS = [
     (alignment, {"columns": None}, ValueError, ["logits and columns", "together"]),
     (alignment, {"k": 0}, ValueError, ["k must be in [1, 65536]", "got 0"]),
     (alignment, {"k": 2.5}, TypeError, ["k", "float"]),
-    (alignment, {"alpha": -1.0}, ValueError, ["alpha", "got -1"]),
+    (alignment, {"alpha": -1.0}, ValueError, ["alpha", "[0, 1e6]", "got -1"]),
+    (alignment, {"alpha": 2e6}, ValueError, ["alpha", "[0, 1e6]", "got 2e+06"]),
     (alignment, {"beta": 0.0}, ValueError, ["beta", "got 0"]),
+    (alignment, {"beta": 2e6}, ValueError, ["beta", "(0, 1e6]", "got 2e+06"]),
+    (alignment, {"beta": 1e-50}, ValueError, ["beta", "computed type", "got 1e-50"]),  # 0 in float32
     (alignment, {"beta": NAN}, ValueError, ["beta", "nan"]),
     (cluster, {"boxes": None}, TypeError, ["boxes", "NoneType"]),
     (cluster, {"quality": None}, TypeError, ["quality", "NoneType"]),

@@ -17,6 +17,7 @@ from mlc_ext import (
     reference,
     segmented_otsu,
     segmented_spearman,
+    topk_alignment,
 )
 
 
@@ -138,6 +139,22 @@ def test_matching_of_many_priors():
 @pytest.mark.slow
 def test_matching_of_more_than_2_31_pairs():
     check_match(3_000_000, 800)
+
+
+def test_logits_of_more_than_2_31_entries():
+    """Of nearly all rows the memory is reserved and never touched."""
+    need_memory(4.5)
+    num_priors, classes = 50_000, 43_000
+    boxes = large_boxes(num_priors, 4)[None] + 10_000
+    boxes[0, -3:] = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 2], [0, 0, 4, 3]])
+    logits = torch.empty(1, num_priors, classes, dtype=torch.float16)
+    logits[0, -3:] = -20.0
+    logits[0, -3:, -1] = torch.tensor([-1.0, 0, 1])
+    gts, image = torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([0])
+    found = topk_alignment(boxes, gts, image, 4, logits=logits, columns=torch.tensor([classes - 1]), beta=1.0)
+    assert found.prior.tolist() == [[num_priors - n for n in (1, 3, 2)] + [-1]]
+    expected = torch.tensor([-1.0, 0, 1]).sigmoid() * torch.tensor([1, 0.5, 0.75])
+    torch.testing.assert_close(found.metric[0, :3], expected.sort(descending=True).values)
 
 
 def test_many_values_in_one_group():

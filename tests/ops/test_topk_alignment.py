@@ -71,6 +71,44 @@ def test_equal_metrics_come_in_the_order_of_priors(device):
     assert found.metric[0].tolist() == [1.0] * 80 + [0.5] * 3
 
 
+@pytest.mark.parametrize("k", [9, 64, 1000, 5000])
+@pytest.mark.parametrize("rising", [False, True])
+def test_large_k_and_ties(device, k, rising):
+    """More priors than k in any order, with equal IoUs, some of which are among the k and some are not."""
+    g = rng(k)
+    height = torch.randint(1, 61, (4000,), generator=g).float()
+    boxes = torch.tensor([0.0, 0, 60, 0]).repeat(1, len(height), 1)
+    boxes[0, :, 3] = height.sort().values if rising else height
+    gts, image = torch.tensor([[0.0, 0, 60, 60]]), torch.zeros(1, dtype=torch.int64)
+    found = topk_alignment(*(t.to(device) for t in (boxes, gts, image)), k, beta=1.0)
+    for ours, theirs in zip(found, reference.topk_alignment(boxes, gts, image, k, beta=1.0), strict=True):
+        same_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("beta", [0.1, 15.0, 16.0, 17.0, 100.0])
+def test_powers_of_small_ious(device, beta):
+    """Down to metrics that are no normal numbers, in blocks of IoUs that differ by a rounding; k leaves some out."""
+    side = torch.cat([10.0 ** torch.linspace(-4, 1, 300), 5 + torch.arange(300) * 2.0**-21])
+    boxes = torch.stack((0 * side, 0 * side, side, torch.full_like(side, 10)), 1)[None]
+    gts, image = torch.tensor([[0.0, 0, 10, 10]]), torch.zeros(1, dtype=torch.int64)
+    found = topk_alignment(*(t.to(device) for t in (boxes, gts, image)), 500, beta=beta).metric.cpu()
+    expected = reference.topk_alignment(boxes, gts, image, 500, beta=beta).metric
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-44)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_powers_of_small_scores(device, dtype):
+    """A score that float32 cannot hold has a power that it can."""
+    boxes = torch.tensor([0.0, 0, 4, 4], dtype=dtype).repeat(1, 4, 1)
+    gts, image = boxes[0, :1], torch.zeros(1, dtype=torch.int64)
+    logits = torch.tensor([-90.0, -110, -300, 2], dtype=dtype).view(1, 4, 1)
+    moved = [t.to(device) for t in (boxes, gts, image, logits)]
+    found = topk_alignment(*moved[:3], 4, logits=moved[3], columns=moved[2], alpha=0.1)
+    expected = reference.topk_alignment(boxes, gts, image, 4, logits=logits, columns=image, alpha=0.1)
+    check(type(found)(*(t.cpu() for t in found)), expected, rtol=1e-4)
+    assert found.prior.tolist() == [[3, 0, 1, 2]] and found.metric.min() > 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_are_computed_in_float32(device, dtype):
     boxes, gts, image, logits, columns = batch(2)
