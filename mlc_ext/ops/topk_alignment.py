@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import call, check_tensors
-from ._register import fake_of, float32_under_autocast, refuse_vmap
+from ._register import fake_of, without_gradient
 
 
 class TopkAlignment(NamedTuple):
@@ -82,12 +82,10 @@ def _(
     logits: Tensor | None,
     columns: Tensor | None,
     k: int,
-    alpha: float,
-    beta: float,
+    *exponents: float,
 ) -> tuple[Tensor, Tensor]:
     shape = (gt_boxes.shape[0], k)
     return boxes.new_empty(shape), boxes.new_empty(shape, dtype=torch.int64)
 
 
-float32_under_autocast("topk_alignment")
-refuse_vmap("topk_alignment", "it takes a batch of images; gt_image has the image of each gt")
+without_gradient("topk_alignment", instead_of_vmap="it takes a batch of images; gt_image has the image of each gt")
