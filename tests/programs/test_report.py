@@ -393,7 +393,7 @@ def test_what_cannot_be_used(runs, tmp_path, capsys, monkeypatch):
     base, out = runs["fcos_minus_r50"], tmp_path / "page.html"
     for arguments, said in (
         ([tmp_path / "empty"], "is not the folder of a run: it has none of config.json, metrics.jsonl"),
-        ([base.parent], f"checkpoint.pt; there are runs in it: {base.parent}/_<i>$x & mlc, {base}, "),
+        ([base.parent], f"; there are runs in it: {base.parent}/_<i>$x & mlc, {base}, "),
         ([base / "config.json"], "is not the folder of a run: it is a file\n"),
         ([tmp_path / "nothing"], f"no run {tmp_path / 'nothing'}"),
         ([base, base], "is given twice"),
