@@ -34,7 +34,7 @@ import argparse
 import os
 
 from mlc_ext.detectors import distributed
-from mlc_ext.detectors.command_line import make_parser, print_error, program_main, say
+from mlc_ext.detectors.command_line import command, make_parser, print_error, program_main, say
 from mlc_ext.detectors.prediction.images import find_images, is_video
 from mlc_ext.detectors.prediction.predictor import Predictor
 from mlc_ext.detectors.prediction.run import RESULTS, Progress, predict
@@ -103,6 +103,8 @@ def main(options: argparse.Namespace, prog: str) -> int:
             if done.interrupted:
                 print_error(prog, "interrupted")
             say(_summary(options, [path for path, _ in files], done))
+            if predictor.config is not None:  # not an exported file
+                say(f"next: {command(prog, 'export', options.checkpoint, '--format', 'onnx')}")
     return 130 if done.interrupted else 1 if failed else 0
 
 

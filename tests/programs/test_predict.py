@@ -123,9 +123,10 @@ def test_a_run_s_folder_a_pattern_and_a_batch_size(program, folder, tmp_path):
     options = ("--score-threshold", "0.2", "--quiet", "--device", "cpu")
     assert main(["run", f"{folder}/data/val/*.png", "--out", "found", "--batch-size", "2", *options]) == 0
     code, out, _ = program("fcos_minus_r50_mlc", folder / "data" / "val", "--out", "again", *options)
-    ending = out.splitlines()[-1]
+    ending, following = out.splitlines()[-2:]
     assert code == 0
     assert re.fullmatch(r"again/.*: \d+ boxes on 3 of 3 images, \d+\.\d images/s; drawings in again", ending)
+    assert following.startswith("next: ") and following.endswith("fcos_minus_r50_mlc.pt --format onnx")
     pairs = list(zip(rows_of(tmp_path / "found"), rows_of(tmp_path / "again"), strict=True))
     assert len(pairs) > 20
     for mine, other in pairs:
