@@ -31,6 +31,7 @@ def small(path: Path, out: Path, epochs: int = 3) -> Config:
     config = Config.fromfile(path)
     config.default_hooks.pop("visualization")
     config.work_dir, config.randomness = str(out), {"seed": 0}
+    config.visualizer.name = str(out)  # MMEngine keeps one visualizer of a name, with its folder, for the process
     config.model.backbone.init_cfg = None
     config.model.backbone.depth, config.model.neck.in_channels = 18, [64, 128, 256, 512]
     config.model.backbone.frozen_stages = -1
