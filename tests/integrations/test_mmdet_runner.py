@@ -99,6 +99,7 @@ def test_the_epoch_of_both_loops(loop, tmp_path):
         optim_wrapper={"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 1.0}},
         custom_hooks=[{"type": "MLCEpochHook"}],
         default_scope="mmdet",
+        experiment_name=str(tmp_path),
     ).train()
     assert epochs == pytest.approx([i / 6 for i in range(12)])
 
