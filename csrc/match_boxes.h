@@ -12,13 +12,11 @@
 //   at least min_forced_iou. Never with Forced::kNone.
 // - labels: 1 (positive) if a gt forces the prior or iou >= high; else 0 (negative) if iou < low or iou = 0; else -1
 //   (ignored).
-// - candidate_gt of a forced prior: with Forced::kForcing the gt that forces it, the last of several (MMDetection's
-// rule);
-//   with Forced::kOwnBest the gt of the prior's own largest IoU, the first of equals (the rule of torchvision and
+// - candidate_gt of a forced prior: with Forced::kForcing the gt that forces it, the last of several: MMDetection's
+//   rule. With Forced::kOwnBest the gt of the prior's own largest IoU, the first of equals (the rule of torchvision and
 //   Detectron2, except that these let a gt of IoU 0 with every prior force all of them).
-// - candidate_gt of another prior: the gt of its largest IoU, the first of equals, if that IoU is at least low and
-// above
-//   0; else -1. The priors with candidate_gt >= 0 are the candidates of mutual labeling.
+// - candidate_gt of another prior: the gt of its largest IoU, the first of equals, if that IoU is above 0 and at least
+//   low; else -1. The priors with candidate_gt >= 0 are the candidates of mutual labeling.
 // - Crowd gts match nothing. A negative of which a crowd gt covers at least crowd_iof of the area is ignored.
 // - A gt with a NaN coordinate matches and covers nothing. The result of a prior with a NaN coordinate is unspecified;
 //   it does not change the results of other priors, unless that prior becomes the best one of a gt.

@@ -12,13 +12,11 @@
 //   [0, 1e6], beta in (0, 1e6] and above 0 in the computed type.
 // - A gt has its k largest metrics in descending order; of equal ones the lower prior comes first.
 // - Priors of metric 0 or NaN are none of the k. Where fewer are left, the metric is 0 and the prior -1.
-// - A box with a NaN coordinate: whether it is among the k, and with which metric, is unspecified. So are the priors of
-// a
-//   gt with a NaN.
+// - A box with a NaN coordinate: whether it is among the k, and with which metric, is unspecified.
+// - A gt with a NaN coordinate: its priors are unspecified.
 // - gt_image and columns must be in range: checked on CPU. On CUDA a gt with another value has no priors.
-// - CPU and CUDA differ in the last bits of a metric (csrc/logistic.h; pow), and where two metrics are that near, in
-// the
-//   order of their priors. On one device the result does not depend on the number of threads.
+// - CPU and CUDA differ in the last bits of a metric (csrc/logistic.h; pow). Metrics that are equal but for these bits
+//   may change places. On one device the result does not depend on the number of threads.
 // - Memory is O(B A + K k) on CPU and O(K k) on CUDA, and copies of inputs that are not contiguous: the K x A matrix is
 //   never stored.
 #pragma once

@@ -31,7 +31,7 @@ MLC_SIMD_CLONES void scores_of(const T* logits, int64_t n, AlignmentRule<T> rule
   for (int64_t i = 0; i < n; ++i) scores[i] = rule.score(logits[i]);
 }
 
-// The k best priors so far: a heap with the last of them on top.
+// The k best priors so far, as a heap with the worst of them on top.
 template <typename T>
 class BestPriors {
  public:
@@ -148,7 +148,7 @@ void find_best(const Images<T>& images, const scalar_t* gts, const int64_t* gt_i
           for (int64_t i = 0; i < count; ++i) offer(overlaps[i].prior, overlaps[i].most);
           return;
         }
-        // a row of logits for each: fetched together, where one by one would wait for the memory every time
+        // each is in another row of the logits: all are read before the first is used, so that the reads overlap
         const logit_t* image_logits = logits + gt_image[g] * num_priors * num_classes + columns[g];
         T read[kBlock], scores[kBlock];
         for (int64_t i = 0; i < count; ++i) read[i] = static_cast<T>(image_logits[overlaps[i].prior * num_classes]);
