@@ -65,7 +65,7 @@ class Counts:
         levels = level.repeat(len(images))
         for column, mark in enumerate(marks):
             np.add.at(self.priors[..., column], (levels[mark].numpy(), size[gt[mark]].numpy()), 1)
-        predictions = model._raw_predictions(outputs, feature_sizes, image_sizes)
+        predictions = model.raw_predictions(outputs, feature_sizes, image_sizes)
         first = 0
         for prediction, target in zip(predictions, prepared, strict=True):
             labels = torch.ones_like(target["labels"]) if model.class_agnostic else target["labels"]

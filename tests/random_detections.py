@@ -54,8 +54,8 @@ def random_case(seed, *, num_images=6, num_classes=3, crowd=0.1):
     return truth_of(objects, num_images, num_classes), results_of(detections)
 
 
-def coco(truth, results):
-    """pycocotools' evaluation."""
+def coco(truth, results, **parameters):
+    """pycocotools' evaluation, with ``parameters`` in place of its own."""
     with contextlib.redirect_stdout(io.StringIO()):
         gt, dt = COCO(), COCO()
         gt.dataset = truth
@@ -64,6 +64,8 @@ def coco(truth, results):
         gt.createIndex()
         dt.createIndex()
         evaluation = COCOeval(gt, dt, "bbox")
+        for name, value in parameters.items():
+            setattr(evaluation.params, name, value)
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation

@@ -1,4 +1,4 @@
-"""Video files whose frames are told apart by their color, and the colors of what is read."""
+"""Video files whose frames differ in color, and the colors of what is read."""
 
 from __future__ import annotations
 

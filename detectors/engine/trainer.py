@@ -201,10 +201,10 @@ class Trainer:
         return path
 
     def _log_cut(self) -> None:
-        """Logs how many boxes the crops and mosaics of an epoch have left out."""
+        """Logs how many boxes the crops and mosaics of an epoch have removed or hidden."""
         if self.loader.cut:
             where = "" if distributed.world_size() == 1 else ", in this process's share of the images"
-            LOG.info("%d boxes left out of crops and mosaics in this epoch%s", self.loader.cut, where)
+            LOG.info("%d boxes removed or ignored in the crops and mosaics of this epoch%s", self.loader.cut, where)
 
     def start_from_init(self) -> str | None:
         """Starts from the detector of ``model.init`` and returns the table of what was taken; :meth:`run` does too.

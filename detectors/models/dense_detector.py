@@ -220,17 +220,22 @@ class DenseDetector(nn.Module):
     def detect(
         self, images: Sequence[Tensor], *, with_predictions: bool = False
     ) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
-        """Detections, and with ``with_predictions`` every prior's prediction before NMS, in one forward pass.
-
-        The latter, for the divergence metric and for analyses, is per image: ``boxes`` [HWA, 4] clipped to the image,
-        ``scores`` [HWA, C] what the detector ranks by (class score x quality), ``raw_scores`` [HWA, C] the class
-        scores.
-        """
+        """Detections, and with ``with_predictions`` :meth:`raw_predictions`, in one forward pass."""
         outputs, feature_sizes, sizes = self.head_outputs(images)
         detections = self.detections(outputs, feature_sizes, sizes)
-        return detections, self._raw_predictions(outputs, feature_sizes, sizes) if with_predictions else []
+        return detections, self.raw_predictions(outputs, feature_sizes, sizes) if with_predictions else []
 
-    def _raw_predictions(self, outputs, feature_sizes, image_sizes) -> list[dict[str, Tensor]]:
+    def raw_predictions(
+        self,
+        outputs: dict[str, Tensor],
+        feature_sizes: Sequence[tuple[int, int]],
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Every prior's prediction before NMS, for the divergence metric and for analyses.
+
+        Of each image: ``boxes`` [HWA, 4] clipped to the image, ``scores`` [HWA, C] by which the detector ranks (class
+        score x quality), ``raw_scores`` [HWA, C] the class scores.
+        """
         boxes = self.boxes(outputs, feature_sizes)[0].float()
         raw = outputs["cls_logits"].float().sigmoid()
         quality = self.quality(outputs)

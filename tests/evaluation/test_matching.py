@@ -1,31 +1,16 @@
 """Matches of detections and objects: those of pycocotools, with equal scores, crowd, and more detections than count."""
 
-import contextlib
-import io
-
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from random_detections import box_iou, random_case
+from random_detections import box_iou, coco, random_case
 
 from mlc_ext.detectors.evaluation.matching import counted_objects, match
 
 
 def pycocotools_matches(truth, results, iou, most):
     """{number of a detection that is not ignored: id of its annotation, 0 for none}."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        gt, dt = COCO(), COCO()
-        gt.dataset = truth
-        dt.dataset = {**truth, "annotations": [{**row, "id": k, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-                                               for k, row in enumerate(results, start=1)]}  # fmt: skip
-        gt.createIndex()
-        dt.createIndex()
-        evaluation = COCOeval(gt, dt, "bbox")
-        evaluation.params.iouThrs = np.array([iou])
-        evaluation.params.maxDets = [most]
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.evaluate()
+    whole = {"areaRng": [[0, 1e10]], "areaRngLbl": ["all"]}
+    evaluation = coco(truth, results, iouThrs=np.array([iou]), maxDets=[most], **whole)
     return {
         number - 1: int(gt_id)
         for part in evaluation.evalImgs

@@ -17,7 +17,7 @@ def test_a_complete_file(tmp_path, name, options):
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.mkv", "clip.webm", "clip.avi"])
 def test_every_shorter_file(tmp_path, name):
-    """That is long enough to have the size in it. Between two boxes an MP4 file cannot be told from a complete one."""
+    """That is long enough to have the size in it. An MP4 file that is cut off between two boxes looks complete."""
     data = write_video(tmp_path / name).read_bytes()
     boxes = [0]
     while name in ("clip.mp4", "clip.mov") and boxes[-1] < len(data):

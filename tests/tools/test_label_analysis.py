@@ -167,7 +167,7 @@ class Untrained:
         assignment = type("Assignment", (), {"candidate_gt": torch.full((4,), -1)})
         return type("Labeled", (), {"task": task, "assignment": assignment})
 
-    def _raw_predictions(self, outputs, feature_sizes, image_sizes):
+    def raw_predictions(self, outputs, feature_sizes, image_sizes):
         boxes = torch.tensor([[0.0, 0, 8, n] for n in (2, 4, 6, 8)])
         return [{"boxes": boxes, "scores": torch.tensor([[0.1], [0.2], [0.3], [0.4]])}]
 

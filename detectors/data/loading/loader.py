@@ -91,7 +91,7 @@ class DetectionLoader:
         self.position = 0
         self._resume_at = 0
         self.cut = 0
-        """Boxes left out of crops and mosaics in the batches of this pass and this process."""
+        """Boxes that crops and mosaics have removed, or made crowds, in the batches of this pass and this process."""
         self._reported: set[str] = set()
         self._lengths: tuple[int, list[int]] | None = None  # of an epoch's batches
 
