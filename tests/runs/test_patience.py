@@ -6,6 +6,7 @@ import pytest
 from scripted_runs import VALUES, run_of, scripted
 from small_runs import finish, history, start, train_here
 
+from mlc_ext.detectors.engine import trainer as trainer_module
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("in_folder")
@@ -16,9 +17,8 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("patience")
 
 
-@pytest.mark.parametrize(
-    ("patience", "epochs", "best"), [(None, 8, 6), (4, 8, 6), (3, 5, 2), (1, 3, 2)]
-)  # a tie is no better one
+# a tie is no better one
+@pytest.mark.parametrize(("patience", "epochs", "best"), [(None, 8, 6), (4, 8, 6), (3, 5, 2), (1, 3, 2)])
 def test_the_best_is_kept_and_patience_ends_the_run(folder, monkeypatch, patience, epochs, best):
     scripted(monkeypatch, VALUES)
     out = folder / f"patience{patience}"
