@@ -83,7 +83,7 @@ def likely_harm(dataset: CocoDetection, data: DataConfig) -> list[str]:
         )
     if few:
         warnings.append(
-            f"categories with less than {_FEW} objects: {_listed([f'{e.name} ({e.objects})' for e in few])}"
+            f"categories with fewer than {_FEW} objects: {_listed([f'{e.name} ({e.objects})' for e in few])}"
         )
     if there and there[-1].objects >= _IMBALANCE * there[0].objects:
         most, least = there[-1], there[0]

@@ -40,7 +40,7 @@ def test_the_ends_of_the_warnings(tmp_path):
     """At 800 pixels, images of 400 are twice as large: a side of 3.9 is 7.8 pixels."""
     many = [(2, 50)] * 40
     assert warnings(tmp_path, [*many, *[(5, 50)] * 10]) == []
-    assert warnings(tmp_path, [*many, *[(5, 50)] * 9]) == ["categories with less than 10 objects: c5 (9)"]
+    assert warnings(tmp_path, [*many, *[(5, 50)] * 9]) == ["categories with fewer than 10 objects: c5 (9)"]
     tiny = [*[(2, 50)] * 45, *[(5, 50)] * 45, *[(5, 3.9)] * 10]
     assert warnings(tmp_path, tiny) == []
     assert [line.partition(" have")[0] for line in warnings(tmp_path, [*tiny, (5, 3.9)])] == ["tiny boxes: 11%"]

@@ -74,7 +74,7 @@ def test_a_sound_data_set_has_no_warning(tmp_path, program):
     ("rows", "settings", "warning"),
     [
         (MANY, [], "train: categories without objects: 1 of 2: dog"),
-        ([*MANY, (1, 1, 5, 5, 40, 40)], [], "train: categories with less than 10 objects: dog (1)"),
+        ([*MANY, (1, 1, 5, 5, 40, 40)], [], "train: categories with fewer than 10 objects: dog (1)"),
         ([*MANY * 5, (1, 1, 5, 5, 40, 40)], [], "train: imbalance: 100 objects of cat, 1 of dog"),
         ([(1, 0, 9, 9, 4, 100)] * 5, [], None),  # at 800 / 300, a side of 4 is 10.7
         (
