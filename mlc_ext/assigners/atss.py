@@ -80,8 +80,8 @@ class ATSSAssigner:
         found, offset = [], 0
         for points in levels:
             x, y = points.T.contiguous()  # with strides, broadcasting is slow
-            k, rows = min(self.topk, len(x)), max(1, _CACHED // max(1, len(x))) if on_host(x) else GT_CHUNK
-            nearest = []
+            rows = max(1, _CACHED // max(1, len(x))) if on_host(x) else GT_CHUNK
+            k, nearest = min(self.topk, len(x)), []
             for gt in torch.split(gt_centers, rows):
                 dx, dy = gt[:, 0, None] - x, gt[:, 1, None] - y
                 nearest.append(largest(dx.mul_(dx).addcmul_(dy, dy).neg_(), k))
