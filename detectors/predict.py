@@ -103,7 +103,7 @@ def main(options: argparse.Namespace, prog: str) -> int:
             if done.interrupted:
                 print_error(prog, "interrupted")
             say(_summary(options, [path for path, _ in files], done))
-            if predictor.config is not None:  # not an exported file
+            if not (failed or done.interrupted) and predictor.config is not None:  # not an exported file
                 say(f"next: {command(prog, 'export', options.checkpoint, '--format', 'onnx')}")
     return 130 if done.interrupted else 1 if failed else 0
 

@@ -31,7 +31,7 @@ def test_two_processes_write_what_one_writes(folder, count):
     for ranks in (1, 2):
         code, out, error = run(folder, *inputs, "--out", f"of{ranks}", ranks=ranks)
         assert code == 0, error
-        assert out.count("\n") == 1 and f" on {count} of {count} images, " in out
+        assert out.count("\n") == 2 and out.count(f" on {count} of {count} images, ") == out.count("next: ") == 1
     one, two = (json.loads((folder / f"of{ranks}" / "predictions.json").read_text()) for ranks in (1, 2))
     assert len(one) == len(two) > count
     for mine, other in zip(one, two, strict=True):
@@ -66,7 +66,7 @@ def test_videos_of_two_processes(folder):
     for ranks in (1, 2):
         code, out, error = run(folder, *inputs, "--out", f"videos_of{ranks}", ranks=ranks)
         assert code == 0, error
-        assert out.count("\n") == 1 and " on 2 of 2 images and 12 frames of 3 of 3 videos, " in out
+        assert out.count(" on 2 of 2 images and 12 frames of 3 of 3 videos, ") == out.count("next: ") == 1
     one, two = (json.loads((folder / f"videos_of{ranks}" / "predictions.json").read_text()) for ranks in (1, 2))
     assert len(one) == len(two) > 14
     for mine, other in zip(one, two, strict=True):

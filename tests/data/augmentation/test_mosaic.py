@@ -25,7 +25,7 @@ class Images:
     """Black images, the k-th with at most one object, of label k + 1; that of ``white`` is white."""
 
     def __init__(self, sizes, boxes, white: int | None = None):
-        self.items = []
+        self.items, self.used = [], []
         for k, (size, box) in enumerate(zip(sizes, boxes, strict=True)):
             target = target_of([box] if box else []) | {"image_id": k}
             self.items.append((painted(size, box if k == white else None), target | {"labels": target["labels"] + k}))
@@ -34,6 +34,7 @@ class Images:
         return len(self.items)
 
     def untransformed(self, index):
+        self.used.append(index)
         return self.items[index]
 
     __getitem__ = untransformed
@@ -47,15 +48,15 @@ def test_boxes_follow_the_pixels(data, short, long, seed, flip):
 
     def mosaic(white=None):
         torch.manual_seed(seed)
-        return with_mosaics(Images(sizes, boxes, white), settings, 10)[0]
+        images = Images(sizes, boxes, white)
+        return *with_mosaics(images, settings, 10)[0], images.used
 
-    image, target = mosaic()
+    image, target, used = mosaic()
     low, high = sorted((short, long))
     assert image.shape[-2:] == ((high, low) if sizes[0][0] > sizes[0][1] else (low, high))
     assert target["image_id"] == 0 and image.dtype == torch.uint8 and len(target["boxes"]) + target["cut"] <= 4
-    labels = target["labels"].tolist()
-    for label, box in zip(labels, target["boxes"], strict=True):
-        if labels.count(label) == 1 and (box[2:] - box[:2]).min() >= 2:
+    for label, box in zip(target["labels"].tolist(), target["boxes"], strict=True):
+        if used.count(label - 1) == 1 and (box[2:] - box[:2]).min() >= 2:
             assert np.abs(np.array(bounds(mosaic(label - 1)[0])) - box.numpy()).max() <= 1
 
 
