@@ -24,9 +24,9 @@ _spec.loader.exec_module(shim_build)
 pytestmark = pytest.mark.skipif(shim_build.compiler() is None, reason="needs a C++20 compiler with std::barrier")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """library(driver) -> its functions, compiled once a session."""
+    """library(driver) -> its functions, compiled once."""
     loaded = {}
 
     def get(driver):
