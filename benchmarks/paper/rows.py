@@ -65,6 +65,8 @@ ALIGNED = {"mlc.metric": "alignment"}
 PARTS = {"": ("", OFF), "_iur": (" + IUR", {}), "_mlc": (" + MLC", MLC)}
 ASSIGNERS = {"atss": "ATSS", "task_aligned": "task-aligned", "sim_ota": "SimOTA", "paa": "PAA", "mal": "MAL"}
 OF_ANCHORS = ("atss", "paa", "mal")
+"""Assigners that choose among the anchors of an object, which can be the candidates of mutual labeling instead."""
+PARTS_OF_ANCHORS = {**PARTS, "_mlc_all": (" + MLC, all candidates", {**MLC, "mlc.candidates": "all"})}
 
 ROWS = {
     "fcos-": Row("FCOS-", "fcos-", OFF, {"correlation": 0.32, "AP": 34.5}),
@@ -132,7 +134,7 @@ ROWS = {
         )
         for detector, title, assigners in (("fcos-", "FCOS-", ASSIGNERS), ("retinanet", "RetinaNet", OF_ANCHORS))
         for assigner in assigners
-        for part, (added, settings) in PARTS.items()
+        for part, (added, settings) in (PARTS_OF_ANCHORS if assigner in OF_ANCHORS else PARTS).items()
     },
 }
 
@@ -152,7 +154,8 @@ def _with_prefix(*prefixes: str) -> tuple[str, ...]:
 
 
 def _with_assigners(detector: str) -> tuple[str, ...]:
-    """The detector's own rule and the others, each alone, with IoU rescoring and with both parts."""
+    """The detector's own rule and the others, each alone, with IoU rescoring and with both parts, these also with all
+    candidates of the rule."""
     others = (key for key, row in ROWS.items() if row.stem == detector and "model.assigner" in row.settings)
     return (*(f"{detector}{part}" for part in PARTS), *others)
 

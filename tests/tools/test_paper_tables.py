@@ -48,14 +48,15 @@ def test_rows_are_the_papers(paper):
 
 
 def test_rows_of_other_assigners(paper, tmp_path):
-    """Each goes on from its detector's own first part, and the assigner is on from the switch."""
+    """Each goes on from its detector's own first part, and the assigner is on from the switch; those of anchors have a
+    row whose candidates are all of the anchors that they choose among."""
     tables, rows = paper["rows"].TABLES, paper["rows"].ROWS
     for name, detector, assigners in (
         ("related", "fcos-", ["atss", "task_aligned", "sim_ota", "paa", "mal"]),
         ("related_retinanet", "retinanet", ["atss", "paa", "mal"]),
     ):
         assert tables[name].metrics == ("AP", "AP75", "correlation", "correlation_pooled")
-        assert len(tables[name].rows) == 3 + 3 * len(assigners)
+        assert len(tables[name].rows) == 3 + 3 * len(assigners) + 3
         found = set()
         for part in plan(paper, tables[name].rows, 0, tmp_path):
             model, mlc = part.config.model, part.config.mlc
@@ -63,10 +64,11 @@ def test_rows_of_other_assigners(paper, tmp_path):
             if part.is_stem:
                 assert model.assigner is None
             else:
-                found.add((model.assigner, mlc.ml, mlc.rescoring_start <= part.config.schedule.epochs))
+                found.add((model.assigner, mlc.candidates, mlc.ml, mlc.rescoring_start <= part.config.schedule.epochs))
                 assert paper["rows"].baseline(part.key) == detector
         methods = [(False, False), (False, True), (True, True)]
-        assert found == {(assigner, *method) for assigner in (None, *assigners) for method in methods}
+        of_rule = {(assigner, None, *method) for assigner in (None, *assigners) for method in methods}
+        assert found == of_rule | {(assigner, "all", True, True) for assigner in ("atss", "paa", "mal")}
     assert rows["fcos-_atss_mlc"].name == "FCOS-, ATSS + MLC"
 
 
