@@ -66,7 +66,7 @@ PARTS = {"": ("", OFF), "_iur": (" + IUR", {}), "_mlc": (" + MLC", MLC)}
 ASSIGNERS = {"atss": "ATSS", "task_aligned": "task-aligned", "sim_ota": "SimOTA", "paa": "PAA", "mal": "MAL"}
 OF_ANCHORS = ("atss", "paa", "mal")
 """Assigners that choose among the anchors of an object, which can be the candidates of mutual labeling instead."""
-PARTS_OF_ANCHORS = {**PARTS, "_mlc_all": (" + MLC, all candidates", {**MLC, "mlc.candidates": "all"})}
+ALL = {"mlc.candidates": "all"}
 
 ROWS = {
     "fcos-": Row("FCOS-", "fcos-", OFF, {"correlation": 0.32, "AP": 34.5}),
@@ -134,7 +134,16 @@ ROWS = {
         )
         for detector, title, assigners in (("fcos-", "FCOS-", ASSIGNERS), ("retinanet", "RetinaNet", OF_ANCHORS))
         for assigner in assigners
-        for part, (added, settings) in (PARTS_OF_ANCHORS if assigner in OF_ANCHORS else PARTS).items()
+        for part, (added, settings) in PARTS.items()
+    },
+    **{
+        f"{detector}_{assigner}_mlc_all": Row(
+            f"{title}, {ASSIGNERS[assigner]} + MLC, all candidates",
+            detector,
+            {**MLC, **ALL, "model.assigner": assigner},
+        )
+        for detector, title in (("fcos-", "FCOS-"), ("retinanet", "RetinaNet"))
+        for assigner in OF_ANCHORS
     },
 }
 
@@ -154,10 +163,19 @@ def _with_prefix(*prefixes: str) -> tuple[str, ...]:
 
 
 def _with_assigners(detector: str) -> tuple[str, ...]:
-    """The detector's own rule and the others, each alone, with IoU rescoring and with both parts, these also with all
-    candidates of the rule."""
-    others = (key for key, row in ROWS.items() if row.stem == detector and "model.assigner" in row.settings)
-    return (*(f"{detector}{part}" for part in PARTS), *others)
+    """The detector's own rule and the others, each alone, with IoU rescoring and with both parts."""
+    names = ("", *(f"_{assigner}" for assigner in ASSIGNERS))
+    keys = (f"{detector}{name}{part}" for name in names for part in PARTS)
+    return tuple(key for key in keys if key in ROWS)
+
+
+def _with_all_candidates() -> tuple[str, ...]:
+    """Mutual labeling over other rules: of the rule's positives, and of all anchors that it chooses among."""
+    return tuple(
+        f"{detector}{name}"
+        for detector in ("fcos-", "retinanet")
+        for name in ("", *(f"_{assigner}_mlc{end}" for assigner in OF_ANCHORS for end in ("", "_all")))
+    )
 
 
 TABLES = {
@@ -190,6 +208,7 @@ TABLES = {
     ),
     "related": Table("Other rules of label assignment", _with_assigners("fcos-"), _RELATED),
     "related_retinanet": Table("RetinaNet, other rules of label assignment", _with_assigners("retinanet"), _RELATED),
+    "related_candidates": Table("Other rules, which candidates are split", _with_all_candidates(), _RELATED),
 }
 
 

@@ -48,15 +48,14 @@ def test_rows_are_the_papers(paper):
 
 
 def test_rows_of_other_assigners(paper, tmp_path):
-    """Each goes on from its detector's own first part, and the assigner is on from the switch; those of anchors have a
-    row whose candidates are all of the anchors that they choose among."""
+    """Each goes on from its detector's own first part, and the assigner is on from the switch."""
     tables, rows = paper["rows"].TABLES, paper["rows"].ROWS
     for name, detector, assigners in (
         ("related", "fcos-", ["atss", "task_aligned", "sim_ota", "paa", "mal"]),
         ("related_retinanet", "retinanet", ["atss", "paa", "mal"]),
     ):
         assert tables[name].metrics == ("AP", "AP75", "correlation", "correlation_pooled")
-        assert len(tables[name].rows) == 3 + 3 * len(assigners) + 3
+        assert len(tables[name].rows) == 3 + 3 * len(assigners)
         found = set()
         for part in plan(paper, tables[name].rows, 0, tmp_path):
             model, mlc = part.config.model, part.config.mlc
@@ -64,12 +63,15 @@ def test_rows_of_other_assigners(paper, tmp_path):
             if part.is_stem:
                 assert model.assigner is None
             else:
-                found.add((model.assigner, mlc.candidates, mlc.ml, mlc.rescoring_start <= part.config.schedule.epochs))
+                assert mlc.candidates is None
+                found.add((model.assigner, mlc.ml, mlc.rescoring_start <= part.config.schedule.epochs))
                 assert paper["rows"].baseline(part.key) == detector
         methods = [(False, False), (False, True), (True, True)]
-        of_rule = {(assigner, None, *method) for assigner in (None, *assigners) for method in methods}
-        assert found == of_rule | {(assigner, "all", True, True) for assigner in ("atss", "paa", "mal")}
+        assert found == {(assigner, *method) for assigner in (None, *assigners) for method in methods}
     assert rows["fcos-_atss_mlc"].name == "FCOS-, ATSS + MLC"
+    for part in plan(paper, tables["related_candidates"].rows, 0, tmp_path):
+        expected = "all" if part.key.endswith("_all") else None
+        assert part.config.mlc.candidates == expected and (expected is None or part.config.model.assigner is not None)
 
 
 def test_rows_are_shown_before_they_are_trained(paper, images, capsys, tmp_path):
@@ -210,7 +212,7 @@ def test_a_part_that_fails_is_reported_and_the_others_go_on(images, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reported"),
     [
-        (["--tables", "1,5"], "extension, extension_rpn, related, related_retinanet, not '5'"),
+        (["--tables", "1,5"], "extension, extension_rpn, related, related_retinanet, related_candidates, not '5'"),
         (["--tables", ""], "not ''"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--steps", "0"], "--steps must be at least 1, got 0"),
