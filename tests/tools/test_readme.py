@@ -96,6 +96,20 @@ def test_inference_and_divergence(capsys):
     assert -1 <= float(capsys.readouterr().out) <= 1
 
 
+def test_the_page_of_assigners():
+    torch.manual_seed(0)
+    boxes = torch.rand(2, 1344, 2) * 128
+    names = {
+        "cls_logits": torch.randn(2, 1344, 4),
+        "boxes": torch.cat([boxes, boxes + 64], dim=2),
+        "others": [{"boxes": torch.tensor([[40.0, 40.0, 200.0, 220.0]]), "labels": torch.tensor([1])}],
+    }
+    (block,) = blocks(ROOT / "docs" / "assigners.md", "python")
+    names = run(block, names)
+    assert sorted(names["assignment"].candidate_gt.unique().tolist()) == [-1, 0, 1]
+    assert 0 < names["task"].num_cls_positive and 0 < names["task"].num_loc_positive
+
+
 @each_page
 def test_links_to_files(page):
     text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
