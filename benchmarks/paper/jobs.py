@@ -26,14 +26,16 @@ def run_parts(
     """
     context = multiprocessing.get_context("spawn")
     end = None if seconds is None else time.monotonic() + seconds
-    waiting = [part for part in parts if not part.done]
+    done = {part for part in parts if part.done}
+    waiting = [part for part in parts if part not in done]
     running: dict[Part, tuple[multiprocessing.process.BaseProcess, float]] = {}
     failed: list[Part] = []
     before = signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's end of time: as Ctrl-C
     try:
         while waiting or running:
             late = end is not None and time.monotonic() >= end
-            for part in _ready(waiting) if not late else ():
+            ready = [part for part in waiting if part.after is None or part.after in done]
+            for part in ready if not late else ():
                 if len(running) < jobs:
                     waiting.remove(part)
                     process = context.Process(target=work, args=(part,))
@@ -44,8 +46,10 @@ def run_parts(
             for part in _ended(running, late):
                 process, began = running.pop(part)
                 if process.exitcode == 0:
+                    done.add(part)
                     say(f"{part.name}: {time.monotonic() - began:.0f} s")
-                    _tidy(part, parts)
+                    if part.cached and all(other in done for other in parts if other.stem is part.stem):
+                        drop_cache(part.stem.out)  # the maps of a first part that no row needs anymore
                 elif not (late and process.exitcode in (130, -signal.SIGTERM)):
                     failed.append(part)
                     say(f"{part.name} failed ({process.exitcode}): {part.out / 'out.txt'} ends with\n{_tail(part)}")
@@ -58,18 +62,8 @@ def run_parts(
     return failed, [part for part in parts if not part.done]
 
 
-def _tidy(part: Part, parts: Sequence[Part]) -> None:
-    """Removes the maps of a first part that no row needs anymore."""
-    if part.cached and all(other.done for other in parts if other.stem is part.stem):
-        drop_cache(part.stem.out)
-
-
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
-
-
-def _ready(waiting: Sequence[Part]) -> list[Part]:
-    return [part for part in waiting if part.after is None or part.after.done]
 
 
 def _ended(running: dict[Part, tuple], late: bool) -> list[Part]:
