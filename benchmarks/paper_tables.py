@@ -29,7 +29,7 @@ from paper.data import GENERATED, prepare  # noqa: E402
 from paper.figures import draw_all  # noqa: E402
 from paper.jobs import run_parts  # noqa: E402
 from paper.parts import SCALES, Part, Plan  # noqa: E402
-from paper.rows import TABLES  # noqa: E402
+from paper.rows import DETECTORS, TABLES  # noqa: E402
 from paper.tables import as_markdown, as_text, collect, finish, replace_marked  # noqa: E402
 
 
@@ -58,6 +58,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="print the figures of the validation images, or of those held back, on which no choice may be made",
     )
     parser.add_argument("--tables", default="1,2,3,4", metavar="N,N", help=f"of {', '.join(TABLES)} (default 1,2,3,4)")
+    parser.add_argument(
+        "--detectors",
+        metavar="NAME,NAME",
+        default=",".join(DETECTORS),
+        help=f"only the tables' rows of these: {', '.join(DETECTORS)} (default: all)",
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (default 3)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N")
     parser.add_argument(
@@ -104,10 +110,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="draw the course over the epochs, the labels that flip and AP by IoU threshold there; needs matplotlib",
     )
     options = parser.parse_args(arguments)
-    names = options.tables.split(",")
-    if unknown := [name for name in names if name not in TABLES]:
-        parser.error(f"--tables: there are {', '.join(TABLES)}, not {', '.join(map(repr, unknown))}")
-    options.tables = [name for name in TABLES if name in names]
+    names, detectors = options.tables.split(","), options.detectors.split(",")
+    for option, found, known in (("tables", names, TABLES), ("detectors", detectors, DETECTORS)):
+        if unknown := [name for name in found if name not in known]:
+            parser.error(f"--{option}: there are {', '.join(known)}, not {', '.join(map(repr, unknown))}")
+    tables = {name: table.of_detectors(detectors) for name, table in TABLES.items() if name in names}
+    options.tables = {name: table for name, table in tables.items() if table.rows}
+    if not options.tables:
+        parser.error(f"--tables {','.join(names)} has no row of {', '.join(detectors)}")
     if options.data in GENERATED and (options.classes or options.held_back):
         parser.error("--classes and --held-back are for --data DIR; generated images have a split held back")
     if not 0 <= options.held_back < 1:
@@ -125,7 +135,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def plan(options: argparse.Namespace, jobs: int) -> list[Part]:
     """All parts, seed by seed, so that complete tables exist early."""
-    rows = list(dict.fromkeys(row for name in options.tables for row in TABLES[name].rows))
+    rows = list(dict.fromkeys(row for table in options.tables.values() for row in table.rows))
     data = prepare(options.data, held_back=options.held_back, classes=options.classes)
     common = Plan(
         scale=options.scale,

@@ -3,8 +3,11 @@ paper's figures (COCO val2017, R50-FPN, 19 epochs)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+DETECTORS = ("fcos-", "retinanet", "rpn")
+"""What the rows are compared with; FCOS is a row of FCOS-."""
 
 SWITCH = 12
 """Where the first part ends: after so many of 19 epochs."""
@@ -46,6 +49,10 @@ class Table:
     rows: tuple[str, ...]
     """The first of each detector is the one that the others are compared with."""
     metrics: tuple[str, ...]
+
+    def of_detectors(self, names: Collection[str]) -> Table:
+        """The table without the rows of other detectors."""
+        return replace(self, rows=tuple(row for row in self.rows if baseline(row) in names))
 
 
 BASELINE = {"mlc.ml": False, "mlc.iur": True}

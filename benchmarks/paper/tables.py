@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from mlc_ext.detectors.evaluation.coco_metrics import CocoEvaluator, ProposalEva
 
 from .bootstrap import Bootstrap, Difference, Matches, holm, match
 from .parts import Part
-from .rows import ROWS, STEMS, TABLES, Table, baseline
+from .rows import ROWS, STEMS, Table, baseline
 
 HEADINGS = {"correlation": "corr (per gt)", "correlation_pooled": "corr (pooled)"}
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
@@ -115,14 +115,11 @@ class Finished:
     """A table as far as it is done."""
 
     name: str
+    table: Table
     found: Found
     differences: dict[str, Difference]
     corrected: dict[str, float]
     """p of each difference, by Holm's correction for the rows of the table."""
-
-    @property
-    def table(self) -> Table:
-        return TABLES[self.name]
 
     @property
     def title(self) -> str:
@@ -138,15 +135,15 @@ class Finished:
         return f"{count} seed{'' if count == 1 else 's'}{images}{trained}"
 
 
-def finish(names: Sequence[str], found: Found) -> list[Finished]:
-    """The named tables."""
-    tables = []
-    for name in names:
-        part = found.of_table(TABLES[name])
+def finish(tables: Mapping[str, Table], found: Found) -> list[Finished]:
+    """The tables by name, each with what is done of it."""
+    finished = []
+    for name, table in tables.items():
+        part = found.of_table(table)
         differences = part.differences()
         corrected = dict(zip(differences, holm([d.p for d in differences.values()]), strict=True))
-        tables.append(Finished(name, part, differences, corrected))
-    return tables
+        finished.append(Finished(name, table, part, differences, corrected))
+    return finished
 
 
 def collect(parts: Sequence[Part], resamples: int, *, held_back: bool = False) -> Found:

@@ -85,6 +85,16 @@ def test_rows_are_shown_before_they_are_trained(paper, images, capsys, tmp_path)
     assert not list(tmp_path.glob("seed*"))
 
 
+def test_rows_of_one_detector(paper, images, capsys, tmp_path):
+    arguments = ["--data", str(images), "--out", str(tmp_path), "--tables", "2,3,4", "--detectors", "fcos-", "--show"]
+    assert paper["program"].main(arguments) == 0
+    shown = capsys.readouterr()
+    assert "Table 2" in shown.out and "Table 3" in shown.out and "Table 4" not in shown.out
+    names = {line.split("  ")[0] for line in shown.out.splitlines()}
+    assert {"FCOS-", "FCOS- + centerness", "FCOS- + MLC"} <= names and "RetinaNet" not in names
+    assert "24 of 24 parts" in shown.err  # three seeds of 6 rows and 2 first parts
+
+
 def plan(paper, rows, seed, out, *, scale="small", **options):
     data = options.pop("data", paper["data"].Data("none", 160, {"data.data": "none"}, {}))
     return paper["parts"].Plan(scale, data, out, **options).parts(rows, seed)
@@ -214,6 +224,8 @@ def test_a_part_that_fails_is_reported_and_the_others_go_on(images, tmp_path):
     [
         (["--tables", "1,5"], "extension, extension_rpn, related, related_retinanet, related_candidates, not '5'"),
         (["--tables", ""], "not ''"),
+        (["--detectors", "fcos-,fcos"], "--detectors: there are fcos-, retinanet, rpn, not 'fcos'"),
+        (["--tables", "4", "--detectors", "fcos-"], "--tables 4 has no row of fcos-"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--steps", "0"], "--steps must be at least 1, got 0"),
         (["--held-back", "0.5"], "--classes and --held-back are for --data DIR"),
