@@ -158,6 +158,7 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
     begun: list[str] = []
     with program_errors(functools.partial(_report_error, prog, begun)) as ending:
         config = configuration(options)
+        _warn_of_late_starts(config)
         runs = _runs(config, options)
         if options.resume is None:
             check_init(config.model.init)
@@ -172,6 +173,18 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
                 say(f"\n{options.seeds} seeds, mean +- standard deviation\n{spread(_by_seed(results))}")
             say(f"\n{_ending(prog, [each.run.out for each in runs.values()])}")
     return ending.code
+
+
+def _warn_of_late_starts(config: Config) -> None:
+    """Of the method's parts that do not start within the training."""
+    names = {"ml": "mutual labeling", "iur": "IoU rescoring"}
+    end = config.schedule.epochs
+    late = [f"{names[part]} (epoch {start:g})" for part, start in config.method_starts().items() if start >= end]
+    if late:
+        LOG.warning(
+            f"the training ends at epoch {end}, before the start of {' and '.join(late)}: --epochs N moves "
+            "mlc.start_epoch, --set schedule.epochs=N does not"
+        )
 
 
 def _ending(prog: str, folders: list[str]) -> str:

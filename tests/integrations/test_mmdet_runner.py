@@ -73,15 +73,16 @@ def test_the_shipped_configs_build(path):
     assert [hook.type for hook in config.custom_hooks] == ["MLCEpochHook"]
 
 
+@pytest.mark.parametrize("start_epoch", [1, 2])
 @pytest.mark.parametrize("loop", ["EpochBasedTrainLoop", "IterBasedTrainLoop"])
-def test_the_epoch_of_both_loops(loop, tmp_path):
-    """24 images in batches of 4: 6 iterations are an epoch."""
+def test_the_epoch_of_both_loops(loop, start_epoch, tmp_path):
+    """24 images in batches of 4: 6 iterations are an epoch. A training of two epochs never reaches a start at 2."""
     epochs = []
 
     class Model(BaseModel):
         def __init__(self):
             super().__init__()
-            self.head = build("FCOSHead", mlc={"start_epoch": 1})
+            self.head = build("FCOSHead", mlc={"start_epoch": start_epoch})
             self.head.state.set_epoch = epochs.append
 
         def forward(self, inputs, mode="tensor"):
@@ -102,6 +103,9 @@ def test_the_epoch_of_both_loops(loop, tmp_path):
         experiment_name=str(tmp_path),
     ).train()
     assert epochs == pytest.approx([i / 6 for i in range(12)])
+    logged = "".join(path.read_text() for path in tmp_path.rglob("*.log"))
+    late = "MLCFCOSHead: the training ends before the start of mutual labeling (from epoch 2), IoU rescoring (from"
+    assert logged and (late in logged) == (start_epoch == 2)
 
 
 @needs_photographs

@@ -15,7 +15,7 @@ from small_runs import DETECTORS, assert_same, finish, reached, start, train_her
 from mlc_ext.detectors.config.overrides import from_dict
 from mlc_ext.detectors.engine.train_step import Stepper
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
-from mlc_ext.detectors.train import configuration, parse
+from mlc_ext.detectors.train import configuration, main, parse
 
 IMAGES = {"data.generated_images": 16}
 """Four steps an epoch."""
@@ -318,6 +318,21 @@ def test_bad_options_end_with_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as exit_:
         parse(arguments)
     assert exit_.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "late"),
+    [
+        (["--set", "schedule.epochs=12"], "mutual labeling (epoch 12) and IoU rescoring (epoch 12)"),
+        (["--no-ml", "--set", "schedule.epochs=3"], "IoU rescoring (epoch 12)"),
+        (["--no-iur", "--set", "mlc.start_epoch=24"], "mutual labeling (epoch 24)"),
+        (["--epochs", "3"], None),
+        (["--no-ml", "--no-iur", "--set", "schedule.epochs=3"], None),
+    ],
+)
+def test_a_method_that_does_not_start_is_a_warning(arguments, late, caplog, in_folder):
+    assert main(["--preset", "fcos_minus_r50_mlc", *arguments, "--data", "missing"]) == 2
+    assert f"before the start of {late}: " in caplog.text if late else "before the start" not in caplog.text
 
 
 def test_help_mentions_every_option(folder):

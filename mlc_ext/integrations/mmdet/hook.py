@@ -14,14 +14,24 @@ from .head import MLCHead
 class MLCEpochHook(Hook):  # type: ignore[misc]
     """Sets the epoch of the model's MLC heads before every iteration, as a fraction of epochs.
 
-    With any other training loop than EpochBasedTrainLoop an epoch is as many images as the training set has.
+    With any other training loop than EpochBasedTrainLoop an epoch is as many images as the training set has. A warning
+    is logged if the training ends before the method starts.
     """
+
+    def before_train(self, runner: Any) -> None:
+        last = (runner.max_iters - 1) / _epoch_length(runner)
+        for head in _heads(runner):
+            if parts := head.state.not_started(last):
+                runner.logger.warning(f"{type(head).__name__}: the training ends before the start of {parts}")
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         epoch = runner.iter / _epoch_length(runner)
-        for module in runner.model.modules():
-            if isinstance(module, MLCHead):
-                module.state.set_epoch(epoch)
+        for head in _heads(runner):
+            head.state.set_epoch(epoch)
+
+
+def _heads(runner: Any) -> list[MLCHead]:
+    return [module for module in runner.model.modules() if isinstance(module, MLCHead)]
 
 
 def _epoch_length(runner: Any) -> float:
