@@ -35,9 +35,8 @@ class MLCConfig:
     degenerate: str = "baseline"
     """The rule for a gt whose candidates cannot be split: "baseline" or "literal" (see mlc_ext.mutual_labels)."""
     candidates: str | None = None
-    """J^k, read where a detector builds its assigner: "positives" of the baseline, "own_levels" (FCOS) or "all" (see
-    the assigners). None: the detector's own, "positives" for FCOS and "all" for RetinaNet and RPN; of another assigner
-    "positives"."""
+    """J^k: "positives" of the baseline, "own_levels" (FCOS) or "all" (see the assigners); None: "all" for RetinaNet and
+    RPN, "positives" for FCOS and for other assigners. Read where a detector builds its assigner."""
     min_gap: float = 0.0
     """A group whose two classes have means that differ by less than this is not split; 0: off."""
     metric: str = "crossed"

@@ -131,7 +131,7 @@ def _errors(errors: ErrorShares) -> str:
     rows: dict[str, tuple[ErrorShare, str]] = {name: (errors.kinds[name], KINDS[name]) for name in KINDS}
     rows["false positives"] = errors.false_positives, "all detections without an object"
     rows["false negatives"] = errors.false_negatives, "all objects without a detection"
-    heading = "AP50 gained if this kind were mended: TIDE; detections of any score"
+    heading = "AP50 gained if this kind were fixed: TIDE; detections of any score"
     lines = [f"{'errors at IoU .5':16} {'count':>8} {'dAP50':>6}  ({heading})"]
     for name, (share, meaning) in rows.items():
         lines.append(f"{name:16} {share.count:>8} {shown('AP50', share.gain):>6}  {meaning}")

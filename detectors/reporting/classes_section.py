@@ -17,7 +17,7 @@ _OPEN = 20
 
 _ERRORS_NOTE = (
     "Errors at IoU .5 by TIDE's kinds (Bolya et al. 2020), of detections of any score. dAP50: the AP50 that would be "
-    "gained if all errors of the kind were mended, each kind alone; small: their count; -: no class is left, AP50 is "
+    "gained if all errors of the kind were fixed, each kind alone; small: their count; -: no class is left, AP50 is "
     "undefined. A false positive has the first kind of the list that applies."
 )
 

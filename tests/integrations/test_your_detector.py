@@ -64,8 +64,8 @@ class Anchors:
         self.outputs = [nn.Parameter(torch.randn(3, len(self.anchors), n) * 0.1 - bias) for n, bias in ((3, 3), (4, 0))]
         self.iou = nn.Parameter(torch.zeros(3, len(self.anchors)))
 
-    def losses(self, recipe, config, mutual):
-        return recipe(*self.outputs, self.iou, self.anchors, self.targets, config, mutual)
+    def losses(self, recipe, config, mutual, rescoring=True):
+        return recipe(*self.outputs, self.iou, self.anchors, self.targets, config, mutual, rescoring)
 
 
 class Points:
@@ -77,8 +77,8 @@ class Points:
         self.outputs = [nn.Parameter(torch.randn(3, count, 3) * 0.1 - 3), nn.Parameter(torch.rand(3, count, 4) * 9 + 9)]
         self.iou = nn.Parameter(torch.zeros(3, count))
 
-    def losses(self, recipe, config, mutual):
-        return recipe(*self.outputs, self.iou, self.points, self.strides, self.targets, config, mutual)
+    def losses(self, recipe, config, mutual, rescoring=True):
+        return recipe(*self.outputs, self.iou, self.points, self.strides, self.targets, config, mutual, rescoring)
 
 
 class Queries:
@@ -91,13 +91,13 @@ class Queries:
         self.outputs = [nn.Parameter(torch.randn(3, 30, 3) * 0.1 - 3), nn.Parameter(boxes)]
         self.iou = nn.Parameter(torch.zeros(3, 30))
 
-    def losses(self, recipe, config, mutual):
+    def losses(self, recipe, config, mutual, rescoring=True):
         logits, boxes = self.outputs
         cost = [
             -mlc_ext.box_iou(b, t["boxes"]) - s[:, t["labels"]].sigmoid()
             for b, s, t in zip(boxes.detach(), logits.detach(), self.targets, strict=True)
         ]
-        return recipe(logits, boxes, self.iou, cost, self.targets, config, mutual, IMAGE_SIZE)
+        return recipe(logits, boxes, self.iou, cost, self.targets, config, mutual, rescoring, IMAGE_SIZE)
 
 
 @pytest.mark.parametrize("kind", [Anchors, Points, Queries])
@@ -109,6 +109,8 @@ def test_recipe_trains(page, kind):
     assert set(first[True]) == {"classification", "box", "iou_rescoring"}
     assert first[True]["classification"] != first[False]["classification"]
     assert first[True]["box"] != first[False]["box"]
+    before = toy.losses(recipe, config, True, rescoring=False)
+    assert before["box"] == first[True]["box"] and before["iou_rescoring"] == 0 < first[True]["iou_rescoring"]
     parameters = [*toy.outputs, toy.iou]
     optimizer = torch.optim.Adam(parameters, 0.1)
     for step in range(120):
