@@ -135,7 +135,7 @@ def test_an_unset_variable_is_not_the_runs_own_data(program, value):
 )
 def test_a_run_whose_files_cannot_be_written_does_not_begin(program, blocked):
     os.makedirs(f"blocked{blocked}/{blocked}")
-    code, out, error = program(train, "--out", f"blocked{blocked}", *settings())
+    code, out, error = program(train, "--out", f"blocked{blocked}", *settings(), "--set=mlc.start_epoch=0.5")
     assert code == 2 and f"Is a directory: 'blocked{blocked}/{blocked}'" in error and error.count("\n") == 1
     assert "images" not in out
 
