@@ -24,7 +24,6 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
     import mlc_ext  # noqa: F401  (before other imports: it ends the process at Ctrl-C while they run)
 
 import argparse
-import dataclasses
 import functools
 import importlib.util
 
@@ -36,17 +35,15 @@ from mlc_ext.detectors.config.presets import PRESETS, preset, with_epochs
 from mlc_ext.detectors.config.reference import settings_text
 from mlc_ext.detectors.config.settings import Config
 from mlc_ext.detectors.engine.nonfinite import NonFiniteLoss
-from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.metrics_table import report, spread
 from mlc_ext.detectors.initialization.initialize import check_init
 from mlc_ext.detectors.interrupts import interruptible
 from mlc_ext.detectors.runs.checkpoint import BEST, NAME
 from mlc_ext.detectors.runs.folder import RunFolder
 from mlc_ext.detectors.runs.log_file import LOG, hold_log, show_warnings
+from mlc_ext.detectors.series import by_seed, runs_of, train_all
 
 DEFAULT_PRESET = "demo"
-_SEED = ", seed "
-"""Between a run's kind and its seed, in names."""
 
 
 def parse(arguments: list[str] | None = None, prog: str = "train.py") -> argparse.Namespace:
@@ -61,7 +58,8 @@ def parse(arguments: list[str] | None = None, prog: str = "train.py") -> argpars
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="train the baseline too (same seed, same steps: run.patience is ignored) and print both",
+        help="train the baseline too (same seed, same steps: run.patience is ignored) and print both; what comes "
+        "before the start of the method is trained once",
     )
     parser.add_argument("--no-ml", action="store_true", help="without mutual labeling")
     parser.add_argument("--no-iur", action="store_true", help="without IoU rescoring")
@@ -141,12 +139,6 @@ def weights_available(init: str | None = None) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in packages)
 
 
-def baseline_of(config: Config) -> Config:
-    """The same run without the method."""
-    mlc = dataclasses.replace(config.mlc, ml=False, iur=False, alignment=0.0)
-    return dataclasses.replace(config, mlc=mlc, model=dataclasses.replace(config.model, nms="rescored"))
-
-
 @interruptible
 def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
     options = parse(arguments, prog)
@@ -167,10 +159,10 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
             with distributed.together():  # of both runs, before the first one begins
                 for each in runs.values() if distributed.is_main() else ():
                     RunFolder(each.run.out).check_outputs()
-            results = _train_all(prog, runs, options, allowed, begun)
+            results = train_all(runs, prog, begun, options.resume, allowed, progress=not options.quiet)
             say(report(*results.values(), names=tuple(results)))
             if options.seeds > 1:
-                say(f"\n{options.seeds} seeds, mean +- standard deviation\n{spread(_by_seed(results))}")
+                say(f"\n{options.seeds} seeds, mean +- standard deviation\n{spread(by_seed(results))}")
             say(f"\n{_ending(prog, [each.run.out for each in runs.values()])}")
     return ending.code
 
@@ -208,78 +200,7 @@ def _runs(config: Config, options: argparse.Namespace) -> dict[str, Config]:
     if options.compare and config.run.patience is not None:
         LOG.warning("run.patience is ignored: --compare trains both for the same number of steps")
         config = override(config, "run.patience", None)
-    kinds = {_name(config): config}
-    if options.compare:
-        kinds = {"baseline": baseline_of(config), **kinds}
-    if options.seeds > 1:
-        seeds = range(config.run.seed, config.run.seed + options.seeds)
-        kinds = {
-            f"{name}{_SEED}{seed}": override(each, "run.seed", seed) for seed in seeds for name, each in kinds.items()
-        }
-    if len(kinds) == 1:
-        return kinds
-    return {
-        name: override(each, "run.out", str(Path(config.run.out, *reversed(name.replace(" ", "").split(",")))))
-        for name, each in kinds.items()
-    }
-
-
-def _by_seed(results: dict[str, dict[str, float]]) -> dict[str, list[dict[str, float]]]:
-    """The metrics of each kind of run, seed by seed."""
-    kinds: dict[str, list[dict[str, float]]] = {}
-    for name, metrics in results.items():
-        kinds.setdefault(name.partition(_SEED)[0], []).append(metrics)
-    return kinds
-
-
-def _train_all(
-    prog: str, runs: dict[str, Config], options: argparse.Namespace, allowed: tuple[str, ...], begun: list[str]
-) -> dict[str, dict[str, float]]:
-    """The metrics of each run. Of several runs, the names of those that are started are appended to ``begun``; if one
-    fails, the results of the finished ones are printed, and how to continue."""
-    results: dict[str, dict[str, float]] = {}
-    try:
-        for name, each in runs.items():
-            if len(runs) > 1:
-                begun.append(name)
-            results[name] = _train(name, each, options, allowed)
-    except BaseException:  # after Ctrl-C too
-        if begun:
-            say(_unfinished(prog, runs, results, begun[-1]))
-        raise
-    return results
-
-
-def _unfinished(prog: str, runs: dict[str, Config], results: dict[str, dict[str, float]], failed: str) -> str:
-    """The results of the runs that are finished, how to continue the one that failed, and the runs after it."""
-    config = Path(runs[failed].run.out) / "config.json"
-    left = [name for name in runs if name != failed and name not in results]
-    return "\n".join(
-        [""]
-        + ([report(*results.values(), names=tuple(results))] if results else [])
-        + [f"not finished: {failed}"]
-        + ([f"to continue it: {command(prog, 'train', '--config', config, '--resume', 'auto')}"] * config.is_file())
-        + ([f"not started: {'; '.join(left)}"] if left else [])
-    )
-
-
-def _train(name: str, config: Config, options: argparse.Namespace, allowed: tuple[str, ...]) -> dict[str, float]:
-    say(f"{name}: {config.run.out}")
-    trainer = Trainer(config, progress=not options.quiet)
-    say(f"{trainer.train_set.summary()}\n{trainer.val_set.summary()}")
-    for part, start in config.method_starts().items():
-        if start >= config.schedule.epochs:
-            say(f"mlc.{part} is on but starts at epoch {start:g} of {config.schedule.epochs}, so never (--epochs N "
-                 "scales the schedule)")  # fmt: skip
-    if options.resume is not None:
-        path = trainer.resume(options.resume, allowed)
-        say(f"resumed from {path}" if path else f"nothing to resume in {config.run.out}")
-    if table := trainer.start_from_init():
-        say(table)
-    metrics = trainer.run()
-    for line in trainer.ending():
-        say(line)
-    return metrics
+    return runs_of(config, compare=options.compare, seeds=options.seeds)
 
 
 def _report_error(prog: str, begun: list[str], error: Exception) -> None:
@@ -287,12 +208,6 @@ def _report_error(prog: str, begun: list[str], error: Exception) -> None:
     LOG.error("%s", error, exc_info=error)
     if not isinstance(error, NonFiniteLoss) or error.here:
         print_error(f"{prog}: {begun[-1]}" if begun else prog, error)
-
-
-def _name(config: Config) -> str:
-    parts = [name for name, on in (("ML", config.mlc.ml), ("IUR", config.mlc.iur)) if on]
-    detector = config.model.detector
-    return {"ML IUR": "MLC", "": detector}.get(" ".join(parts), f"{detector} + {''.join(parts)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import mlc_ext
-from mlc_ext.detectors.config.presets import preset
+from mlc_ext.detectors.config.presets import preset, with_epochs
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.models.dense_detector import DenseDetector
 from mlc_ext.detectors.runs.load import load_for_evaluation
@@ -71,7 +71,7 @@ def trained_run(folder: Path) -> Path:
     """Trains the demo preset into ``folder`` unless its checkpoint is there; returns the checkpoint."""
     checkpoint = folder / "checkpoint.pt"
     if not checkpoint.is_file():
-        config = preset("demo")
+        config = with_epochs(preset("demo"), 10)
         mlc = dataclasses.replace(config.mlc, candidates="positives")
         run = dataclasses.replace(config.run, out=str(folder), threads=1)
         Trainer(dataclasses.replace(config, mlc=mlc, run=run)).run()

@@ -82,10 +82,10 @@ def demo() -> Config:
         model=ModelConfig(
             backbone="efficientnet_lite0", weights="imagenet", frozen_stages=0, norm="bn", fpn_channels=64, num_convs=2
         ),
-        mlc=MLCConfig(start_epoch=mutual_start(10)),
+        mlc=MLCConfig(start_epoch=mutual_start(12)),
         data=DataConfig(short_side=160, long_side=160),
         schedule=ScheduleConfig(
-            epochs=10,
+            epochs=12,
             batch_size=8,
             optimizer="adamw",
             lr=1e-3,

@@ -16,6 +16,9 @@ from .ema import WeightAverage
 from .nonfinite import FiniteGuard
 from .optim import LearningRate, build_optimizer
 
+_IOU_LAYER = ".iou_logits."
+"""In the names of its parameters."""
+
 
 class Stepper:
     """The optimizer and the rest of a training step. Call :meth:`connect` before the first step.
@@ -119,11 +122,24 @@ class Stepper:
             self.average.model.load_state_dict(self.model.state_dict())
 
     def load_state_dict(self, state: dict) -> None:
-        """Restores :meth:`state_dict`. Averages or a loss scale that the state lacks start anew."""
-        self.model.load_state_dict(state["model"])
-        groups = self.optimizer.state_dict()["param_groups"]  # from the configuration: changed settings apply
-        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
+        """Restores :meth:`state_dict`. Averages, a loss scale or an IoU layer that the state lacks start anew: a
+        baseline's state is continued with IoU rescoring."""
+        own = self.model.state_dict()
+        added = {name: own[name] for name in own if _IOU_LAYER in name and name not in state["model"]}
+        self.model.load_state_dict(state["model"] | added)
+        optimizer = self.optimizer.state_dict()  # its groups are of the configuration: changed settings apply
+        self.optimizer.load_state_dict(optimizer | {"state": self._of_parameters(state["optimizer"]["state"], added)})
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
-            self.average.load_state_dict(state["ema"] or {"updates": 0, "weights": state["model"]})
+            average = state["ema"] or {"updates": 0, "weights": state["model"]}
+            self.average.load_state_dict(average | {"weights": average["weights"] | added})
+
+    def _of_parameters(self, state: dict[int, dict], added: dict[str, Tensor]) -> dict[int, dict]:
+        """An optimizer's state by the numbers that the parameters have here, where those named in ``added`` are new."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        numbers = [number for number, parameter in enumerate(self._parameters) if names[parameter] not in added]
+        new = {
+            number: values for number, values in self.optimizer.state_dict()["state"].items() if number not in numbers
+        }
+        return new | {numbers[number]: values for number, values in state.items()}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from small_runs import DETECTORS, assert_same, finish, reached, start, train_here, wait_until
 
 from mlc_ext.detectors.config.overrides import from_dict
@@ -88,14 +89,15 @@ def test_seeds(folder):
 def test_files_of_a_run(folder, compared, name):
     run = folder / "compared" / name
     files = ["checkpoint.pt", "config.json", "log.txt", "metrics.json", "metrics.jsonl"]
-    assert sorted(p.name for p in run.iterdir()) == files
+    assert sorted(p.name for p in run.iterdir() if p.name != "checkpoint.1.pt") == files
+    assert (run / "checkpoint.1.pt").exists() == (name == "baseline")  # where the method goes on from
     result = json.loads((run / "metrics.json").read_text())
     assert [json.loads(line)["iteration"] for line in open(run / "metrics.jsonl")] == [1, 2, 3, 4, 4]
     assert result["iteration"] == 4 and {"AP", "AP50", "APl", "correlation_pooled"} <= set(result["metrics"])
     steps = [entry for entry in result["history"] if "loss" in entry]
     assert [entry["iteration"] for entry in steps] == [1, 2, 3, 4]
     assert [entry["mutual"] for entry in steps] == [False, False, name == "MLC", name == "MLC"]
-    assert all(("iou_rescoring" in entry) == (name == "MLC") for entry in steps)
+    assert ["iou_rescoring" in entry for entry in steps] == [False, False, name == "MLC", name == "MLC"]
     assert all(entry["loss"] > 0 and entry["lr"] > 0 and entry["images_per_second"] > 0 for entry in steps)
     for entry in steps:
         parts = [entry[k] for k in ("classification", "bbox_regression", "iou_rescoring") if k in entry]
@@ -108,13 +110,57 @@ def test_files_of_a_run(folder, compared, name):
     assert "evaluation at iteration 4" in (run / "log.txt").read_text()
 
 
-def test_both_runs_start_from_the_same_weights_and_batches(folder, compared):
-    first = [
-        json.loads((folder / "compared" / name / "metrics.json").read_text())["history"][0]
-        for name in ("baseline", "MLC")
-    ]
-    for loss in ("classification", "bbox_regression"):
-        assert first[0][loss] == first[1][loss]  # the IoU layer has not acted yet
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"schedule.ema": 0.9, "run.eval_every": 1, "run.best_metric": "AP", "mlc.start_epoch": 1},
+        {"schedule.optimizer": "sgd", "model.detector": "retinanet"},
+    ],
+)
+def test_a_shared_first_part_changes_nothing(tmp_path, program, settings):
+    """--compare trains what comes before the method once; both runs end as if they had been trained alone."""
+    arguments = ("--epochs", "2", "--no-iur", "--out")
+    code, out, error = program(*arguments, tmp_path / "both", "--compare", **settings)
+    assert code == 0, error
+    assert f"/both/fcos-+ML, from epoch {settings.get('mlc.start_epoch', 0.5)} of the baseline" in out.replace(
+        "retinanet", "fcos-"
+    )
+    for name, switches in (("baseline", ("--no-ml",)), (out.splitlines()[-1].rsplit("/")[-1], ())):
+        assert program(*arguments, tmp_path / name, *switches, **settings)[0] == 0
+        folders = tmp_path / name, tmp_path / "both" / name
+        alone, shared = (load_checkpoint(folder / "checkpoint.pt") for folder in folders)
+        for key in ("model", "optimizer", "ema", "iteration", "loader"):
+            assert_same(alone[key], shared[key], key)
+        alone, shared = ([entry | {"images_per_second": 0} for entry in each["history"]] for each in (alone, shared))
+        assert str(alone) == str(shared)  # with NaN
+        alone, shared = ({path.name for path in folder.iterdir()} for folder in folders)
+        assert alone <= shared <= alone | {"checkpoint.1.pt"}
+
+
+@pytest.mark.parametrize("optimizer, state", [("adamw", "exp_avg"), ("sgd", "momentum_buffer")])
+def test_the_iou_layer_of_a_comparison_starts_with_the_method(tmp_path, program, optimizer, state):
+    """The baseline has none: the method's run adds it, with its weights at the seed's and an optimizer that is new to
+    it, and keeps the optimizer's state of all others."""
+    settings = {"schedule.optimizer": optimizer, "schedule.ema": 0.9, "mlc.start_epoch": 0.75, "mlc.gamma": 1e-9}
+    code, _, error = program("--epochs", "1", "--out", tmp_path / "both", "--compare", **settings)
+    assert code == 0, error
+    code, _, error = program("--epochs", "1", "--out", tmp_path / "MLC", **settings)
+    assert code == 0, error
+    alone, shared = (
+        load_checkpoint(folder / "checkpoint.pt") for folder in (tmp_path / "MLC", tmp_path / "both" / "MLC")
+    )
+    for part in (shared["model"], shared["ema"]["weights"]):
+        assert part.keys() == alone["model"].keys() and any(".iou_logits." in name for name in part)
+    moments = [{n: values[state] for n, values in each["optimizer"]["state"].items()} for each in (alone, shared)]
+    assert moments[0].keys() == moments[1].keys()
+    for n, moment in ((n, moment) for n, moment in moments[0].items() if len(moment) > 1):  # not of the IoU layer
+        torch.testing.assert_close(moments[1][n], moment, rtol=1e-3, atol=1e-6)
+    baseline = load_checkpoint(tmp_path / "both" / "baseline" / "checkpoint.pt")
+    assert not any(".iou_logits." in name for name in baseline["model"])
+    if optimizer == "adamw":
+        steps = {float(values["step"]) for values in shared["optimizer"]["state"].values()}
+        assert steps == {4.0, 1.0}  # of the detector, and of the IoU layer
 
 
 def test_evaluate_gives_the_runs_metrics(folder, compared):

@@ -7,7 +7,7 @@ import signal
 import pytest
 from small_runs import assert_same, train_here
 
-from mlc_ext.detectors import train
+from mlc_ext.detectors import series, train
 from mlc_ext.detectors.engine.train_step import Stepper
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 
@@ -64,6 +64,32 @@ def test_the_first_run_fails(program, monkeypatch):
     assert out.splitlines()[-3] == "not finished: baseline" and out.splitlines()[-1] == "not started: MLC"
 
 
+def test_a_comparison_fails_after_its_shared_part_and_goes_on(program, monkeypatch, capsys):
+    """Both runs continue from their own checkpoints."""
+    with monkeypatch.context() as patch:
+        act_before_step(patch, 3, fail)  # the baseline's second: the method is finished
+        code, out, error = program("--compare", "--out", "runs")
+    assert (code, error) == (2, "train.py: baseline: the disk is gone\n")
+    table, *end = out.splitlines()[-3:]
+    text = "mlc-ext train --config runs/baseline/config.json --resume auto"
+    assert table.startswith("MLC  ") and end == ["not finished: baseline", f"to continue it: {text}"]
+
+    with monkeypatch.context() as patch:
+        act_before_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))  # the method's first
+        code, out, _ = program("--compare", "--out", "again")
+    assert code == 130
+    lines = out.splitlines()[-4:]
+    assert lines[::2] == ["not finished: baseline", "not finished: MLC"]
+    for line in lines[1::2]:
+        assert train.main([*shlex.split(line.removeprefix("to continue it: "))[2:], "--quiet"]) == 0
+    capsys.readouterr()
+    assert program("--compare", "--out", "whole")[0] == 0
+    for name in ("baseline", "MLC"):
+        states = [load_checkpoint(f"{folder}/{name}/checkpoint.pt") for folder in ("again", "whole")]
+        assert_same(states[0]["model"], states[1]["model"])
+        assert states[0]["iteration"] == 2
+
+
 def test_an_interrupted_run(program, monkeypatch):
     act_before_step(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
     code, out, error = program("--seeds", 3, "--out", "runs")
@@ -75,7 +101,7 @@ def test_an_interrupted_run(program, monkeypatch):
 
 def test_a_run_that_cannot_begin(program, monkeypatch):
     """It has no settings to go on with."""
-    monkeypatch.setattr(train, "Trainer", lambda *_, **__: fail())
+    monkeypatch.setattr(series, "Trainer", lambda *_, **__: fail())
     code, out, error = program("--seeds", 2, "--out", "runs")
     assert (code, error) == (2, "train.py: MLC, seed 0: the disk is gone\n")
     assert out.splitlines()[-2:] == ["not finished: MLC, seed 0", "not started: MLC, seed 1"]
