@@ -83,6 +83,11 @@ class MLCConfig:
         """The candidates to build an assigner with, where ``own`` are the detector's."""
         return own if self.candidates is None else self.candidates
 
+    @property
+    def fcos_candidates(self) -> str:
+        """The candidates to build FCOS's assigner with."""
+        return self.candidates_of("all" if self.metric == "alignment" else "positives")
+
     @classmethod
     def paper(cls, detector: str, **changes: Any) -> MLCConfig:
         """The paper's settings of a detector: the defaults, with the detector's ``alpha``.

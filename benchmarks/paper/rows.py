@@ -213,6 +213,14 @@ TABLES = {
     "extension_rpn": Table(
         "RPN: one cut of the alignment", ("rpn", "rpn_ml", *_with_prefix("rpn_aligned")), _PROPOSALS
     ),
+    "extension_related": Table(
+        "One cut of the alignment (not the paper's method) and other rules of label assignment",
+        (
+            *("fcos-", "fcos-_iur", "fcos-_ml", "fcos-_mlc", "fcos-_aligned6", "fcos-_aligned_iur"),
+            *(f"fcos-_{assigner}{part}" for assigner in ASSIGNERS for part in ("", "_iur")),
+        ),
+        _RELATED,
+    ),
     "related": Table("Other rules of label assignment", _with_assigners("fcos-"), _RELATED),
     "related_retinanet": Table("RetinaNet, other rules of label assignment", _with_assigners("retinanet"), _RELATED),
     "related_candidates": Table("Other rules, which candidates are split", _with_all_candidates(), _RELATED),

@@ -95,7 +95,6 @@ class FCOS(DenseDetector):
             norm_on_bbox=norm_on_bbox,
             strides=strides,
         )
-        own_candidates = "all" if mlc.metric == "alignment" else "positives"
         super().__init__(
             backbone,
             fpn,
@@ -105,7 +104,7 @@ class FCOS(DenseDetector):
                 strides,
                 center_sampling_radius=center_sampling_radius,
                 v1=mmdet1,
-                candidates=mlc.candidates_of(own_candidates),
+                candidates=mlc.fcos_candidates,
             ),
             mlc=mlc,
             cls_loss=cls_loss,

@@ -57,7 +57,7 @@ class MLCFCOSHead(MLCHead, FCOSHead):  # type: ignore[misc]
             self.strides,
             self.regress_ranges,
             self.center_sample_radius if self.center_sampling else None,
-            candidates=config.candidates_of("all" if config.metric == "alignment" else "positives"),
+            candidates=config.fcos_candidates,
         )
         assignment = assigner(levels, [{"boxes": boxes} for boxes in gt_boxes])
         task = self.targets(assignment, logits, boxes, torch.cat(gt_boxes), gt_labels)

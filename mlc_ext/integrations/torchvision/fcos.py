@@ -28,8 +28,7 @@ class FCOSHeadMixin(DenseHead):
     def _assignment(self, matched: list[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> Assignment:
         assignment = assignment_of(matched, anchors, targets, with_ignored=False)
         config = self._mlc.config
-        candidates = config.candidates_of("all" if config.metric == "alignment" else "positives")
-        if not self._mlc.mutual or candidates == "positives":
+        if not self._mlc.mutual or config.fcos_candidates == "positives":
             return assignment
         centers = (anchors[0][:, :2] + anchors[0][:, 2:]).float() / 2
         found = [smallest_containing(centers, target["boxes"].to(centers.dtype)) for target in targets]
