@@ -222,7 +222,10 @@ def test_a_part_that_fails_is_reported_and_the_others_go_on(images, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reported"),
     [
-        (["--tables", "1,5"], "extension, extension_rpn, extension_related, related, related_retinanet, related_candidates, not '5'"),
+        (
+            ["--tables", "1,5"],
+            "extension, extension_rpn, extension_related, related, related_retinanet, related_candidates, not '5'",
+        ),
         (["--tables", ""], "not ''"),
         (["--detectors", "fcos-,fcos"], "--detectors: there are fcos-, retinanet, rpn, not 'fcos'"),
         (["--tables", "4", "--detectors", "fcos-"], "--tables 4 has no row of fcos-"),
