@@ -62,7 +62,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--detectors",
         metavar="NAME,NAME",
         default=",".join(DETECTORS),
-        help=f"only the tables' rows of these: {', '.join(DETECTORS)} (default: all)",
+        help=f"only the tables' rows of these: {', '.join(DETECTORS)} (default: all); p values are "
+        "corrected for the rows that are left",
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (default 3)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N")

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from .command_line import command, say
 from .config.overrides import differences, override
+from .config.paths import with_absolute_paths
 from .config.settings import Config
+from .engine.optim import first_iteration
 from .engine.trainer import Trainer
 from .evaluation.metrics_table import report
 from .runs.checkpoint import NAME
+from .runs.files import ENCODING
 
 _SEED = ", seed "
 """Between a run's kind and its seed, in names."""
 _BASELINE = "baseline"
-"""Kind of the run that --compare trains before each run of the method."""
+"""Kind of the run that --compare trains beside each run of the method."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +29,20 @@ class Stage:
     name: str
     config: Config
     resume: str | None = None
-    """The checkpoint that it goes on from; "auto": the newest in its folder."""
+    """The checkpoint that it continues from; "auto": the newest in its folder."""
     allowed: tuple[str, ...] = ()
     """Settings in which that checkpoint's run may differ."""
     until: float | None = None
     """The epoch at which it stops; None: the end."""
-    note: str = ""
-    """Printed behind the folder."""
+    goes_on: bool = False
+    """Whether it continues what this command has begun."""
+
+    @property
+    def title(self) -> str:
+        """The run and its folder, with the part that is trained."""
+        continued = ", continued" if self.goes_on and self.resume == "auto" else ""
+        part = continued if self.until is None else " until the method starts"
+        return f"{self.name}{part}: {self.config.run.out}"
 
 
 def runs_of(config: Config, *, compare: bool, seeds: int) -> dict[str, Config]:
@@ -76,8 +86,8 @@ def train_all(
     *,
     progress: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Trains the runs and returns the metrics of each, in their order. If one of several fails, the results of the
-    finished ones are printed, and how to continue.
+    """Trains the runs of :func:`runs_of` and returns the metrics of each, in their order. If one of several fails, the
+    results of the finished ones are printed, and how to continue.
 
     Args:
         prog: the name that the program was called by.
@@ -86,7 +96,7 @@ def train_all(
         progress: whether progress bars are shown.
     """
     results: dict[str, dict[str, float]] = {}
-    stages = _stages(runs) if resume is None else [Stage(name, each, resume, allowed) for name, each in runs.items()]
+    stages = stages_of(runs) if resume is None else [Stage(name, each, resume, allowed) for name, each in runs.items()]
     try:
         for stage in stages:
             if len(runs) > 1:
@@ -98,26 +108,26 @@ def train_all(
         if begun:
             say(_unfinished(prog, runs, results, begun))
         raise
-    return {name: results[name] for name in runs}
+    return _in_order(runs, results)
 
 
-def _stages(runs: dict[str, Config]) -> list[Stage]:
-    """What is trained, in order. What a baseline and its method have in common is trained once."""
+def stages_of(runs: dict[str, Config]) -> list[Stage]:
+    """What is trained, in order. What a baseline and the run of the method after it have in common is trained once."""
     stages: list[Stage] = []
-    waiting = list(runs)
-    while waiting:
-        name = waiting.pop(0)
-        start = _shared_epochs(runs[waiting[0]]) if _is_baseline(name) else 0.0
-        if not start:
-            stages.append(Stage(name, runs[name]))
+    baseline: Stage | None = None
+    for name, config in runs.items():
+        if name.partition(_SEED)[0] == _BASELINE:
+            baseline = Stage(name, config)
             continue
-        baseline, method = runs[name], runs[waiting[0]]
-        checkpoint, changes = str(Path(baseline.run.out, NAME)), tuple(differences(baseline, method))
-        epoch = f"epoch {start:.3g}"
+        start = _shared_epochs(config)
+        if baseline is None or not start:
+            stages += [Stage(name, config)] if baseline is None else [baseline, Stage(name, config)]
+            continue
+        first = baseline.config
         stages += [
-            Stage(name, baseline, until=start, note=f", until the method starts at {epoch}"),
-            Stage(waiting.pop(0), method, checkpoint, changes, note=f", from {epoch} of the baseline"),
-            Stage(name, baseline, "auto", note=f", from {epoch}"),
+            dataclasses.replace(baseline, until=start),
+            Stage(name, config, str(Path(first.run.out, NAME)), tuple(differences(first, config)), goes_on=True),
+            dataclasses.replace(baseline, resume="auto", goes_on=True),
         ]
     return stages
 
@@ -126,12 +136,8 @@ def _shared_epochs(method: Config) -> float:
     """The epochs until which a run is the same as its baseline; 0: it is another from the start, or never."""
     if method.mlc.alignment or method.model.init is not None:  # a loss without a start; a file with an IoU layer
         return 0.0
-    start = min(method.method_starts().values(), default=0.0)
+    start = min(method.mlc.starts().values(), default=0.0)
     return start if start < method.schedule.epochs else 0.0
-
-
-def _is_baseline(name: str) -> bool:
-    return name.partition(_SEED)[0] == _BASELINE
 
 
 def _baseline_of(config: Config) -> Config:
@@ -147,17 +153,16 @@ def _name(config: Config) -> str:
 
 
 def _train(stage: Stage, progress: bool) -> dict[str, float]:
-    say(f"{stage.name}: {stage.config.run.out}{stage.note}")
+    say(stage.title)
     trainer = Trainer(stage.config, progress=progress)
-    if not stage.note or stage.until is not None:  # else printed before
+    if not stage.goes_on:
         say(f"{trainer.train_set.summary()}\n{trainer.val_set.summary()}")
     if stage.resume is not None:
         path = trainer.resume(stage.resume, stage.allowed)
-        if not stage.note:
-            say(f"resumed from {path}" if path else f"nothing to resume in {stage.config.run.out}")
+        say(f"resumed from {path}" if path else f"nothing to resume in {stage.config.run.out}")
     if table := trainer.start_from_init():
         say(table)
-    metrics = trainer.run(None if stage.until is None else int(stage.until * len(trainer.loader)))
+    metrics = trainer.run(None if stage.until is None else first_iteration(stage.until, len(trainer.loader)))
     for line in trainer.ending() if stage.until is None else ():
         say(line)
     return metrics
@@ -166,13 +171,22 @@ def _train(stage: Stage, progress: bool) -> dict[str, float]:
 def _unfinished(prog: str, runs: dict[str, Config], results: dict[str, dict[str, float]], begun: Sequence[str]) -> str:
     """The results of the runs that are finished, how to continue those that are not, and the runs not started."""
     lines = [""]
-    if results:
-        lines.append(report(*results.values(), names=tuple(results)))
+    if done := _in_order(runs, results):
+        lines.append(report(*done.values(), names=tuple(done)))
     for name in (name for name in runs if name in begun and name not in results):
         lines.append(f"not finished: {name}")
-        config = Path(runs[name].run.out) / "config.json"
-        if config.is_file():
-            lines.append(f"to continue it: {command(prog, 'train', '--config', config, '--resume', 'auto')}")
+        settings = Path(runs[name].run.out) / "config.json"
+        if _is_of(settings, runs[name]):
+            lines.append(f"to continue it: {command(prog, 'train', '--config', settings, '--resume', 'auto')}")
     if left := [name for name in runs if name not in begun]:
         lines.append(f"not started: {'; '.join(left)}")
     return "\n".join(lines)
+
+
+def _is_of(settings: Path, config: Config) -> bool:
+    """Whether a config.json is of this run, not of an earlier one in the same folder."""
+    return settings.is_file() and settings.read_text(**ENCODING) == with_absolute_paths(config).to_json()
+
+
+def _in_order(runs: dict[str, Config], results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {name: results[name] for name in runs if name in results}

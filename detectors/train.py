@@ -26,6 +26,7 @@ if not __package__:  # run as a file: Python has put detectors/ itself on the pa
 import argparse
 import functools
 import importlib.util
+import math
 
 from mlc_ext.detectors import distributed
 from mlc_ext.detectors.command_line import command, make_parser, print_error, program_errors, say
@@ -169,13 +170,11 @@ def main(arguments: list[str] | None = None, prog: str = "train.py") -> int:
 
 def _warn_of_late_starts(config: Config) -> None:
     """Of the method's parts that do not start within the training."""
-    names = {"ml": "mutual labeling", "iur": "IoU rescoring"}
     end = config.schedule.epochs
-    late = [f"{names[part]} (epoch {start:g})" for part, start in config.method_starts().items() if start >= end]
-    if late:
+    if late := config.mlc.not_started(math.nextafter(end, 0)):
         LOG.warning(
-            f"the training ends at epoch {end}, before the start of {' and '.join(late)}: --epochs N moves "
-            "mlc.start_epoch, --set schedule.epochs=N does not"
+            f"the training ends at epoch {end}, before the start of {late}: --epochs N moves mlc.start_epoch, "
+            "--set schedule.epochs=N does not"
         )
 
 

@@ -79,6 +79,15 @@ class MLCConfig:
         """The epoch from which the IoU layer is trained and used, with ``iur``."""
         return self.start_epoch if self.iur_start_epoch is None else self.iur_start_epoch
 
+    def starts(self) -> dict[str, float]:
+        """The epochs at which the parts that are on ("mutual labeling", "IoU rescoring") start."""
+        parts = (("mutual labeling", self.ml, self.start_epoch), ("IoU rescoring", self.iur, self.rescoring_start))
+        return {name: start for name, on, start in parts if on}
+
+    def not_started(self, epoch: float) -> str:
+        """The parts that are on and start later than ``epoch``, for a message; empty if there is none."""
+        return ", ".join(f"{name} (from epoch {start:g})" for name, start in self.starts().items() if start > epoch)
+
     def candidates_of(self, own: str) -> str:
         """The candidates to build an assigner with, where ``own`` are the detector's."""
         return own if self.candidates is None else self.candidates

@@ -1,6 +1,6 @@
 """Draws README's picture, docs/mutual_labels.png, from a detector that it trains: python tools/readme_picture.py
 
-The detector is the `demo` preset's FCOS- with MLC, trained on the generated images (5 minutes on one CPU thread), or
+The detector is the `demo` preset's FCOS- with MLC, trained for 10 epochs (5 minutes on one CPU thread), or
 --run DIR, the folder of a finished run. The object is the one of the validation images for which ranking by score x
 predicted IoU raises the IoU of the kept box most, among objects with at least MIN_CANDIDATES candidates. The upper row
 shows the labels of its candidate priors, the lower row what NMS keeps of the detector's boxes.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 
@@ -12,6 +11,7 @@ from _harness import commit
 from mlc_ext.detectors.config.overrides import differences
 from mlc_ext.detectors.config.overrides import override as set_to
 from mlc_ext.detectors.data.build import CACHE, build_validation_set
+from mlc_ext.detectors.engine.optim import first_iteration
 from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.evaluation.measure import evaluate, evaluate_checkpoint, rank_batch
 from mlc_ext.detectors.runs.files import plain, write_whole
@@ -44,7 +44,7 @@ def _train(part: Part) -> None:
         label_one_task(trainer.model, part.labels)
     if trainer.resume("auto") is None and part.after is not None:
         trainer.resume(part.after.checkpoint, tuple(differences(part.after.config, part.config)))
-    trainer.run(math.ceil(part.switch * len(trainer.loader)) if part.is_stem else None)
+    trainer.run(first_iteration(part.switch, len(trainer.loader)) if part.is_stem else None)
     if part.is_stem or not part.data.held_back:
         return
     config = set_to(part.data.test_config(part.config), "data.cache", False)

@@ -48,11 +48,6 @@ class Config:
             return self.schedule.milestones
         return milestones(self.schedule.epochs)
 
-    def method_starts(self) -> dict[str, float]:
-        """The epochs at which the method's parts that are on ("ml", "iur") start."""
-        starts = {"ml": self.mlc.start_epoch, "iur": self.mlc.rescoring_start}
-        return {part: start for part, start in starts.items() if getattr(self.mlc, part)}
-
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 

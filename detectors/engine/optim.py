@@ -52,6 +52,11 @@ def check_schedule(config: Config) -> None:
         raise ValueError(f"schedule.kind=cosine has no schedule.milestones, got {config.schedule.milestones}")
 
 
+def first_iteration(epoch: float, length: int) -> int:
+    """The first iteration at or after ``epoch``, a fraction included, where an epoch has ``length`` iterations."""
+    return math.ceil(epoch * length - 1e-9)
+
+
 class LearningRate:
     """The factor on every group's rate at an iteration: warm-up, then a tenth at each milestone or half a cosine.
 
@@ -61,8 +66,7 @@ class LearningRate:
 
     def __init__(self, config: Config, iterations_per_epoch: int) -> None:
         schedule = self.schedule = config.schedule
-        # ceil: a milestone inside an epoch falls on the first iteration past it
-        self.milestones = [math.ceil(epoch * iterations_per_epoch - 1e-9) for epoch in config.milestones()]
+        self.milestones = [first_iteration(epoch, iterations_per_epoch) for epoch in config.milestones()]
         self.iterations = schedule.epochs * iterations_per_epoch
 
     def factor(self, iteration: int) -> float:

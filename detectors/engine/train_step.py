@@ -11,6 +11,7 @@ from .. import distributed
 from ..config.settings import Config
 from ..data.loading.sampler import share
 from ..models.dense_detector import DenseDetector
+from ..runs.log_file import LOG
 from . import precision, seeding
 from .ema import WeightAverage
 from .nonfinite import FiniteGuard
@@ -122,24 +123,29 @@ class Stepper:
             self.average.model.load_state_dict(self.model.state_dict())
 
     def load_state_dict(self, state: dict) -> None:
-        """Restores :meth:`state_dict`. Averages, a loss scale or an IoU layer that the state lacks start anew: a
-        baseline's state is continued with IoU rescoring."""
+        """Restores :meth:`state_dict`. What the state lacks keeps its initial value: averages, a loss scale, the IoU
+        layer of a run that continues a baseline. ValueError if the optimizer's state is of other parameters."""
         own = self.model.state_dict()
         added = {name: own[name] for name in own if _IOU_LAYER in name and name not in state["model"]}
+        if added:
+            LOG.info("the checkpoint has no IoU layer: its weights are those that a run of this seed starts with")
         self.model.load_state_dict(state["model"] | added)
         optimizer = self.optimizer.state_dict()  # its groups are of the configuration: changed settings apply
-        self.optimizer.load_state_dict(optimizer | {"state": self._of_parameters(state["optimizer"]["state"], added)})
+        self.optimizer.load_state_dict(optimizer | {"state": self._of_parameters(state["optimizer"], added)})
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             average = state["ema"] or {"updates": 0, "weights": state["model"]}
             self.average.load_state_dict(average | {"weights": average["weights"] | added})
 
-    def _of_parameters(self, state: dict[int, dict], added: dict[str, Tensor]) -> dict[int, dict]:
+    def _of_parameters(self, optimizer: dict, added: dict[str, Tensor]) -> dict[int, dict]:
         """An optimizer's state by the numbers that the parameters have here, where those named in ``added`` are new."""
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         numbers = [number for number, parameter in enumerate(self._parameters) if names[parameter] not in added]
+        saved = sum(len(group["params"]) for group in optimizer["param_groups"])
+        if saved != len(numbers):
+            raise ValueError(f"its optimizer has {saved} parameters, this configuration trains {len(numbers)}")
         new = {
             number: values for number, values in self.optimizer.state_dict()["state"].items() if number not in numbers
         }
-        return new | {numbers[number]: values for number, values in state.items()}
+        return new | {numbers[number]: values for number, values in optimizer["state"].items()}

@@ -94,6 +94,8 @@ class Trainer:
             self.log,
             self._saved_on_failure(interruption),
         ):
+            if self.folder.continues_another:
+                self.save()  # what fails before the next checkpoint continues from here
             while self.iteration < stop:
                 if self._evaluation_is_due():  # also after resuming from a checkpoint saved just before it
                     self.save()  # an evaluation that fails loses no step

@@ -56,9 +56,8 @@ def _runs(runs: Sequence[Run], findings: Sequence[Findings | None]) -> str:
     for run, found in zip(runs, findings, strict=True):
         facts = []
         if run.config is not None:
-            mlc = run.config.mlc
-            parts = [name for name, on in (("mutual labeling", mlc.ml), ("IoU rescoring", mlc.iur)) if on]
-            facts.append(f"{run.config.model.detector}, {' and '.join(parts) or 'without the method'}")
+            parts = " and ".join(run.config.mlc.starts())
+            facts.append(f"{run.config.model.detector}, {parts or 'without the method'}")
         facts.append(f"metrics: {run.source}" if run.source else "no metrics")
         if found is not None:
             facts.append(f"{found.checkpoint} of iteration {found.iteration} on {found.dataset}")

@@ -49,7 +49,7 @@ class BestCheckpoint:
     def __init__(self, config: Config) -> None:
         run = config.run
         self.path, self.metric, self.patience = Path(run.out) / BEST, run.best_metric, run.patience
-        starts = config.method_starts().values()
+        starts = config.mlc.starts().values()
         self._start = max((start for start in starts if start < config.schedule.epochs), default=0)
         if self.metric is not None and (self.metric in PROPOSAL_METRICS) != config.model.class_agnostic:
             kind = f"model.detector={config.model.detector!r}"

@@ -43,6 +43,11 @@ class RunFolder:
         self.resumed_from: Path | None = None
         """The checkpoint that the run has resumed from."""
 
+    @property
+    def continues_another(self) -> bool:
+        """Whether the run has resumed from a checkpoint in another folder."""
+        return self.resumed_from is not None and self.resumed_from.parent != self.path.resolve()
+
     def check_outputs(self) -> None:
         """Makes the folder; OSError for the first of its files that cannot be written."""
         for name in _FILES:
@@ -77,7 +82,7 @@ class RunFolder:
         if not self.main:
             return
         self._lock.acquire()  # held since open(), unless the run was closed and goes on
-        if self.resumed_from is None or self.resumed_from.parent != self.path.resolve():
+        if self.resumed_from is None or self.continues_another:
             set_aside(self.path)
         write_whole(self.path / "config.json", with_absolute_paths(config).to_json())
 

@@ -31,17 +31,8 @@ class State:
         self.mutual = self.config.ml and epoch >= self.config.start_epoch
         self.rescoring = self.config.iur and epoch >= self.config.rescoring_start
 
-    def not_started(self, epoch: float) -> str:
-        """The parts that start later than ``epoch``, for a message; empty if there is none."""
-        parts = []
-        if self.config.ml and epoch < self.config.start_epoch:
-            parts.append(f"mutual labeling (from epoch {self.config.start_epoch:g})")
-        if self.config.iur and epoch < self.config.rescoring_start:
-            parts.append(f"IoU rescoring (from epoch {self.config.rescoring_start:g})")
-        return ", ".join(parts)
-
     def warn_without_epoch(self) -> None:
         """A warning, once, if the model trains and its epoch has not been set."""
-        if not self.epoch_is_set and (parts := self.not_started(0.0)):
+        if not self.epoch_is_set and (parts := self.config.not_started(0.0)):
             self.epoch_is_set = True
             warnings.warn(f"{self.how} Not started: {parts}", stacklevel=2)

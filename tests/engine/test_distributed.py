@@ -200,17 +200,19 @@ def test_alone_everything_is_trivial():
 
 
 def test_torchrun_prints_once_and_evaluates_all_images(folder):
-    arguments = ("--data", folder / "full", "--epochs", "1", "--out", "program")
+    """Both runs of --compare: the method's continues from the baseline's checkpoint, which rank 0 has written."""
+    arguments = ("--data", folder / "full", "--epochs", "1", "--out", "program", "--compare")
     code, out, error = finish(start(folder, *arguments, ranks=2))
     assert code == 0, error
-    assert out.count("MLC: program") == 1 and out.count("AP50") == 1
-    assert sorted(p.name for p in (folder / "program").iterdir()) == [
-        "checkpoint.pt", "config.json", "log.txt", "metrics.json", "metrics.jsonl"
-    ]  # fmt: skip
-    assert [entry["iteration"] for entry in history(folder / "program")] == [1, 2, 2]
-    code, out, error = finish(start(folder, "program/checkpoint.pt", ranks=2, program="evaluate.py"))
+    assert out.count("MLC: program/MLC") == 1 and out.count("AP50") == 1
+    for run in (folder / "program" / "baseline", folder / "program" / "MLC"):
+        assert sorted(p.name for p in run.iterdir()) == [
+            "checkpoint.1.pt", "checkpoint.pt", "config.json", "log.txt", "metrics.json", "metrics.jsonl"
+        ]  # fmt: skip
+        assert [entry["iteration"] for entry in history(run)] == [1, 2, 2]
+    code, out, error = finish(start(folder, "program/MLC/checkpoint.pt", ranks=2, program="evaluate.py"))
     assert code == 0, error
-    expected = history(folder / "program")[-1]["metrics"]["correlation"]
+    expected = history(folder / "program" / "MLC")[-1]["metrics"]["correlation"]
     table, *details = out.split("\n\n")
     assert table.count("AP50") == 1 and f"{expected:.3f}" in table.split()
     assert [part.split()[0] for part in details] == ["class", "errors", "confusion,", "kept"]

@@ -15,6 +15,7 @@ from small_runs import DETECTORS, assert_same, finish, reached, start, train_her
 
 from mlc_ext.detectors.config.overrides import from_dict
 from mlc_ext.detectors.engine.train_step import Stepper
+from mlc_ext.detectors.engine.trainer import Trainer
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint, save_checkpoint
 from mlc_ext.detectors.train import configuration, main, parse
 
@@ -60,7 +61,11 @@ def compared(folder):
 def test_compare_prints_both_rows_and_says_where_things_are(folder, compared):
     table = rows(compared)
     assert list(table) == ["baseline", "MLC"]
-    assert "baseline: compared/baseline" in compared and "MLC: compared/MLC" in compared
+    headings = ["baseline until the method starts: compared/baseline", "MLC: compared/MLC"]
+    assert [line for line in compared.splitlines() if ": compared/" in line][:3] == [
+        *headings,
+        "baseline, continued: compared/baseline",
+    ]
     assert "16 images" in compared and "3 categories" in compared
     report = f"python {DETECTORS / 'report.py'} compared/baseline compared/MLC"
     assert compared.splitlines()[-2:] == ["results: compared/baseline, compared/MLC", f"next: {report}"]
@@ -89,8 +94,10 @@ def test_seeds(folder):
 def test_files_of_a_run(folder, compared, name):
     run = folder / "compared" / name
     files = ["checkpoint.pt", "config.json", "log.txt", "metrics.json", "metrics.jsonl"]
-    assert sorted(p.name for p in run.iterdir() if p.name != "checkpoint.1.pt") == files
-    assert (run / "checkpoint.1.pt").exists() == (name == "baseline")  # where the method goes on from
+    assert sorted(p.name for p in run.iterdir()) == [
+        "checkpoint.1.pt",
+        *files,
+    ]  # the older one: where the method starts
     result = json.loads((run / "metrics.json").read_text())
     assert [json.loads(line)["iteration"] for line in open(run / "metrics.jsonl")] == [1, 2, 3, 4, 4]
     assert result["iteration"] == 4 and {"AP", "AP50", "APl", "correlation_pooled"} <= set(result["metrics"])
@@ -123,9 +130,7 @@ def test_a_shared_first_part_changes_nothing(tmp_path, program, settings):
     arguments = ("--epochs", "2", "--no-iur", "--out")
     code, out, error = program(*arguments, tmp_path / "both", "--compare", **settings)
     assert code == 0, error
-    assert f"/both/fcos-+ML, from epoch {settings.get('mlc.start_epoch', 0.5)} of the baseline" in out.replace(
-        "retinanet", "fcos-"
-    )
+    assert f"baseline until the method starts: {tmp_path}/both/baseline\n" in out
     for name, switches in (("baseline", ("--no-ml",)), (out.splitlines()[-1].rsplit("/")[-1], ())):
         assert program(*arguments, tmp_path / name, *switches, **settings)[0] == 0
         folders = tmp_path / name, tmp_path / "both" / name
@@ -134,14 +139,34 @@ def test_a_shared_first_part_changes_nothing(tmp_path, program, settings):
             assert_same(alone[key], shared[key], key)
         alone, shared = ([entry | {"images_per_second": 0} for entry in each["history"]] for each in (alone, shared))
         assert str(alone) == str(shared)  # with NaN
+        if (folders[0] / "best.pt").exists():
+            alone, shared = (load_checkpoint(folder / "best.pt") for folder in folders)
+            assert_same(alone["model"], shared["model"])
+            assert alone["iteration"] == shared["iteration"]
         alone, shared = ({path.name for path in folder.iterdir()} for folder in folders)
         assert alone <= shared <= alone | {"checkpoint.1.pt"}
 
 
+def test_a_finished_baseline_continues_with_the_method(tmp_path, program):
+    """The command of docs/training.md."""
+    baseline = tmp_path / "baseline"
+    assert program("--no-ml", "--no-iur", "--epochs", "1", "--out", baseline)[0] == 0
+    arguments = ["--config", baseline / "config.json", "--resume", baseline / "checkpoint.pt", "--epochs", "2"]
+    for name in ("mlc.ml", "mlc.iur", "mlc.start_epoch", "schedule.epochs"):
+        arguments += ["--allow-change", name]
+    on = {"mlc.ml": "true", "mlc.iur": "true", "mlc.start_epoch": 1.25}
+    code, _, error = program(*arguments, "--out", tmp_path / "MLC", **on)
+    assert code == 0, error
+    entries = [entry for entry in load_checkpoint(tmp_path / "MLC" / "checkpoint.pt")["history"] if "loss" in entry]
+    assert [entry["mutual"] for entry in entries] == [False] * 5 + [True] * 3
+    assert [entry.get("iou_rescoring", 0) > 0 for entry in entries] == [False] * 5 + [True] * 3
+    assert "the checkpoint has no IoU layer" in (tmp_path / "MLC" / "log.txt").read_text()
+
+
 @pytest.mark.parametrize("optimizer, state", [("adamw", "exp_avg"), ("sgd", "momentum_buffer")])
 def test_the_iou_layer_of_a_comparison_starts_with_the_method(tmp_path, program, optimizer, state):
-    """The baseline has none: the method's run adds it, with its weights at the seed's and an optimizer that is new to
-    it, and keeps the optimizer's state of all others."""
+    """The baseline has none: the method's run adds it, with the weights that a run of the seed starts with and a state
+    of the optimizer of its own, and keeps the optimizer's state of all others."""
     settings = {"schedule.optimizer": optimizer, "schedule.ema": 0.9, "mlc.start_epoch": 0.75, "mlc.gamma": 1e-9}
     code, _, error = program("--epochs", "1", "--out", tmp_path / "both", "--compare", **settings)
     assert code == 0, error
@@ -158,6 +183,11 @@ def test_the_iou_layer_of_a_comparison_starts_with_the_method(tmp_path, program,
         torch.testing.assert_close(moments[1][n], moment, rtol=1e-3, atol=1e-6)
     baseline = load_checkpoint(tmp_path / "both" / "baseline" / "checkpoint.pt")
     assert not any(".iou_logits." in name for name in baseline["model"])
+    added = load_checkpoint(tmp_path / "both" / "MLC" / "checkpoint.1.pt")  # written as the method's run begins
+    assert added["iteration"] == 3
+    first = Trainer(from_dict(added["config"])).model.state_dict()
+    for name in (name for name in first if ".iou_logits." in name):
+        assert torch.equal(added["model"][name], first[name])
     if optimizer == "adamw":
         steps = {float(values["step"]) for values in shared["optimizer"]["state"].values()}
         assert steps == {4.0, 1.0}  # of the detector, and of the IoU layer
@@ -340,6 +370,8 @@ def test_resuming_with_another_model_or_other_data_is_refused(folder, compared, 
     assert code == 2 and "checkpoint.pt is of a run with other settings: model.num_convs was 1, is 2" in error
     code, _, error = program(*resume, "--allow-change", "model.num_convs", **same, **{"model.num_convs": 2})
     assert code == 2 and "compared/MLC/checkpoint.pt does not fit this configuration: " in error
+    code, _, error = program(*resume, "--allow-change", "model.frozen_stages", **same, **{"model.frozen_stages": 2})
+    assert code == 2 and "its optimizer has " in error and "this configuration trains " in error
     code, _, error = program(*resume, **same, **{"schedule.batch_size": 8})
     assert code == 2 and "batch_size was 4, is 8" in error
     code, _, error = program(*resume, "--allow-change", "schedule.batchsize")
@@ -369,9 +401,9 @@ def test_bad_options_end_with_2(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "late"),
     [
-        (["--set", "schedule.epochs=12"], "mutual labeling (epoch 12) and IoU rescoring (epoch 12)"),
-        (["--no-ml", "--set", "schedule.epochs=3"], "IoU rescoring (epoch 12)"),
-        (["--no-iur", "--set", "mlc.start_epoch=24"], "mutual labeling (epoch 24)"),
+        (["--set", "schedule.epochs=12"], "mutual labeling (from epoch 12), IoU rescoring (from epoch 12)"),
+        (["--no-ml", "--set", "schedule.epochs=3"], "IoU rescoring (from epoch 12)"),
+        (["--no-iur", "--set", "mlc.start_epoch=24"], "mutual labeling (from epoch 24)"),
         (["--epochs", "3"], None),
         (["--no-ml", "--no-iur", "--set", "schedule.epochs=3"], None),
     ],

@@ -5,7 +5,7 @@ import shlex
 import signal
 
 import pytest
-from small_runs import assert_same, train_here
+from small_runs import assert_same, config_of, train_here
 
 from mlc_ext.detectors import series, train
 from mlc_ext.detectors.engine.train_step import Stepper
@@ -88,6 +88,70 @@ def test_a_comparison_fails_after_its_shared_part_and_goes_on(program, monkeypat
         states = [load_checkpoint(f"{folder}/{name}/checkpoint.pt") for folder in ("again", "whole")]
         assert_same(states[0]["model"], states[1]["model"])
         assert states[0]["iteration"] == 2
+
+
+def test_the_method_fails_in_its_first_step_and_goes_on(program, monkeypatch, capsys):
+    """Its folder has the shared checkpoint; the baseline, which comes after it, continues too."""
+    with monkeypatch.context() as patch:
+        act_before_step(patch, 2, fail)
+        code, out, error = program("--compare", "--out", "runs")
+    assert (code, error) == (2, "train.py: MLC: the disk is gone\n")
+    lines = out.splitlines()[-4:]
+    assert lines[::2] == ["not finished: baseline", "not finished: MLC"]
+    for line in lines[1::2]:
+        assert train.main([*shlex.split(line.removeprefix("to continue it: "))[2:], "--quiet"]) == 0
+        assert "resumed from " in capsys.readouterr().out
+    assert program("--compare", "--out", "whole")[0] == 0
+    for name in ("baseline", "MLC"):
+        states = [load_checkpoint(f"{folder}/{name}/checkpoint.pt") for folder in ("runs", "whole")]
+        assert_same(states[0]["model"], states[1]["model"])
+
+
+def test_an_earlier_run_in_the_folder_is_not_continued(program, monkeypatch):
+    assert program("--out", "runs/MLC")[0] == 0
+    monkeypatch.setattr(series, "Trainer", lambda *_, **__: fail())
+    _, out, _ = program("--compare", "--seed", 5, "--out", "runs")
+    assert out.splitlines()[-2:] == ["not finished: baseline", "not started: MLC"]
+    monkeypatch.undo()
+    monkeypatch.setattr(series, "Trainer", lambda *_, **__: fail())
+    _, out, _ = program("--seeds", 2, "--out", "runs")
+    assert "to continue it" not in out
+
+
+STARTS = {"mlc.start_epoch": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "shared"),
+    [
+        ({}, 7.0),
+        ({"mlc.iur_start_epoch": 5.5}, 5.5),
+        ({"mlc.iur_start_epoch": 9.0}, 7.0),
+        ({"mlc.ml": False, "mlc.iur_start_epoch": 9.0}, 9.0),
+        ({"mlc.iur_start_epoch": 0.0}, None),
+        ({"mlc.start_epoch": 0.0}, None),
+        ({"mlc.start_epoch": 10.0}, None),
+        ({"mlc.alignment": 1.0}, None),
+        ({"mlc.ml": False, "mlc.iur": False}, None),
+        ({"model.init": "x.pt"}, None),
+    ],
+)
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_what_a_comparison_shares(settings, shared, seeds):
+    config = config_of("fcos_minus_r50_mlc", "runs", 10, **(STARTS | settings))
+    runs = series.runs_of(config, compare=True, seeds=seeds)
+    stages = series.stages_of(runs)
+    names = list(runs)
+    assert len(names) == 2 * seeds and {stage.name for stage in stages} == set(names)
+    for baseline, method in zip(names[::2], names[1::2], strict=True):
+        assert not runs[baseline].mlc.starts() and runs[method].mlc == config.mlc
+        found = [(stage.name, stage.until, stage.resume) for stage in stages if stage.name in (baseline, method)]
+        checkpoint = f"{runs[baseline].run.out}/checkpoint.pt"
+        assert found == (
+            [(baseline, None, None), (method, None, None)]
+            if shared is None
+            else [(baseline, shared, None), (method, None, checkpoint), (baseline, None, "auto")]
+        )
 
 
 def test_an_interrupted_run(program, monkeypatch):

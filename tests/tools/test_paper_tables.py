@@ -69,6 +69,9 @@ def test_rows_of_other_assigners(paper, tmp_path):
         methods = [(False, False), (False, True), (True, True)]
         assert found == {(assigner, *method) for assigner in (None, *assigners) for method in methods}
     assert rows["fcos-_atss_mlc"].name == "FCOS-, ATSS + MLC"
+    assert sum(key.endswith("_all") for key in tables["related_candidates"].rows) == 6
+    of_the_extension = tables["extension_related"].rows
+    assert len(of_the_extension) == 16 and {paper["rows"].baseline(row) for row in of_the_extension} == {"fcos-"}
     for part in plan(paper, tables["related_candidates"].rows, 0, tmp_path):
         expected = "all" if part.key.endswith("_all") else None
         assert part.config.mlc.candidates == expected and (expected is None or part.config.model.assigner is not None)

@@ -21,7 +21,7 @@ class MLCEpochHook(Hook):  # type: ignore[misc]
     def before_train(self, runner: Any) -> None:
         last = (runner.max_iters - 1) / _epoch_length(runner)
         for head in _heads(runner):
-            if parts := head.state.not_started(last):
+            if parts := head.state.config.not_started(last):
                 runner.logger.warning(f"{type(head).__name__}: the training ends before the start of {parts}")
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:

@@ -4,4 +4,4 @@ _base_ = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
 
 custom_imports = dict(imports=["mlc_ext.integrations.mmdet"], allow_failed_imports=False)
 custom_hooks = [dict(type="MLCEpochHook")]
-model = dict(rpn_head=dict(type="MLCRPNHead", mlc=dict(start_epoch=8)))
+model = dict(rpn_head=dict(type="MLCRPNHead", mlc=dict(start_epoch=7.6)))

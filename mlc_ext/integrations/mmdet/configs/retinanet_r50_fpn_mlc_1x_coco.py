@@ -4,4 +4,4 @@ _base_ = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
 
 custom_imports = dict(imports=["mlc_ext.integrations.mmdet"], allow_failed_imports=False)
 custom_hooks = [dict(type="MLCEpochHook")]
-model = dict(bbox_head=dict(type="MLCRetinaHead", mlc=dict(start_epoch=8)))
+model = dict(bbox_head=dict(type="MLCRetinaHead", mlc=dict(start_epoch=7.6)))
