@@ -93,11 +93,8 @@ def test_seeds(folder):
 @pytest.mark.parametrize("name", ["baseline", "MLC"])
 def test_files_of_a_run(folder, compared, name):
     run = folder / "compared" / name
-    files = ["checkpoint.pt", "config.json", "log.txt", "metrics.json", "metrics.jsonl"]
-    assert sorted(p.name for p in run.iterdir()) == [
-        "checkpoint.1.pt",
-        *files,
-    ]  # the older one: where the method starts
+    files = ["checkpoint.1.pt", "checkpoint.pt", "config.json", "log.txt", "metrics.json", "metrics.jsonl"]
+    assert sorted(p.name for p in run.iterdir()) == files  # the older checkpoint: where the method starts
     result = json.loads((run / "metrics.json").read_text())
     assert [json.loads(line)["iteration"] for line in open(run / "metrics.jsonl")] == [1, 2, 3, 4, 4]
     assert result["iteration"] == 4 and {"AP", "AP50", "APl", "correlation_pooled"} <= set(result["metrics"])
@@ -163,7 +160,7 @@ def test_a_finished_baseline_continues_with_the_method(tmp_path, program):
     assert "the checkpoint has no IoU layer" in (tmp_path / "MLC" / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("optimizer, state", [("adamw", "exp_avg"), ("sgd", "momentum_buffer")])
+@pytest.mark.parametrize(("optimizer", "state"), [("adamw", "exp_avg"), ("sgd", "momentum_buffer")])
 def test_the_iou_layer_of_a_comparison_starts_with_the_method(tmp_path, program, optimizer, state):
     """The baseline has none: the method's run adds it, with the weights that a run of the seed starts with and a state
     of the optimizer of its own, and keeps the optimizer's state of all others."""
