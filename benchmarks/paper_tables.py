@@ -65,6 +65,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help=f"only the tables' rows of these: {', '.join(DETECTORS)} (default: all); p values are "
         "corrected for the rows that are left",
     )
+    parser.add_argument(
+        "--against",
+        metavar="ROW",
+        help="compare the rows with this one of the tables (its folder's name, such as fcos-_ml); default: each with "
+        "its detector's baseline",
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (default 3)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N")
     parser.add_argument(
@@ -119,6 +125,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.tables = {name: table for name, table in tables.items() if table.rows}
     if not options.tables:
         parser.error(f"--tables {','.join(names)} has no row of {', '.join(detectors)}")
+    if options.against and (without := [name for name, t in options.tables.items() if options.against not in t.rows]):
+        parser.error(f"--against: table {', '.join(without)} has no row {options.against!r}")
     if options.data in GENERATED and (options.classes or options.held_back):
         parser.error("--classes and --held-back are for --data DIR; generated images have a split held back")
     if not 0 <= options.held_back < 1:
@@ -170,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
             seconds = None if options.minutes is None else 60 * options.minutes
             failed, _ = run_parts(parts, jobs=jobs, seconds=seconds)
         left = [part for part in parts if not part.done]
-        found = collect(parts, options.resamples, held_back=options.split == "test")
+        found = collect(parts, options.resamples, held_back=options.split == "test", against=options.against)
         tables = finish(options.tables, found)
         if not found:
             print("no row is done yet")

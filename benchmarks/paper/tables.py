@@ -33,6 +33,8 @@ class Found:
     held_back: bool = False
     """Whether these are the figures of the images held back."""
     resamples: int = 0
+    against: str | None = None
+    """The row that the others are compared with; None: each with its baseline."""
     _matches: dict[str, list[Matches]] = field(default_factory=dict, repr=False)
     _drawn: dict[tuple[str, str], np.ndarray] = field(default_factory=dict, repr=False)
     _bootstraps: dict[int, Bootstrap] = field(default_factory=dict, repr=False)
@@ -89,11 +91,11 @@ class Found:
         return dataclasses.replace(self, parts=parts, metrics=metrics, _matches=matches, _drawn=drawn)
 
     def differences(self) -> dict[str, Difference]:
-        """{row: AP (RPN: AR@100) less its baseline's}, in percent."""
+        """{row: AP (RPN: AR@100) less its baseline's, or that of :attr:`against`}, in percent."""
         found = {}
         for row in self.parts if self.resamples > 0 else ():
-            base, metric = baseline(row), main_metric(row)
-            if base == row or base not in self.parts or not self.parts[row]:
+            base, metric = self.against or baseline(row), main_metric(row)
+            if base == row or base not in self.parts or not self.parts[row] or main_metric(base) != metric:
                 continue
             plain = [
                 100 * (ours.metric(metric) - theirs.metric(metric))[0]
@@ -146,9 +148,9 @@ def finish(tables: Mapping[str, Table], found: Found) -> list[Finished]:
     return finished
 
 
-def collect(parts: Sequence[Part], resamples: int, *, held_back: bool = False) -> Found:
+def collect(parts: Sequence[Part], resamples: int, *, held_back: bool = False, against: str | None = None) -> Found:
     """What is done of ``parts``, with ``resamples`` bootstrap draws for the intervals (0: none)."""
-    found = Found({}, {}, held_back, resamples)
+    found = Found({}, {}, held_back, resamples, against)
     for part in parts:
         if part.is_stem or not part.done or (held_back and not part.metrics(True).exists()):
             continue
@@ -165,15 +167,17 @@ def _in_paper(table: Table) -> list[str]:
     return [m for m in table.metrics if any(m in ROWS[row].paper for row in table.rows)]
 
 
-def _columns(table: Table) -> list[str]:
+def _columns(finished: Finished) -> list[str]:
     """The paper's metrics, ours, and the difference: a heading each."""
+    table, against = finished.table, finished.found.against
     in_paper = _in_paper(table)
+    compared_with = "baseline's" if against is None else f"that of {ROWS[against].name}"
     main = "AR@100" if "AR@100" in table.metrics else "AP"
     return [
         "",
         *(f"paper: {HEADINGS.get(metric, metric).replace(' (per gt)', '')}" for metric in in_paper),
         *(HEADINGS.get(metric, metric) for metric in table.metrics),
-        f"{main} - baseline's [95 %]",
+        f"{main} - {compared_with} [95 %]",
         "p (Holm)",
     ]
 
@@ -205,7 +209,7 @@ def _mean(values: np.ndarray, metric: str) -> str:
 def as_text(tables: Sequence[Finished]) -> str:
     lines = []
     for each in tables:
-        rows = [_columns(each.table), *(_row(row, each) for row in each.table.rows)]
+        rows = [_columns(each), *(_row(row, each) for row in each.table.rows)]
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
         lines.append(f"{each.title} ({each.seeds})")
         for cells in rows:
@@ -219,7 +223,7 @@ def as_markdown(tables: Sequence[Finished], facts: str) -> str:
     """``facts``: a line on how the figures came about."""
     lines = [facts, ""]
     for each in tables:
-        columns = _columns(each.table)
+        columns = _columns(each)
         lines += [f"### {each.title}", "", f"{each.seeds}.", ""]
         lines += ["| " + " | ".join(columns) + " |", "|---|" + "--:|" * (len(columns) - 1)]
         lines += ["| " + " | ".join(_row(row, each)) + " |" for row in each.table.rows]

@@ -211,6 +211,11 @@ def test_the_cached_protocol(images, tmp_path):
     # the figures of a run's own evaluation are those of the program for it
     settings = json.loads((folder / "fcos-_ml" / "config.json").read_text())["data"]
     assert settings["val_annotations"].endswith("kept.json")
+    against = run(tmp_path, *arguments, "--seeds", "2", "--show", "--against", "fcos-_ml").stdout
+    assert "AP - that of FCOS- + ML [95 %]" in against and "AP - baseline's [95 %]" in done.stdout
+    of_ml, of_baseline = (re.search(rf"^{name} .*?([+-]\d+\.\d+) \[", text, re.M) for name, text in
+                          ((re.escape("FCOS- + ML"), done.stdout), ("FCOS-", against)))  # fmt: skip
+    assert float(of_ml[1]) == -float(of_baseline[1])
     held = run(tmp_path, *arguments, "--seeds", "2", "--show", "--split", "test")
     assert held.returncode == 0 and "2 seeds on the images held back" in held.stdout
     other = run(tmp_path, *arguments[:2], *arguments[4:], "--seeds", "2")
@@ -230,6 +235,7 @@ def test_a_part_that_fails_is_reported_and_the_others_go_on(images, tmp_path):
             "extension, extension_rpn, extension_related, related, related_retinanet, related_candidates, not '5'",
         ),
         (["--tables", ""], "not ''"),
+        (["--tables", "1,4", "--against", "rpn"], "--against: table 1 has no row 'rpn'"),
         (["--detectors", "fcos-,fcos"], "--detectors: there are fcos-, retinanet, rpn, not 'fcos'"),
         (["--tables", "4", "--detectors", "fcos-"], "--tables 4 has no row of fcos-"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
