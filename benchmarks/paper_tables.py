@@ -29,7 +29,7 @@ from paper.data import GENERATED, prepare  # noqa: E402
 from paper.figures import draw_all  # noqa: E402
 from paper.jobs import run_parts  # noqa: E402
 from paper.parts import SCALES, Part, Plan  # noqa: E402
-from paper.rows import DETECTORS, TABLES  # noqa: E402
+from paper.rows import DETECTORS, ROWS, TABLES  # noqa: E402
 from paper.tables import as_markdown, as_text, collect, finish, replace_marked  # noqa: E402
 
 
@@ -66,10 +66,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "corrected for the rows that are left",
     )
     parser.add_argument(
+        "--rows", metavar="ROW,ROW", help="only these rows of the tables, by their folders' names, such as fcos-_ml"
+    )
+    parser.add_argument(
         "--against",
         metavar="ROW",
-        help="compare the rows with this one of the tables (its folder's name, such as fcos-_ml); default: each with "
-        "its detector's baseline",
+        help="compare the rows with this one of the tables; default: each with its detector's baseline",
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (default 3)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N")
@@ -118,13 +120,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     names, detectors = options.tables.split(","), options.detectors.split(",")
-    for option, found, known in (("tables", names, TABLES), ("detectors", detectors, DETECTORS)):
+    rows = None if options.rows is None else options.rows.split(",")
+    choices = (("tables", names, TABLES), ("detectors", detectors, DETECTORS), ("rows", rows or (), ROWS))
+    for option, found, known in choices:
         if unknown := [name for name in found if name not in known]:
             parser.error(f"--{option}: there are {', '.join(known)}, not {', '.join(map(repr, unknown))}")
-    tables = {name: table.of_detectors(detectors) for name, table in TABLES.items() if name in names}
+    tables = {name: table.part(detectors, rows) for name, table in TABLES.items() if name in names}
     options.tables = {name: table for name, table in tables.items() if table.rows}
     if not options.tables:
-        parser.error(f"--tables {','.join(names)} has no row of {', '.join(detectors)}")
+        parser.error(f"--tables {','.join(names)} has no row of {', '.join(rows or detectors)}")
     if options.against and (without := [name for name, t in options.tables.items() if options.against not in t.rows]):
         parser.error(f"--against: table {', '.join(without)} has no row {options.against!r}")
     if options.data in GENERATED and (options.classes or options.held_back):

@@ -50,9 +50,10 @@ class Table:
     """The first of each detector is the one that the others are compared with."""
     metrics: tuple[str, ...]
 
-    def of_detectors(self, names: Collection[str]) -> Table:
-        """The table without the rows of other detectors."""
-        return replace(self, rows=tuple(row for row in self.rows if baseline(row) in names))
+    def part(self, detectors: Collection[str], rows: Collection[str] | None = None) -> Table:
+        """The table with the rows of these detectors, and of them those in ``rows`` (None: all), alone."""
+        kept = [row for row in self.rows if baseline(row) in detectors and (rows is None or row in rows)]
+        return replace(self, rows=tuple(kept))
 
 
 BASELINE = {"mlc.ml": False, "mlc.iur": True}

@@ -97,6 +97,14 @@ def test_rows_of_one_detector(paper, images, capsys, tmp_path):
     assert {"FCOS-", "FCOS- + centerness", "FCOS- + MLC"} <= names and "RetinaNet" not in names
     assert "24 of 24 parts" in shown.err  # three seeds of 6 rows and 2 first parts
 
+    assert paper["program"].main([*arguments, "--rows", "fcos-_ml,fcos-,rpn"]) == 0
+    shown = capsys.readouterr()
+    lines = [line.split("  ")[0] for line in shown.out.splitlines()]
+    assert (
+        lines[1:] == ["", "FCOS-", "", "Table 3. Both parts (0 seeds)", "", "FCOS-", "FCOS- + ML", ""][: len(lines) - 1]
+    )
+    assert "9 of 9 parts" in shown.err
+
 
 def plan(paper, rows, seed, out, *, scale="small", **options):
     data = options.pop("data", paper["data"].Data("none", 160, {"data.data": "none"}, {}))
@@ -235,6 +243,8 @@ def test_a_part_that_fails_is_reported_and_the_others_go_on(images, tmp_path):
             "extension, extension_rpn, extension_related, related, related_retinanet, related_candidates, not '5'",
         ),
         (["--tables", ""], "not ''"),
+        (["--rows", "fcos-,fcos-_mll"], "--rows: there are fcos-, fcos-_alignment, "),
+        (["--tables", "4", "--rows", "fcos-_ml"], "--tables 4 has no row of fcos-_ml"),
         (["--tables", "1,4", "--against", "rpn"], "--against: table 1 has no row 'rpn'"),
         (["--detectors", "fcos-,fcos"], "--detectors: there are fcos-, retinanet, rpn, not 'fcos'"),
         (["--tables", "4", "--detectors", "fcos-"], "--tables 4 has no row of fcos-"),
