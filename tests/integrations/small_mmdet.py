@@ -7,6 +7,8 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
+import mlc_ext.integrations.mmdet  # noqa: F401  (registers the heads)
+
 NUM_CLASSES = 3
 CHANNELS = 16
 STRIDES = (8, 16, 32)

@@ -121,9 +121,11 @@ def test_mutual_labels_of_retinanet():
     assert not torch.equal(baseline.cls_labels, task.cls_labels)  # the split did something
 
 
-@pytest.mark.parametrize("candidates", [None, "own_levels", "all"])
-def test_mutual_labels_of_fcos(candidates):
-    head = build("FCOSHead", mlc={"start_epoch": 0, "candidates": candidates})
+@pytest.mark.parametrize(
+    ("candidates", "metric"), [(None, "crossed"), ("own_levels", "crossed"), ("all", "crossed"), (None, "alignment")]
+)
+def test_mutual_labels_of_fcos(candidates, metric):
+    head = build("FCOSHead", mlc={"start_epoch": 0, "candidates": candidates, "metric": metric})
     head.state.set_epoch(1)
     data = batch(1)
     features, gts, _, _ = data
@@ -131,7 +133,8 @@ def test_mutual_labels_of_fcos(candidates):
     logits, distances, quality = flat_outputs(head, features, (3, 4, 1))
     levels = head.prior_generator.grid_priors([x.shape[-2:] for x in features], device="cpu")
     boxes = head.bbox_coder.decode(torch.cat(levels).repeat(len(gts), 1), distances)
-    assigner = mlc_ext.FCOSAssigner(STRIDES, head.regress_ranges, candidates=candidates or "positives")
+    by_default = {"crossed": "positives", "alignment": "all"}[metric]
+    assigner = mlc_ext.FCOSAssigner(STRIDES, head.regress_ranges, candidates=candidates or by_default)
     config = head.state.config
     task = mlc_ext.task_targets(
         assigner(levels, [{"boxes": gt.bboxes} for gt in gts]),

@@ -158,16 +158,20 @@ def test_losses_of_mutual_labeling_by_brute_force(build):
 def test_every_part_of_the_method_changes_the_losses(detector):
     plain = losses_of(detector)
     values = []
-    for options in ({"iur": False}, {"ml": False}, {}, {"ml": False, "iur": False, "alignment": 1.0}):
+    others = {"ml": False, "iur": False, "alignment": 1.0}, {"iur": False, "metric": "alignment"}
+    for options in ({"iur": False}, {"ml": False}, {}, *others):
         converted = apply_mlc(copy.deepcopy(detector), start_epoch=0, **options)
         values.append(sum(losses_of(converted).values()).item())
-    assert len({sum(plain.values()).item(), *values}) == 5
+    assert len({sum(plain.values()).item(), *values}) == 6
 
 
-def test_fcos_with_all_points_as_candidates():
+@pytest.mark.parametrize("options", [{"candidates": "all"}, {"metric": "alignment"}])
+def test_fcos_with_all_points_as_candidates(options):
     torch.manual_seed(0)
     plain = fcos()
-    few, many = (apply_mlc(copy.deepcopy(plain), start_epoch=0, candidates=c) for c in ("positives", "all"))
+    few, many = (
+        apply_mlc(copy.deepcopy(plain), start_epoch=0, **each) for each in ({"candidates": "positives"}, options)
+    )
     assert losses_of(few)["classification"] != losses_of(many)["classification"]
     images, targets = batch()
     _, _, outputs, anchors, matched = compute_loss_arguments(many, (images, targets))
