@@ -24,7 +24,7 @@ SIZES = [(33, 47), (100, 161), (5, 300), (128, 129), (1, 1)]
 SLOW = pytest.mark.slow
 KINDS = [
     "fcos of 4 levels",  # exported in less time
-    "rpn",
+    pytest.param("rpn", marks=SLOW),
     pytest.param("fcos", marks=SLOW),
     pytest.param("fcos-", marks=SLOW),
     pytest.param("retinanet", marks=SLOW),

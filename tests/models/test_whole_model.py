@@ -16,7 +16,9 @@ from mlc_ext.detectors.engine.trainer import Trainer
 SHARED = Path(os.environ.get("MLC_SHARED_DIR", Path(__file__).resolve().parents[3] / "shared"))
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(
+    "detector", ["fcos-", *(pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS if name != "fcos-")]
+)
 def test_two_hundred_steps_in_bfloat16(detector):
     """Mutual labeling from the hundredth step; in turn ordinary images, half of them empty, all, and all but none."""
     model = build(detector, mlc=MLCConfig.paper(detector, start_epoch=100, alignment=0.1))

@@ -36,7 +36,7 @@ def ended(folder, cases, *options):
     return json.loads(done.stdout), done.stderr
 
 
-@pytest.mark.parametrize("options", [[], ["-u"]], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("options", [[], pytest.param(["-u"], marks=pytest.mark.slow)], ids=["buffered", "unbuffered"])
 def test_every_program_ends_as_usual(tmp_path, options):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install mlc-ext[report])")
     (tmp_path / "broken.png").write_text("no image")

@@ -117,9 +117,8 @@ def test_files_of_a_run(folder, compared, name):
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
         {"schedule.ema": 0.9, "run.eval_every": 1, "run.best_metric": "AP", "mlc.start_epoch": 1},
-        {"schedule.optimizer": "sgd", "model.detector": "retinanet"},
+        pytest.param({"schedule.optimizer": "sgd", "model.detector": "retinanet"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_shared_first_part_changes_nothing(tmp_path, program, settings):

@@ -125,6 +125,7 @@ class TestJit:
         assert len({first.name, second.name, third.name} | by_gpu) == 5
         assert _jit.cache_dir(csrc) == tmp_path / "elsewhere" / third.name
 
+    @pytest.mark.slow
     def test_killed_build_then_two_processes_then_cache(self, tmp_path):
         env = {"MLC_EXT_JIT": "1", "MLC_EXT_CACHE": str(tmp_path), "MAX_JOBS": "2"}
         env |= {"MLC_EXT_CPU_ONLY": "1", "FORCE_CUDA": ""}
