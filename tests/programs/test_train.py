@@ -117,6 +117,7 @@ def test_files_of_a_run(folder, compared, name):
 @pytest.mark.parametrize(
     "settings",
     [
+        pytest.param({}, marks=pytest.mark.slow),
         {"schedule.ema": 0.9, "run.eval_every": 1, "run.best_metric": "AP", "mlc.start_epoch": 1},
         pytest.param({"schedule.optimizer": "sgd", "model.detector": "retinanet"}, marks=pytest.mark.slow),
     ],
