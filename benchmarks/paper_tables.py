@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _harness import Settings, facts  # noqa: E402
 from _pictures import pyplot  # noqa: E402
-from paper.data import GENERATED, prepare  # noqa: E402
+from paper.data import GENERATED, SPLITS, prepare  # noqa: E402
 from paper.figures import draw_all  # noqa: E402
 from paper.jobs import run_parts  # noqa: E402
 from paper.parts import SCALES, Part, Plan  # noqa: E402
@@ -53,9 +53,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--split",
-        choices=("val", "test"),
+        choices=SPLITS,
         default="val",
-        help="print the figures of the validation images, or of those held back, on which no choice may be made",
+        help="print the figures of the validation images, or of those held back, on which no choice may be made; all: "
+        "of --data DIR, of both together, where no choice was made on either",
     )
     parser.add_argument("--tables", default="1,2,3,4", metavar="N,N", help=f"of {', '.join(TABLES)} (default 1,2,3,4)")
     parser.add_argument(
@@ -135,8 +136,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--classes and --held-back are for --data DIR; generated images have a split held back")
     if not 0 <= options.held_back < 1:
         parser.error(f"--held-back must be in 0..1, got {options.held_back}")
-    if options.split == "test" and options.data not in GENERATED and not options.held_back:
-        parser.error("--split test needs --held-back SHARE, as the rows were trained with")
+    if options.split == "all" and options.data in GENERATED:
+        parser.error("--split all is for --data DIR; the two splits of generated images have the same ids")
+    if options.split != "val" and options.data not in GENERATED and not options.held_back:
+        parser.error(f"--split {options.split} needs --held-back SHARE, as the rows were trained with")
     if options.steps is None and options.protocol == "cached":
         options.steps = 1000
     for name in ("seeds", "jobs", "steps", "classes"):
@@ -182,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
             seconds = None if options.minutes is None else 60 * options.minutes
             failed, _ = run_parts(parts, jobs=jobs, seconds=seconds)
         left = [part for part in parts if not part.done]
-        found = collect(parts, options.resamples, held_back=options.split == "test", against=options.against)
+        found = collect(parts, options.resamples, split=options.split, against=options.against)
         tables = finish(options.tables, found)
         if not found:
             print("no row is done yet")

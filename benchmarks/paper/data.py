@@ -20,6 +20,8 @@ from mlc_ext.detectors.data.paths import find_dataset
 GENERATED = {"generated": 160, "generated256": 256}
 """{name: pixels}"""
 COUNTS = {"num_train": 800, "num_val": 1000}
+SPLITS = ("val", "test", "all")
+"""Validation images that choices may be made on, those held back, and, of a folder, both."""
 SIDE = 320
 """Pixels of the long side of a folder's images with ``--scale small``."""
 
@@ -35,10 +37,13 @@ class Data:
     """Settings ``data.*`` of training and validation."""
     held_back: dict[str, str]
     """Those to be changed for the images held back; empty without any."""
+    whole: dict[str, str]
+    """Those to be changed for all validation images of a folder, those held back too; empty without any held back."""
 
-    def test_config(self, config: Config) -> Config:
-        """``config`` with the images held back in the place of the validation images."""
-        for name, value in self.held_back.items():
+    def with_split(self, config: Config, split: str) -> Config:
+        """``config`` with the images of ``split`` (:data:`SPLITS`) in the place of the validation images."""
+        changes = {"val": {}, "test": self.held_back, "all": self.whole}[split]
+        for name, value in changes.items():
             config = override(config, name, value)
         return config
 
@@ -63,9 +68,9 @@ def prepare(
         )
         test = find_dataset(other, splits=("val",))
         held = {"data.val_images": str(test.val_images), "data.val_annotations": str(test.val_annotations)}
-        return Data(source, side, {"data.data": str(root)}, held)
+        return Data(source, side, {"data.data": str(root)}, held, {})
     paths = find_dataset(source, splits=("train", "val"))
-    settings, held = {"data.data": source}, {}
+    settings, held, whole = {"data.data": source}, {}, {}
     if classes is not None:
         settings["data.categories"] = ",".join(_most_frequent(Path(paths.train_annotations), classes))
     if held_back > 0:
@@ -73,7 +78,8 @@ def prepare(
         parts = _split(Path(paths.val_annotations), folder, held_back)
         settings |= {"data.val_images": str(paths.val_images), "data.val_annotations": str(parts[0])}
         held = {"data.val_annotations": str(parts[1])}
-    return Data(Path(source).resolve().name, SIDE, settings, held)
+        whole = {"data.val_annotations": str(paths.val_annotations)}
+    return Data(Path(source).resolve().name, SIDE, settings, held, whole)
 
 
 def _most_frequent(annotations: Path, count: int) -> list[str]:

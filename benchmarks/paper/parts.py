@@ -56,12 +56,12 @@ class Part:
         """Of its row."""
         return self.out.name
 
-    def results(self, held_back: bool) -> Path:
-        """The detections on the validation images, or on those held back."""
-        return self.out / ("held_back_results.json" if held_back else "results.json")
+    def results(self, split: str) -> Path:
+        """The detections on the images of ``split``, "val" or "test"."""
+        return self.out / {"val": "results.json", "test": "held_back_results.json"}[split]
 
-    def metrics(self, held_back: bool) -> Path:
-        return self.out / ("held_back_metrics.json" if held_back else "metrics.json")
+    def metrics(self, split: str) -> Path:
+        return self.out / {"val": "metrics.json", "test": "held_back_metrics.json"}[split]
 
     @property
     def commit(self) -> str | None:

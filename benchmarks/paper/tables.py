@@ -30,8 +30,8 @@ class Found:
 
     parts: dict[str, list[Part]]
     metrics: dict[str, list[dict[str, float]]]
-    held_back: bool = False
-    """Whether these are the figures of the images held back."""
+    split: str = "val"
+    """The images that these are the figures of, see :data:`paper.data.SPLITS`."""
     resamples: int = 0
     against: str | None = None
     """The row that the others are compared with; None: each with its baseline."""
@@ -57,11 +57,12 @@ class Found:
     def _read_matches(self, row: str) -> list[Matches]:
         found = []
         for part in self.parts[row]:
-            config = part.data.test_config(part.config) if self.held_back else part.config
+            config = part.data.with_split(part.config, self.split)
             dataset = build_validation_set(set_to(config, "data.cache", False), CACHE)  # no image is looked at
             proposals = part.config.model.detector == "rpn"
             truth = (ProposalEvaluator if proposals else CocoEvaluator)(dataset).truth
-            results = json.loads(part.results(self.held_back).read_text())
+            splits = ("val", "test") if self.split == "all" else (self.split,)
+            results = [row for split in splits for row in json.loads(part.results(split).read_text())]
             counts = (100, 300, 1000) if proposals else ()
             found.append(match(truth, results, max_detections=max(counts, default=100), recall_at=counts))
         return found
@@ -133,7 +134,7 @@ class Finished:
         count = max(map(len, self.found.parts.values()), default=0)
         commits = {part.commit for parts in self.found.parts.values() for part in parts} - {None}
         trained = f", trained at {', '.join(sorted(commits))}" if commits else ""
-        images = " on the images held back" if self.found.held_back else ""
+        images = {"val": "", "test": " on the images held back", "all": " on all validation images"}[self.found.split]
         return f"{count} seed{'' if count == 1 else 's'}{images}{trained}"
 
 
@@ -148,15 +149,21 @@ def finish(tables: Mapping[str, Table], found: Found) -> list[Finished]:
     return finished
 
 
-def collect(parts: Sequence[Part], resamples: int, *, held_back: bool = False, against: str | None = None) -> Found:
+def collect(parts: Sequence[Part], resamples: int, *, split: str = "val", against: str | None = None) -> Found:
     """What is done of ``parts``, with ``resamples`` bootstrap draws for the intervals (0: none)."""
-    found = Found({}, {}, held_back, resamples, against)
+    found = Found({}, {}, split, resamples, against)
     for part in parts:
-        if part.is_stem or not part.done or (held_back and not part.metrics(True).exists()):
+        if part.is_stem or not part.done or (split != "val" and not part.metrics("test").exists()):
             continue
         found.parts.setdefault(part.key, []).append(part)
-        metrics = json.loads(part.metrics(held_back).read_text())["metrics"]
-        found.metrics.setdefault(part.key, []).append(metrics)
+        if split != "all":
+            metrics = json.loads(part.metrics(split).read_text())["metrics"]
+            found.metrics.setdefault(part.key, []).append(metrics)
+    if split == "all":
+        # Of the detections of both parts. Correlations and AR100 need more than detections and are left out.
+        for row in found.parts:
+            names = ("AR@100", "AR@300", "AR@1000") if main_metric(row) == "AR@100" else ("AP", "AP50", "AP75")
+            found.metrics[row] = [{m: float(matches.metric(m)[0]) for m in names} for matches in found.matches(row)]
     return found
 
 

@@ -47,7 +47,7 @@ def _train(part: Part) -> None:
     trainer.run(first_iteration(part.switch, len(trainer.loader)) if part.is_stem else None)
     if part.is_stem or not part.data.held_back:
         return
-    config = set_to(part.data.test_config(part.config), "data.cache", False)
+    config = set_to(part.data.with_split(part.config, "test"), "data.cache", False)
     metrics = evaluate(
         trainer.model,
         build_validation_set(config, CACHE),
@@ -55,25 +55,24 @@ def _train(part: Part) -> None:
         device=trainer.device,
         workers=config.data.workers,
         backend=config.data.evaluator,
-        results=part.results(True),
+        results=part.results("test"),
         progress=False,
     )
-    _write_metrics(part, metrics, held_back=True)
+    _write_metrics(part, metrics, "test")
 
 
 def _test(part: Part) -> None:
     changed = {name: after for name, (_, after) in differences(part.after.config, part.config).items()}
     settings = [f"{name}={value}" for name, value in changed.items() if not name.startswith("run.")]
-    for held_back in (False, True) if part.data.held_back else (False,):
-        data = [f"{name}={value}" for name, value in part.data.held_back.items()] if held_back else []
+    for split, data in (("val", {}), ("test", part.data.held_back)) if part.data.held_back else (("val", {}),):
         metrics = evaluate_checkpoint(
             part.after.checkpoint,
             device=part.config.run.device,
-            results=part.results(held_back),
-            settings=settings + data,
+            results=part.results(split),
+            settings=settings + [f"{name}={value}" for name, value in data.items()],
         )
-        _write_metrics(part, metrics, held_back=held_back)
+        _write_metrics(part, metrics, split)
 
 
-def _write_metrics(part: Part, metrics: dict[str, float], *, held_back: bool) -> None:
-    write_whole(part.metrics(held_back), json.dumps(plain({"metrics": metrics}), indent=1) + "\n")
+def _write_metrics(part: Part, metrics: dict[str, float], split: str) -> None:
+    write_whole(part.metrics(split), json.dumps(plain({"metrics": metrics}), indent=1) + "\n")

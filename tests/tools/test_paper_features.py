@@ -125,7 +125,7 @@ def test_generated_data_hold_back_other_images(paper, tmp_path):
     data = paper["data"].prepare("generated256", cache=tmp_path, counts={"num_train": 2, "num_val": 3})
     assert data.side == 256
     config = override(config_of("demo", tmp_path), "data.data", data.settings["data.data"])
-    kept, held = (build_validation_set(c, tmp_path) for c in (config, data.test_config(config)))
+    kept, held = (build_validation_set(c, tmp_path) for c in (config, data.with_split(config, "test")))
     assert len(kept) == len(held) == 3 and kept.label_to_category == held.label_to_category
     assert not torch.equal(kept[0][0], held[0][0])
 
@@ -137,8 +137,10 @@ def test_held_back_images_of_a_folder(paper, tmp_path):
     config = override(config_of("demo", tmp_path), "data.data", str(root))
     for name, value in data.settings.items():
         config = override(config, name, value)
-    kept, held = (build_validation_set(c, tmp_path) for c in (config, data.test_config(config)))
+    kept, held = (build_validation_set(c, tmp_path) for c in (config, data.with_split(config, "test")))
     assert (len(kept), len(held)) == (6, 4) and not set(kept.image_ids) & set(held.image_ids)
+    whole = build_validation_set(data.with_split(config, "all"), tmp_path)
+    assert sorted(whole.image_ids) == sorted({*kept.image_ids, *held.image_ids}) and whole.num_classes == 2
     assert kept.num_classes == held.num_classes == 2
     assert prepare(str(root), held_back=0.4, classes=2, cache=tmp_path) == data  # the same images again
     assert prepare(str(root)).held_back == {}

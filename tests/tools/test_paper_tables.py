@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from benchmark_modules import BENCHMARKS, benchmark_modules
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from small_runs import TINY, assert_same
 
 from mlc_ext import MLCConfig
@@ -106,7 +111,7 @@ def test_rows_of_one_detector(paper, images, capsys, tmp_path):
 
 
 def plan(paper, rows, seed, out, *, scale="small", **options):
-    data = options.pop("data", paper["data"].Data("none", 160, {"data.data": "none"}, {}))
+    data = options.pop("data", paper["data"].Data("none", 160, {"data.data": "none"}, {}, {}))
     return paper["parts"].Plan(scale, data, out, **options).parts(rows, seed)
 
 
@@ -169,12 +174,13 @@ def run(folder, *arguments):
 
 
 def test_the_program(images, tmp_path):
-    """Stopped at once it keeps nothing, and reports it; then Table 2 whole; then nothing is left to do."""
-    stopped = run(tmp_path, "--tables", "2", "--minutes", "0")
-    assert stopped.returncode == 0 and "no row is done yet" in stopped.stdout and "6 of 6 parts are" in stopped.stderr
+    """Stopped at once it keeps nothing, and reports it; then Table 2 but for centerness; then nothing is left to do."""
+    arguments = ("--tables", "2", "--rows", "fcos-,fcos-_iur,fcos-_iou_nms")
+    stopped = run(tmp_path, *arguments, "--minutes", "0")
+    assert stopped.returncode == 0 and "no row is done yet" in stopped.stdout and "4 of 4 parts are" in stopped.stderr
     document = tmp_path / "results.md"
     document.write_text("# Results\n\n<!-- tables -->\nold\n<!-- /tables -->\n\nBelow.\n")
-    done = run(tmp_path, "--tables", "2", "--markdown", str(document))
+    done = run(tmp_path, *arguments, "--markdown", str(document))
     assert done.returncode == 0, done.stdout + done.stderr
     text = document.read_text()
     assert text.startswith("# Results\n\n<!-- tables -->\n`python benchmarks/paper_tables.py") and "old" not in text
@@ -186,20 +192,50 @@ def test_the_program(images, tmp_path):
     assert first["history"]
     assert_same(row["history"][: len(first["history"])], first["history"])
     metrics = json.loads((tmp_path / "out" / "seed0" / "fcos-_iur" / "metrics.json").read_text())["metrics"]
-    again = run(tmp_path, "--tables", "2", "--show", "--figures", "drawn")
+    again = run(tmp_path, *arguments, "--show", "--figures", "drawn")
     assert again.returncode == 0, again.stderr
     assert f"{100 * metrics['AP']:.2f}" in again.stdout and "first part" not in again.stdout
     table = done.stdout[done.stdout.index("Table 2.") :]
     assert again.stdout == table + "drawn/epochs.png\ndrawn/labels.png\ndrawn/ap_by_iou.png\n"
     for name in ("epochs", "labels", "ap_by_iou"):
         assert (tmp_path / "drawn" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    other = run(tmp_path, "--tables", "2", "--set", "schedule.lr=0.5")
+    other = run(tmp_path, *arguments, "--set", "schedule.lr=0.5")
     assert other.returncode == 2 and "made with other settings (schedule.lr): choose another --out" in other.stderr
+
+
+def replace_detections(images, run, seed: int) -> float:
+    """Replaces the detections of a row by moved objects -> pycocotools' AP of both parts of the images together."""
+    random = np.random.default_rng(seed)
+    annotations = images / "annotations" / "instances_val.json"
+    objects, every = json.loads(annotations.read_text())["annotations"], []
+    held = {row["image_id"] for row in json.loads((run / "held_back_results.json").read_text())}
+    for name, wanted in (("held_back_results.json", True), ("results.json", False)):
+        rows = [
+            {
+                "image_id": row["image_id"],
+                "category_id": row["category_id"],
+                "bbox": [*(np.array(row["bbox"][:2]) + random.uniform(-4, 4, 2)), *row["bbox"][2:]],
+                "score": random.random(),
+            }
+            for row in objects
+            if (row["image_id"] in held) == wanted
+        ]
+        (run / name).write_text(json.dumps(rows))
+        every += rows
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(annotations)
+        found = truth.loadRes(every)
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[0]
 
 
 def test_the_cached_protocol(images, tmp_path):
     """Two seeds, stopped in between, with images held back; a row's detector has the backbone of its first part."""
-    arguments = ("--tables", "1", "--protocol", "cached", "--held-back", "0.5", "--set", "mlc.start_epoch=1")
+    arguments = ("--tables", "1", "--rows", "fcos-,fcos-_ml", "--protocol", "cached", "--held-back", "0.5",
+                 "--set", "mlc.start_epoch=1")  # fmt: skip
     first = run(tmp_path, *arguments, "--seeds", "2", "--minutes", "0.1")
     assert first.returncode == 0 and "parts are not done" in first.stderr
     done = run(tmp_path, *arguments, "--seeds", "2")
@@ -225,7 +261,11 @@ def test_the_cached_protocol(images, tmp_path):
     assert float(of_ml[1]) == -float(of_baseline[1])
     held = run(tmp_path, *arguments, "--seeds", "2", "--show", "--split", "test")
     assert held.returncode == 0 and "2 seeds on the images held back" in held.stdout
-    other = run(tmp_path, *arguments[:2], *arguments[4:], "--seeds", "2")
+    expected = [replace_detections(images, tmp_path / "out" / f"seed{k}" / "fcos-_ml", k) for k in (0, 1)]
+    both = run(tmp_path, *arguments, "--seeds", "2", "--show", "--split", "all")
+    assert both.returncode == 0 and "2 seeds on all validation images" in both.stdout
+    assert re.search(rf"^FCOS- \+ ML .* {100 * sum(expected) / 2:.2f} ± ", both.stdout, re.M), expected
+    other = run(tmp_path, *arguments[:4], *arguments[6:], "--seeds", "2")
     assert other.returncode == 2 and "made with other settings (" in other.stderr
 
 
@@ -252,6 +292,8 @@ def test_a_part_that_fails_is_reported_and_the_others_go_on(images, tmp_path):
         (["--held-back", "0.5"], "--classes and --held-back are for --data DIR"),
         (["--data", "x", "--held-back", "1"], "--held-back must be in 0..1, got 1.0"),
         (["--data", "x", "--split", "test"], "--split test needs --held-back SHARE"),
+        (["--data", "x", "--split", "all"], "--split all needs --held-back SHARE"),
+        (["--split", "all"], "--split all is for --data DIR"),
     ],
 )
 def test_bad_options(paper, capsys, arguments, reported):
