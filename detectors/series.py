@@ -11,7 +11,7 @@ from .config.overrides import differences, override
 from .config.paths import with_absolute_paths
 from .config.settings import Config
 from .engine.optim import first_iteration
-from .engine.trainer import Trainer
+from .engine.trainer import Datasets, Trainer
 from .evaluation.metrics_table import report
 from .runs.checkpoint import NAME
 from .runs.files import ENCODING
@@ -97,11 +97,12 @@ def train_all(
     """
     results: dict[str, dict[str, float]] = {}
     stages = stages_of(runs) if resume is None else [Stage(name, each, resume, allowed) for name, each in runs.items()]
+    datasets: Datasets | None = None  # the same for all runs
     try:
         for stage in stages:
             if len(runs) > 1:
                 begun.append(stage.name)
-            metrics = _train(stage, progress)
+            metrics, datasets = _train(stage, datasets, progress)
             if stage.until is None:
                 results[stage.name] = metrics
     except BaseException:  # after Ctrl-C too
@@ -152,9 +153,9 @@ def _name(config: Config) -> str:
     return {"ML IUR": "MLC", "": detector}.get(" ".join(parts), f"{detector} + {''.join(parts)}")
 
 
-def _train(stage: Stage, progress: bool) -> dict[str, float]:
+def _train(stage: Stage, datasets: Datasets | None, progress: bool) -> tuple[dict[str, float], Datasets]:
     say(stage.title)
-    trainer = Trainer(stage.config, progress=progress)
+    trainer = Trainer(stage.config, progress=progress, datasets=datasets)
     if not stage.goes_on:
         say(f"{trainer.train_set.summary()}\n{trainer.val_set.summary()}")
     if stage.resume is not None:
@@ -165,7 +166,7 @@ def _train(stage: Stage, progress: bool) -> dict[str, float]:
     metrics = trainer.run(None if stage.until is None else first_iteration(stage.until, len(trainer.loader)))
     for line in trainer.ending() if stage.until is None else ():
         say(line)
-    return metrics
+    return metrics, trainer.datasets
 
 
 def _unfinished(prog: str, runs: dict[str, Config], results: dict[str, dict[str, float]], begun: Sequence[str]) -> str:

@@ -85,9 +85,11 @@ def build_training_set(config: Config, cache: Path, *, progress: bool = False) -
     )
 
 
-def log_warnings(*datasets: CocoDetection) -> None:
-    """Logs the warnings that were not logged before."""
+def log_warnings(*datasets: CocoDetection, again: bool = False) -> None:
+    """Logs the warnings that were not logged before; ``again``: those too that were."""
     for dataset in datasets:
+        if again:
+            dataset.findings.reported.clear()
         for line in dataset.warnings():
             if line not in dataset.findings.reported:
                 dataset.findings.reported.add(line)

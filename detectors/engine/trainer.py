@@ -10,7 +10,16 @@ from pathlib import Path
 from .. import distributed
 from ..config.paths import with_absolute_paths
 from ..config.settings import Config
-from ..data.build import CACHE, build_datasets, build_training_loader, check_same_data, require_objects, verify
+from ..data.build import (
+    CACHE,
+    build_datasets,
+    build_training_loader,
+    check_same_data,
+    log_warnings,
+    require_objects,
+    verify,
+)
+from ..data.coco.dataset import CocoDetection
 from ..data.coco.trained import require_trained
 from ..initialization.initialize import weights_from_init
 from ..models.build import build_model
@@ -28,15 +37,29 @@ from .signals import Interruption
 from .train_step import Stepper
 from .validation import validate
 
+Datasets = tuple[CocoDetection, CocoDetection]
+"""The training and the validation set."""
+
 
 class Trainer:
     """One run: builds everything from the configuration, trains, evaluates, and writes the files of a
     :class:`~mlc_ext.detectors.runs.folder.RunFolder` to ``config.run.out``.
 
     With several ranks (detectors.distributed) every rank makes one; rank 0 alone writes and prints.
+
+    Args:
+        progress: whether progress bars are shown.
+        datasets: those of a trainer whose ``config.data`` and ``model.class_agnostic`` are the same, to use instead of
+            reading and verifying them again.
     """
 
-    def __init__(self, config: Config, *, progress: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        progress: bool = True,
+        datasets: Datasets | None = None,
+    ) -> None:
         self.config = config
         self.main = distributed.is_main()
         self.progress = progress and self.main
@@ -50,9 +73,14 @@ class Trainer:
             self.folder.open()
             precision.configure(config.run)
             self.device = distributed.pick_device(config.run.device)
-            self.train_set, self.val_set = build_datasets(config, CACHE, progress=self.progress)
-        check_same_data(self.train_set, self.val_set)
-        verify(config, self.train_set, self.val_set, progress=self.progress)
+            if datasets is None:
+                self.train_set, self.val_set = build_datasets(config, CACHE, progress=self.progress)
+            else:
+                self.train_set, self.val_set = datasets
+                log_warnings(*datasets, again=True)  # each run's log has them
+        if datasets is None:
+            check_same_data(*self.datasets)
+            verify(config, *self.datasets, progress=self.progress)
         with distributed.together():
             seeding.seed_everything(config.run.seed)
             require_objects(self.train_set)
@@ -66,6 +94,10 @@ class Trainer:
                 watch = Watch(self.folder.path / "tensorboard", self.train_set.category_names)
             self.log = RunLog(self.metrics, self.stepper, watch, self.total_iterations, progress=self.progress)
         self.stepper.connect()
+
+    @property
+    def datasets(self) -> Datasets:
+        return self.train_set, self.val_set
 
     @property
     def total_iterations(self) -> int:

@@ -8,6 +8,9 @@ import pytest
 from small_runs import assert_same, config_of, train_here
 
 from mlc_ext.detectors import series, train
+from mlc_ext.detectors.data.coco import dataset as coco_dataset
+from mlc_ext.detectors.data.generated.dataset import generate
+from mlc_ext.detectors.data.loading.verify import broken_images
 from mlc_ext.detectors.engine.train_step import Stepper
 from mlc_ext.detectors.runs.checkpoint import load_checkpoint
 
@@ -55,6 +58,25 @@ def test_the_second_run_fails_and_goes_on(program, monkeypatch, capsys):
     states = [load_checkpoint(f"{folder}/checkpoint.pt") for folder in ("runs/seed1/MLC", "whole")]
     assert_same(states[0]["model"], states[1]["model"])
     assert states[0]["iteration"] == 2
+
+
+def test_the_runs_share_the_data(program, tmp_path, monkeypatch):
+    """They are read and verified once, and each run's log has the warnings."""
+    root = generate(tmp_path / "images", num_train=6, num_val=3, image_size=64)
+    broken = min((root / "train").iterdir())
+    broken.write_bytes(broken.read_bytes()[:100])
+    checked = []
+    monkeypatch.setattr(
+        coco_dataset,
+        "broken_images",
+        lambda images, **options: checked.append(len(images)) or broken_images(images, **options),
+    )
+    arguments = ("--compare", "--set", f"data.data={root}", "--set", "data.verify=true", "--set", "mlc.start_epoch=0.5")
+    assert program(*arguments, "--out", "runs")[0] == 0
+    assert checked == [6, 3]
+    for name in ("baseline", "MLC"):
+        log = (tmp_path / "runs" / name / "log.txt").read_text()
+        assert "5 images, " in log and "1 of 6 images are left out: 1 broken images" in log
 
 
 def test_the_first_run_fails(program, monkeypatch):
