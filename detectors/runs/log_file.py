@@ -17,6 +17,13 @@ LOG = logging.getLogger("mlc_ext.detectors")
 class _RunFile(logging.FileHandler):
     """The log file of a run, distinguished from the handlers that others have added."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """As logging's own, which raises what opening the file raises: its folder may be gone by the first record."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Prints the first error of writing, such as a full disk, in a line; logging's own is a traceback a record."""
         if isinstance(error := sys.exc_info()[1], OSError) and not getattr(self, "_reported", False):

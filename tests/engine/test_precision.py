@@ -277,7 +277,8 @@ def test_layout_and_compilation_change_no_result(folder):
         names = list(run.model.state_dict())
         assert names == list(found.setdefault("names", names))
         if kind == "channels_last":
-            assert run.model.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+            conv = next(m for m in run.model.backbone.modules() if isinstance(m, torch.nn.Conv2d))
+            assert conv.weight.is_contiguous(memory_format=torch.channels_last)
     for kind in ("channels_last", "compiled"):
         for a, b in zip(found[kind], found["plain"], strict=True):
             assert a == pytest.approx(b, rel=1e-4)

@@ -62,6 +62,18 @@ def test_a_file_of_warnings_is_made_by_the_first(tmp_path):
     assert lines(path) == ["broken image", "resumed"]
 
 
+def test_a_folder_that_is_gone_is_reported_once(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "log_rank1.txt"
+    open_log(path, logging.WARNING)
+    path.parent.rmdir()
+    LOG.warning("broken image")
+    LOG.warning("another")
+    assert [line for line in capsys.readouterr().err.splitlines() if str(path) in line] == [
+        f"{path}: [Errno 2] No such file or directory: '{path}'"
+    ]
+
+
 def test_a_file_of_warnings_takes_no_other_record_of_those_held(tmp_path):
     hold_log()
     LOG.info("of no interest")

@@ -34,7 +34,8 @@ def run(request, tmp_path_factory):
     """A run of two steps, mutual labeling from the first one on; its images are made smaller."""
     folder = tmp_path_factory.mktemp("run")
     root = generate(folder / "images", num_train=4, num_val=5, image_size=200)
-    settings = {"data__data": str(root), "data__short_side": 128, "data__long_side": 128, "mlc__start_epoch": 0}
+    settings = {"data__data": str(root), "data__short_side": 128, "data__long_side": 128, "mlc__start_epoch": 0,
+                "model__backbone": "resnet18"}  # fmt: skip
     Trainer(config_of(request.param, folder / "run", epochs=2, **settings), progress=False).run(2)
     return folder / "run"
 
