@@ -12,6 +12,10 @@ Figures of several runs are means, with the standard deviation. The tables:
    protocol): of all of them, of those of one level (the mean over the object's levels with at least 3 of them), and
    between levels (of the means of the levels with at least 3 of them; 1 or -1 if there are two). Objects whose rho is
    undefined are left out.
+3. Of FCOS, where an object's best box is predicted. Among the baseline's positive points of an object that has at least
+   5 of them: Spearman's rho of the predicted box's IoU with the point's centerness and with its score, the centerness
+   of the point with the best box and the highest there is, and the IoU of the boxes of the point of highest score, of
+   the most central point, of the best and of all.
 
 The size of an object is the area of its box in the original image. (COCO's own evaluation takes the annotated area.)
 """
@@ -26,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlc_ext import box_iou, segmented_spearman
+from mlc_ext import box_iou, centerness_target, paired_box_iou, segmented_spearman
 from mlc_ext.detectors.data.loading.loader import build_loader
 from mlc_ext.detectors.models.dense_detector import DenseDetector
 from mlc_ext.detectors.models.targets import prepare_targets
@@ -34,20 +38,32 @@ from mlc_ext.detectors.runs.load import load_for_evaluation
 
 AREAS = {"small": 0, "medium": 32**2, "large": 96**2}
 """The least area of each size, in pixels of the original image; COCO's limits."""
-TOP_K, LEAST, LEVELS = 50, 3, 2
-"""Predictions of an object; predictions of a level and levels of an object that a correlation needs."""
+TOP_K, LEAST, LEVELS, POINTS = 50, 3, 2, 5
+"""Predictions of an object; the least predictions of a level, levels and positive points of an object."""
 
 KINDS = ("all", "within levels", "between levels")
+PLACES = (
+    "rho of IoU and centerness",
+    "rho of IoU and score",
+    "centerness of the best box",
+    "highest centerness",
+    "IoU of the highest score",
+    "IoU of the most central",
+    "best IoU",
+    "mean IoU",
+)
 COUNTS = ("baseline", "cls kept", "cls new", "loc kept", "loc new")
 
 
 class Counts:
-    """Of one run: priors by (level, size of the gt), and the correlations of its objects by size."""
+    """Of one run: priors by (level, size of the gt), the correlations of its objects by size, and of FCOS the objects'
+    values of each of PLACES."""
 
     def __init__(self, strides: Sequence[int]) -> None:
         self.levels = [f"P{stride.bit_length() - 1}" for stride in strides]
         self.priors = np.zeros((len(strides), len(AREAS), len(COUNTS)))
         self.rhos: dict[str, list[list[float]]] = {kind: [[] for _ in AREAS] for kind in KINDS}
+        self.places: dict[str, list[float]] = {name: [] for name in PLACES}
 
     @torch.no_grad()
     def update(self, model: DenseDetector, images: Sequence[Tensor], targets: Sequence[dict]) -> None:
@@ -66,6 +82,9 @@ class Counts:
         for column, mark in enumerate(marks):
             np.add.at(self.priors[..., column], (levels[mark].numpy(), size[gt[mark]].numpy()), 1)
         predictions = model.raw_predictions(outputs, feature_sizes, image_sizes)
+        if not model.class_agnostic and labeled.priors.shape[1] == 2:
+            owners = torch.where(baseline, labeled.assignment.candidate_gt, -1).chunk(len(images))
+            self._add_points(labeled.priors, owners, predictions, prepared)
         first = 0
         for prediction, target in zip(predictions, prepared, strict=True):
             labels = torch.ones_like(target["labels"]) if model.class_agnostic else target["labels"]
@@ -93,10 +112,41 @@ class Counts:
             means = [torch.stack([x[level == k].mean() for k in enough.nonzero().flatten()]) for x in (scores, ious)]
             self._add("between levels", size, *means)
 
+    def _add_points(
+        self,
+        points: Tensor,
+        owners: Sequence[Tensor],
+        predictions: Sequence[dict[str, Tensor]],
+        targets: Sequence[dict[str, Tensor]],
+    ) -> None:
+        """``owners``: of each image, [points] the object of the batch whose baseline's positive a point is, or -1."""
+        first = 0
+        for owner, prediction, target in zip(owners, predictions, targets, strict=True):
+            for k, (box, label) in enumerate(zip(target["boxes"], target["labels"], strict=True)):
+                rows = (owner == first + k).nonzero().flatten()
+                if len(rows) < POINTS:
+                    continue
+                centerness = centerness_target(torch.cat([points[rows] - box[:2], box[2:] - points[rows]], 1))
+                ious = paired_box_iou(prediction["boxes"][rows], box.expand(len(rows), 4))
+                scores = prediction["scores"][rows, label - 1]
+                best, central = ious.argmax(), centerness.argmax()
+                values = (
+                    _rho(centerness, ious),
+                    _rho(scores, ious),
+                    *(x.item() for x in (centerness[best], centerness.max())),
+                    *(x.item() for x in (ious[scores.argmax()], ious[central], ious[best], ious.mean())),
+                )
+                for name, value in zip(PLACES, values, strict=True):
+                    self.places[name].append(value)
+            first += len(target["boxes"])
+
     def _add(self, kind: str, size: int, scores: Tensor, ious: Tensor) -> None:
-        rho, _ = segmented_spearman(scores, ious, torch.zeros(len(scores), dtype=torch.int64), 1)
-        if not rho.isnan():
-            self.rhos[kind][size].append(rho.item())
+        if np.isfinite(rho := _rho(scores, ious)):
+            self.rhos[kind][size].append(rho)
+
+
+def _rho(scores: Tensor, ious: Tensor) -> float:
+    return segmented_spearman(scores, ious, torch.zeros(len(scores), dtype=torch.int64), 1)[0].item()
 
 
 def _scale(target: dict, image: Tensor) -> float:
@@ -156,9 +206,24 @@ def correlation_table(found: Sequence[Counts]) -> list[str]:
         for kind in KINDS:
             chosen = [counts.rhos[kind][number] for counts in found]
             flat = [sum(part, []) if isinstance(number, slice) else part for part in chosen]
-            cells.append(spread([float(np.mean(part)) if part else np.nan for part in flat], "{:.3f}"))
+            cells.append(spread([_mean(part) for part in flat], "{:.3f}"))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
+
+
+def place_table(found: Sequence[Counts]) -> list[str]:
+    """Empty for a detector without points."""
+    if not any(counts.places[PLACES[0]] for counts in found):
+        return []
+    means = {name: [_mean(counts.places[name]) for counts in found] for name in PLACES}
+    return ["", "| positive points of an object | |", "|---|--:|",
+            *(f"| {name} | {spread(values, '{:.3f}')} |" for name, values in means.items())]  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are defined; NaN without any."""
+    values = [value for value in values if np.isfinite(value)]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def main() -> None:
@@ -170,7 +235,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = [analyze(run, options.data, options.images) for run in options.runs]
-    text = "\n".join([*label_table(found), "", *correlation_table(found)]) + "\n"
+    text = "\n".join([*label_table(found), "", *correlation_table(found), *place_table(found)]) + "\n"
     print(text, end="")
     if options.markdown is not None:
         options.markdown.write_text(text)

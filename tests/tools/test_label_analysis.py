@@ -120,6 +120,45 @@ def correlations(raw, target, original, per_level, class_agnostic):
         yield "between levels", size, rank_correlation(means) if len(means) > 1 else math.nan
 
 
+def test_places_are_those_of_the_objects_one_by_one(program, analysis, batch):
+    model, labeled, per_level, raw, targets, original = batch
+    if model.class_agnostic:  # RPN has no points
+        assert not any(analysis.places.values()) and program.place_table([analysis]) == []
+        return
+    count, expected, first = sum(per_level), {name: [] for name in program.PLACES}, 0
+    for n, (prediction, target) in enumerate(zip(raw, targets, strict=True)):
+        for k, (box, label) in enumerate(zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True)):
+            rows = []
+            for i in range(count):
+                place = n * count + i
+                if labeled.task.baseline_positive[place] and labeled.assignment.candidate_gt[place] == first + k:
+                    x, y = labeled.priors[i].tolist()
+                    sides = [sorted((x - box[0], box[2] - x)), sorted((y - box[1], box[3] - y))]
+                    central = math.sqrt(sides[0][0] / sides[0][1] * sides[1][0] / sides[1][1])
+                    iou = iou_of(prediction["boxes"][i].tolist(), box)
+                    rows.append((central, prediction["scores"][i, label - 1].item(), iou))
+            if len(rows) < 5:
+                continue
+            best, scored, central = (max(rows, key=lambda row, at=at: row[at]) for at in (2, 1, 0))
+            values = (
+                rank_correlation([(row[0], row[2]) for row in rows]),
+                rank_correlation([(row[1], row[2]) for row in rows]),
+                best[0],
+                central[0],
+                scored[2],
+                central[2],
+                best[2],
+                sum(row[2] for row in rows) / len(rows),
+            )
+            for name, value in zip(program.PLACES, values, strict=True):
+                expected[name].append(value)
+        first += len(target["boxes"])
+    assert len(expected["best IoU"]) >= 3
+    for name, values in expected.items():
+        assert analysis.places[name] == pytest.approx(values, abs=1e-5, nan_ok=True), name
+    assert program.place_table([analysis])[-1] == f"| mean IoU | {sum(values) / len(values):.3f} |"
+
+
 def rank_correlation(pairs):
     return spearman([p[0] for p in pairs], [p[1] for p in pairs])
 
@@ -166,7 +205,7 @@ class Untrained:
         none = torch.zeros(4, dtype=torch.bool)
         task = type("Task", (), {"baseline_positive": none, "cls_labels": none.long(), "loc_positive": none})
         assignment = type("Assignment", (), {"candidate_gt": torch.full((4,), -1)})
-        return type("Labeled", (), {"task": task, "assignment": assignment})
+        return type("Labeled", (), {"task": task, "assignment": assignment, "priors": torch.zeros(4, 2)})
 
     def raw_predictions(self, outputs, feature_sizes, image_sizes):
         boxes = torch.tensor([[0.0, 0, 8, n] for n in (2, 4, 6, 8)])
