@@ -1,5 +1,6 @@
 """The programs as files, as modules and as the command mlc-ext."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -24,22 +25,62 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("program", cli.PROGRAMS)
-def test_a_program_is_the_same_however_it_is_called(program):
+FORKED = """
+import importlib, json, os, runpy, sys
+cases, modules = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+for name in modules:
+    importlib.import_module(f"mlc_ext.detectors.{name}")  # once, for all the children below
+for number, (how, *arguments) in enumerate(cases):
+    if (child := os.fork()) == 0:
+        os.dup2(os.open(f"{number}.txt", os.O_WRONLY | os.O_CREAT), 1)
+        sys.argv = [how, *arguments]
+        try:
+            if how.endswith(".py"):
+                runpy.run_path(how, run_name="__main__")
+            else:
+                runpy.run_module(how, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            sys.stdout.flush()
+            os._exit(end.code or 0)  # without the interpreter's teardown
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, (how, arguments)
+"""
+
+
+def ways(program):
+    """The file, its module and mlc-ext -> arguments of Python each, and the name in the text of --help."""
     module = cli.MODULES.get(program, program)
-    printed = [
-        run(*how, "--help")
-        for how in ([DETECTORS / f"{module}.py"], ["-m", f"mlc_ext.detectors.{module}"],
-                    ["-m", "mlc_ext.detectors.cli", program])
-    ]  # fmt: skip
-    assert [each.returncode for each in printed] == [0, 0, 0]
-    names = (f"{module}.py", f"{module}.py", f"mlc-ext {program}")
+    yield [f"{DETECTORS / module}.py"], f"{module}.py"
+    yield ["-m", f"mlc_ext.detectors.{module}"], f"{module}.py"
+    yield ["-m", "mlc_ext.detectors.cli", program], f"mlc-ext {program}"
+
+
+def check_help(program, printed):
+    """The texts of --help of all ways to call a program differ in its name alone."""
     rest = set()
-    for name, each in zip(names, printed, strict=True):
-        usage, _, options = each.stdout.partition("\n\n")
+    for (_, name), text in zip(ways(program), printed, strict=True):
+        usage, _, options = text.partition("\n\n")
         assert usage.startswith(f"usage: {name} ")
         rest.add(options)
     assert len(rest) == 1
+
+
+def test_a_program_is_the_same_however_it_is_called():
+    printed = [run(*how, "--help") for how, _ in ways("train")]
+    assert [each.returncode for each in printed] == [0, 0, 0]
+    check_help("train", [each.stdout for each in printed])
+
+
+def test_programs_are_the_same_however_they_are_called(tmp_path):
+    """As above, without the imports of each: in forks of a process that has made them."""
+    cases = [[*how, "--help"] for program in cli.PROGRAMS for how, _ in ways(program)]
+    cases = [case[1:] if case[0] == "-m" else case for case in cases]
+    modules = [cli.MODULES.get(program, program) for program in cli.PROGRAMS]
+    command = [sys.executable, "-c", FORKED, json.dumps(cases), json.dumps(modules)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    texts = [(tmp_path / f"{number}.txt").read_text() for number in range(len(cases))]
+    for number, program in enumerate(cli.PROGRAMS):
+        check_help(program, texts[3 * number : 3 * number + 3])
 
 
 def test_the_command_lists_its_programs(monkeypatch, capsys):
