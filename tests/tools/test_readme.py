@@ -189,11 +189,11 @@ def test_the_results_are_the_recorded_ones():
     for page, headings, row in (
         ("results.md", ("## What was trained", "## The images held back"), generated),
         ("results_bccd.md", ("## Validation images", "## The images held back"), cells),
-        ("results_bccd.md", ("## The images held back", None), cells_held_back),
+        ("results_bccd.md", ("## The images held back", "## One seed of the other rows"), cells_held_back),
         ("results_person.md", ("## What was trained", "### Table 4"), person),
     ):
         text = (ROOT / "docs" / page).read_text()
-        begin, stop = (text.index(heading) if heading else len(text) for heading in headings)
+        begin, stop = (text.index(heading) for heading in headings)
         tables = text[begin:stop]
         for name in names:
             found = [line for line in tables.splitlines() if line.startswith(f"| {name} |")]
