@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -167,13 +168,21 @@ def images(tmp_path):
     return generate(tmp_path / "images", num_train=7, num_val=6, image_size=64)
 
 
+def show(paper, folder, monkeypatch, capsys, *arguments):
+    """The program with --show in this process, which has paid for the imports -> exit code, stdout."""
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    code = paper["program"].main([*command(folder / "out", *arguments)[2:], "--show"])
+    return code, capsys.readouterr().out
+
+
 def run(folder, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command(folder / "out", *arguments), cwd=folder, env=environment, text=True,
                           capture_output=True, timeout=600)  # fmt: skip
 
 
-def test_the_program(images, tmp_path):
+def test_the_program(paper, images, tmp_path, monkeypatch, capsys):
     """Stopped at once it keeps nothing, and reports it; then Table 2 but for centerness; then nothing is left to do."""
     arguments = ("--tables", "2", "--rows", "fcos-,fcos-_iur,fcos-_iou_nms")
     stopped = run(tmp_path, *arguments, "--minutes", "0")
@@ -192,11 +201,11 @@ def test_the_program(images, tmp_path):
     assert first["history"]
     assert_same(row["history"][: len(first["history"])], first["history"])
     metrics = json.loads((tmp_path / "out" / "seed0" / "fcos-_iur" / "metrics.json").read_text())["metrics"]
-    again = run(tmp_path, *arguments, "--show", "--figures", "drawn")
-    assert again.returncode == 0, again.stderr
-    assert f"{100 * metrics['AP']:.2f}" in again.stdout and "first part" not in again.stdout
+    code, again = show(paper, tmp_path, monkeypatch, capsys, *arguments, "--figures", "drawn")
+    assert code == 0
+    assert f"{100 * metrics['AP']:.2f}" in again and "first part" not in again
     table = done.stdout[done.stdout.index("Table 2.") :]
-    assert again.stdout == table + "drawn/epochs.png\ndrawn/labels.png\ndrawn/ap_by_iou.png\n"
+    assert again == table + "drawn/epochs.png\ndrawn/labels.png\ndrawn/ap_by_iou.png\n"
     for name in ("epochs", "labels", "ap_by_iou"):
         assert (tmp_path / "drawn" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     other = run(tmp_path, *arguments, "--set", "schedule.lr=0.5")
@@ -232,7 +241,7 @@ def replace_detections(images, run, seed: int) -> float:
     return evaluation.stats[0]
 
 
-def test_the_cached_protocol(images, tmp_path):
+def test_the_cached_protocol(paper, images, tmp_path, monkeypatch, capsys):
     """Two seeds, stopped in between, with images held back; a row's detector has the backbone of its first part."""
     arguments = ("--tables", "1", "--rows", "fcos-,fcos-_ml", "--protocol", "cached", "--held-back", "0.5",
                  "--set", "mlc.start_epoch=1")  # fmt: skip
@@ -254,17 +263,19 @@ def test_the_cached_protocol(images, tmp_path):
     # the figures of a run's own evaluation are those of the program for it
     settings = json.loads((folder / "fcos-_ml" / "config.json").read_text())["data"]
     assert settings["val_annotations"].endswith("kept.json")
-    against = run(tmp_path, *arguments, "--seeds", "2", "--show", "--against", "fcos-_ml").stdout
+    shown = functools.partial(show, paper, tmp_path, monkeypatch, capsys, *arguments, "--seeds", "2")
+    code, against = shown("--against", "fcos-_ml")
+    assert code == 0
     assert "AP - that of FCOS- + ML [95 %]" in against and "AP - baseline's [95 %]" in done.stdout
     of_ml, of_baseline = (re.search(rf"^{name} .*?([+-]\d+\.\d+) \[", text, re.M) for name, text in
                           ((re.escape("FCOS- + ML"), done.stdout), ("FCOS-", against)))  # fmt: skip
     assert float(of_ml[1]) == -float(of_baseline[1])
-    held = run(tmp_path, *arguments, "--seeds", "2", "--show", "--split", "test")
-    assert held.returncode == 0 and "2 seeds on the images held back" in held.stdout
+    code, held = shown("--split", "test")
+    assert code == 0 and "2 seeds on the images held back" in held
     expected = [replace_detections(images, tmp_path / "out" / f"seed{k}" / "fcos-_ml", k) for k in (0, 1)]
-    both = run(tmp_path, *arguments, "--seeds", "2", "--show", "--split", "all")
-    assert both.returncode == 0 and "2 seeds on all validation images" in both.stdout
-    assert re.search(rf"^FCOS- \+ ML .* {100 * sum(expected) / 2:.2f} ± ", both.stdout, re.M), expected
+    code, both = shown("--split", "all")
+    assert code == 0 and "2 seeds on all validation images" in both
+    assert re.search(rf"^FCOS- \+ ML .* {100 * sum(expected) / 2:.2f} ± ", both, re.M), expected
     other = run(tmp_path, *arguments[:4], *arguments[6:], "--seeds", "2")
     assert other.returncode == 2 and "made with other settings (" in other.stderr
 
