@@ -40,10 +40,18 @@ class Data:
     whole: dict[str, str]
     """Those to be changed for all validation images of a folder, those held back too; empty without any held back."""
 
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The splits that every row is evaluated on; "all" is both of them."""
+        return ("val", "test") if self.held_back else ("val",)
+
+    def changes(self, split: str) -> dict[str, str]:
+        """The settings to be changed for the images of ``split``, one of :data:`SPLITS`."""
+        return {"val": {}, "test": self.held_back, "all": self.whole}[split]
+
     def with_split(self, config: Config, split: str) -> Config:
-        """``config`` with the images of ``split`` (:data:`SPLITS`) in the place of the validation images."""
-        changes = {"val": {}, "test": self.held_back, "all": self.whole}[split]
-        for name, value in changes.items():
+        """``config`` with the images of ``split`` in the place of the validation images."""
+        for name, value in self.changes(split).items():
             config = override(config, name, value)
         return config
 

@@ -61,7 +61,7 @@ class Found:
             dataset = build_validation_set(set_to(config, "data.cache", False), CACHE)  # no image is looked at
             proposals = part.config.model.detector == "rpn"
             truth = (ProposalEvaluator if proposals else CocoEvaluator)(dataset).truth
-            splits = ("val", "test") if self.split == "all" else (self.split,)
+            splits = part.data.evaluated if self.split == "all" else (self.split,)
             results = [row for split in splits for row in json.loads(part.results(split).read_text())]
             counts = (100, 300, 1000) if proposals else ()
             found.append(match(truth, results, max_detections=max(counts, default=100), recall_at=counts))

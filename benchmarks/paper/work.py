@@ -64,12 +64,12 @@ def _train(part: Part) -> None:
 def _test(part: Part) -> None:
     changed = {name: after for name, (_, after) in differences(part.after.config, part.config).items()}
     settings = [f"{name}={value}" for name, value in changed.items() if not name.startswith("run.")]
-    for split, data in (("val", {}), ("test", part.data.held_back)) if part.data.held_back else (("val", {}),):
+    for split in part.data.evaluated:
         metrics = evaluate_checkpoint(
             part.after.checkpoint,
             device=part.config.run.device,
             results=part.results(split),
-            settings=settings + [f"{name}={value}" for name, value in data.items()],
+            settings=settings + [f"{name}={value}" for name, value in part.data.changes(split).items()],
         )
         _write_metrics(part, metrics, split)
 

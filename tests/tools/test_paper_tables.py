@@ -212,6 +212,19 @@ def test_the_program(paper, images, tmp_path, monkeypatch, capsys):
     assert other.returncode == 2 and "made with other settings (schedule.lr): choose another --out" in other.stderr
 
 
+@pytest.mark.slow
+def test_a_table_of_two_first_parts(images, tmp_path):
+    """Table 2 whole: centerness has a first part of its own."""
+    done = run(tmp_path, "--tables", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(re.search(rf"^{re.escape(name)} .*[+-]\d", done.stdout, re.M) for name in
+               ("FCOS- + centerness", "FCOS- + IUR", "FCOS- + IoU-NMS"))  # fmt: skip
+    states = {name: load_checkpoint(tmp_path / "out" / "seed0" / name / "checkpoint.pt") for name in
+              ("stem_fcos-", "stem_fcos", "fcos")}  # fmt: skip
+    assert states["stem_fcos-"]["model"].keys() < states["stem_fcos"]["model"].keys() == states["fcos"]["model"].keys()
+    assert_same(states["fcos"]["history"][: len(states["stem_fcos"]["history"])], states["stem_fcos"]["history"])
+
+
 def replace_detections(images, run, seed: int) -> float:
     """Replaces the detections of a row by moved objects -> pycocotools' AP of both parts of the images together."""
     random = np.random.default_rng(seed)
