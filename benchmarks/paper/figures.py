@@ -120,7 +120,8 @@ def draw_labels(plt, found: Found):
                 _curve(axes[2][k], found, row, metric, label, color, dashed=dashed)
         for j in range(3):
             _switch(axes[j][k], found, base)
-            axes[j][k].legend(fontsize=6.5, framealpha=0.5)
+            if axes[j][k].get_legend_handles_labels()[0]:  # none if no label was flipped
+                axes[j][k].legend(fontsize=6.5, framealpha=0.5)
     figure.suptitle("Mutual labels against the baseline's (dashed: of the detector trained without them)", fontsize=10)
     return figure
 

@@ -24,7 +24,7 @@ def run_parts(
     Returns:
         The parts that failed, with those that need them left undone, and all that are not done.
     """
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     end = None if seconds is None else time.monotonic() + seconds
     done = {part for part in parts if part.done}
     waiting = [part for part in parts if part not in done]
@@ -60,6 +60,15 @@ def run_parts(
             process.join()
         signal.signal(signal.SIGTERM, before)
     return failed, [part for part in parts if not part.done]
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Processes that start with torch already imported, where the system can fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mlc_ext.detectors.engine.trainer"])
+    return context
 
 
 def _interrupt(number: int, frame: object) -> None:

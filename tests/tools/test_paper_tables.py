@@ -168,12 +168,18 @@ def images(tmp_path):
     return generate(tmp_path / "images", num_train=7, num_val=6, image_size=64)
 
 
-def show(paper, folder, monkeypatch, capsys, *arguments):
-    """The program with --show in this process, which has paid for the imports -> exit code, stdout."""
-    monkeypatch.chdir(folder)
-    capsys.readouterr()
-    code = paper["program"].main([*command(folder / "out", *arguments)[2:], "--show"])
-    return code, capsys.readouterr().out
+@pytest.fixture
+def program(paper, tmp_path, monkeypatch, capsys):
+    """The program in this process, which has paid for the imports -> exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(BENCHMARKS)  # for the processes of the parts
+
+    def call(*arguments):
+        capsys.readouterr()
+        code = paper["program"].main(command(tmp_path / "out", *arguments)[2:])
+        return code, *capsys.readouterr()
+
+    return call
 
 
 def run(folder, *arguments):
@@ -182,11 +188,11 @@ def run(folder, *arguments):
                           capture_output=True, timeout=600)  # fmt: skip
 
 
-def test_the_program(paper, images, tmp_path, monkeypatch, capsys):
+def test_the_program(program, images, tmp_path):
     """Stopped at once it keeps nothing, and reports it; then Table 2 but for centerness; then nothing is left to do."""
     arguments = ("--tables", "2", "--rows", "fcos-,fcos-_iur,fcos-_iou_nms")
-    stopped = run(tmp_path, *arguments, "--minutes", "0")
-    assert stopped.returncode == 0 and "no row is done yet" in stopped.stdout and "4 of 4 parts are" in stopped.stderr
+    code, out, error = program(*arguments, "--minutes", "0")
+    assert code == 0 and "no row is done yet" in out and "4 of 4 parts are" in error
     document = tmp_path / "results.md"
     document.write_text("# Results\n\n<!-- tables -->\nold\n<!-- /tables -->\n\nBelow.\n")
     done = run(tmp_path, *arguments, "--markdown", str(document))
@@ -201,15 +207,15 @@ def test_the_program(paper, images, tmp_path, monkeypatch, capsys):
     assert first["history"]
     assert_same(row["history"][: len(first["history"])], first["history"])
     metrics = json.loads((tmp_path / "out" / "seed0" / "fcos-_iur" / "metrics.json").read_text())["metrics"]
-    code, again = show(paper, tmp_path, monkeypatch, capsys, *arguments, "--figures", "drawn")
+    code, again, _ = program(*arguments, "--show", "--figures", "drawn")
     assert code == 0
     assert f"{100 * metrics['AP']:.2f}" in again and "first part" not in again
     table = done.stdout[done.stdout.index("Table 2.") :]
     assert again == table + "drawn/epochs.png\ndrawn/labels.png\ndrawn/ap_by_iou.png\n"
     for name in ("epochs", "labels", "ap_by_iou"):
         assert (tmp_path / "drawn" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    other = run(tmp_path, *arguments, "--set", "schedule.lr=0.5")
-    assert other.returncode == 2 and "made with other settings (schedule.lr): choose another --out" in other.stderr
+    code, _, error = program(*arguments, "--set", "schedule.lr=0.5")
+    assert code == 2 and "made with other settings (schedule.lr): choose another --out" in error
 
 
 @pytest.mark.slow
@@ -254,15 +260,15 @@ def replace_detections(images, run, seed: int) -> float:
     return evaluation.stats[0]
 
 
-def test_the_cached_protocol(paper, images, tmp_path, monkeypatch, capsys):
+def test_the_cached_protocol(program, images, tmp_path):
     """Two seeds, stopped in between, with images held back; a row's detector has the backbone of its first part."""
     arguments = ("--tables", "1", "--rows", "fcos-,fcos-_ml", "--protocol", "cached", "--held-back", "0.5",
                  "--set", "mlc.start_epoch=1")  # fmt: skip
-    first = run(tmp_path, *arguments, "--seeds", "2", "--minutes", "0.1")
-    assert first.returncode == 0 and "parts are not done" in first.stderr
-    done = run(tmp_path, *arguments, "--seeds", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 seeds, trained at" in done.stdout and "p (Holm)" in done.stdout
+    code, _, error = program(*arguments, "--seeds", "2", "--minutes", "0.1")
+    assert code == 0 and "parts are not done" in error
+    code, of_both, error = program(*arguments, "--seeds", "2")
+    assert code == 0, of_both + error
+    assert "2 seeds, trained at" in of_both and "p (Holm)" in of_both
     folder = tmp_path / "out" / "seed1"
     stem, row = (load_checkpoint(folder / name / "checkpoint.pt") for name in ("stem_fcos-", "fcos-_ml"))
     assert (stem["iteration"], row["iteration"]) == (2, 4)
@@ -276,26 +282,26 @@ def test_the_cached_protocol(paper, images, tmp_path, monkeypatch, capsys):
     # the figures of a run's own evaluation are those of the program for it
     settings = json.loads((folder / "fcos-_ml" / "config.json").read_text())["data"]
     assert settings["val_annotations"].endswith("kept.json")
-    shown = functools.partial(show, paper, tmp_path, monkeypatch, capsys, *arguments, "--seeds", "2")
-    code, against = shown("--against", "fcos-_ml")
+    shown = functools.partial(program, *arguments, "--seeds", "2", "--show")
+    code, against, _ = shown("--against", "fcos-_ml")
     assert code == 0
-    assert "AP - that of FCOS- + ML [95 %]" in against and "AP - baseline's [95 %]" in done.stdout
+    assert "AP - that of FCOS- + ML [95 %]" in against and "AP - baseline's [95 %]" in of_both
     of_ml, of_baseline = (re.search(rf"^{name} .*?([+-]\d+\.\d+) \[", text, re.M) for name, text in
-                          ((re.escape("FCOS- + ML"), done.stdout), ("FCOS-", against)))  # fmt: skip
+                          ((re.escape("FCOS- + ML"), of_both), ("FCOS-", against)))  # fmt: skip
     assert float(of_ml[1]) == -float(of_baseline[1])
-    code, held = shown("--split", "test")
+    code, held, _ = shown("--split", "test")
     assert code == 0 and "2 seeds on the images held back" in held
     expected = [replace_detections(images, tmp_path / "out" / f"seed{k}" / "fcos-_ml", k) for k in (0, 1)]
-    code, both = shown("--split", "all")
+    code, both, _ = shown("--split", "all")
     assert code == 0 and "2 seeds on all validation images" in both
     assert re.search(rf"^FCOS- \+ ML .* {100 * sum(expected) / 2:.2f} ± ", both, re.M), expected
-    other = run(tmp_path, *arguments[:4], *arguments[6:], "--seeds", "2")
-    assert other.returncode == 2 and "made with other settings (" in other.stderr
+    code, _, error = program(*arguments[:4], *arguments[6:], "--seeds", "2")
+    assert code == 2 and "made with other settings (" in error
 
 
-def test_a_part_that_fails_is_reported_and_the_others_go_on(images, tmp_path):
-    done = run(tmp_path, "--tables", "1", "--set", "mlc.start_epoch=1", "--set", "model.centerness_on=reg")
-    assert done.returncode == 1 and "is no setting of 'fcos-'" in done.stdout and "4 of 4 parts are not" in done.stderr
+def test_a_part_that_fails_is_reported_and_the_others_go_on(program, images):
+    code, out, error = program("--tables", "1", "--set", "mlc.start_epoch=1", "--set", "model.centerness_on=reg")
+    assert code == 1 and "is no setting of 'fcos-'" in out and "4 of 4 parts are not" in error
 
 
 @pytest.mark.parametrize(
