@@ -70,6 +70,7 @@ OFF = {"mlc.iur_start_epoch": NEVER}
 ML = {**OFF, "mlc.ml": True}
 MLC = {"mlc.ml": True}
 ALIGNED = {"mlc.metric": "alignment"}
+CENTERNESS = {"model.detector": "fcos"}
 PARTS = {"": ("", OFF), "_iur": (" + IUR", {}), "_mlc": (" + MLC", MLC)}
 ASSIGNERS = {"atss": "ATSS", "task_aligned": "task-aligned", "sim_ota": "SimOTA", "paa": "PAA", "mal": "MAL"}
 OF_ANCHORS = ("atss", "paa", "mal")
@@ -114,6 +115,14 @@ ROWS = {
     "fcos-_mlc_gamma4": Row("MLC, gamma 4", "fcos-", {**MLC, "mlc.gamma": 4.0}),
     "fcos-_mlc_attached": Row(
         "MLC, the IoU loss trains the boxes too", "fcos-", {**MLC, "mlc.detach_iou_target": False}
+    ),
+    # centerness from the switch on, and its parts
+    "fcos-_centerness": Row("FCOS- + centerness from the switch on", "fcos-", {**OFF, **CENTERNESS}),
+    "fcos-_centerness_score": Row(
+        "Score x centerness alone", "fcos-", {**OFF, **CENTERNESS, "model.centerness_weights": False}
+    ),
+    "fcos-_centerness_weights": Row(
+        "Box loss weighted by centerness alone", "fcos-", {**OFF, "model.centerness_weights": True}
     ),
     "retinanet_ml_positives": Row("RetinaNet + ML, positives", "retinanet", {**ML, "mlc.candidates": "positives"}),
     "retinanet_ml_alpha0": Row("RetinaNet + ML, alpha 0", "retinanet", {**ML, "mlc.alpha": 0.0}),
@@ -198,6 +207,11 @@ TABLES = {
             *("fcos-", "fcos-_ml", "fcos-_iur", "fcos-_mlc", *_with_prefix("fcos-_ml", "fcos-_mlc", "fcos-_iur")),
             *("retinanet", "retinanet_ml", *_with_prefix("retinanet_ml")),
         ),
+        _DETECTION,
+    ),
+    "centerness": Table(
+        "Centerness from the start, and from the switch on",
+        ("fcos-", "fcos", *_with_prefix("fcos-_centerness"), "fcos-_iur", "fcos-_mlc"),
         _DETECTION,
     ),
     "ablations_rpn": Table(

@@ -17,8 +17,8 @@ from .ema import WeightAverage
 from .nonfinite import FiniteGuard
 from .optim import LearningRate, build_optimizer
 
-_IOU_LAYER = ".iou_logits."
-"""In the names of its parameters."""
+_ADDED_LATER = (".iou_logits.", ".bbox_ctrness.")
+"""In the names of layers that a run may add to those of the run that it continues."""
 
 
 class Stepper:
@@ -123,12 +123,14 @@ class Stepper:
             self.average.model.load_state_dict(self.model.state_dict())
 
     def load_state_dict(self, state: dict) -> None:
-        """Restores :meth:`state_dict`. What the state lacks keeps its initial value: averages, a loss scale, the IoU
-        layer of a run that continues a baseline. ValueError if the optimizer's state is of other parameters."""
+        """Restores :meth:`state_dict`. What the state lacks keeps its initial value: averages, a loss scale, the IoU or
+        centerness layer of a run that continues a baseline. ValueError if the optimizer's state is of other parameters.
+        """
         own = self.model.state_dict()
-        added = {name: own[name] for name in own if _IOU_LAYER in name and name not in state["model"]}
+        new = [name for name in own if any(layer in name for layer in _ADDED_LATER) and name not in state["model"]]
+        added = {name: own[name] for name in new}
         if added:
-            LOG.info("the checkpoint has no IoU layer: its weights are those that a run of this seed starts with")
+            LOG.info("the checkpoint has no %s: as at the start of a run with this seed", ", ".join(added))
         self.model.load_state_dict(state["model"] | added)
         optimizer = self.optimizer.state_dict()  # its groups are of the configuration: changed settings apply
         self.optimizer.load_state_dict(optimizer | {"state": self._of_parameters(state["optimizer"], added)})

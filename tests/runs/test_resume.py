@@ -70,6 +70,30 @@ def test_an_assigner_that_is_switched_on(folder):
     assert_same(losses(folder / "second")[:2], losses(folder / "first"))
 
 
+def test_centerness_that_is_switched_on(folder):
+    """Its layer starts as in a new run of the seed, the others and the optimizer's states of them go on."""
+    settings = {"schedule__optimizer": "adamw"}
+    first = config_of("fcos_minus_r50_mlc", folder / "baseline", **settings)
+    Trainer(first, progress=False).run(2)
+    second = override(override(first, "model.detector", "fcos"), "run.out", str(folder / "centerness"))
+    trainer = Trainer(second, progress=False)
+    start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.resume(folder / "baseline" / "checkpoint.pt", ("model.detector", "run.out"))
+    before, after = load_checkpoint(folder / "baseline" / "checkpoint.pt"), trainer.model.state_dict()
+    added = {"head.bbox_ctrness.weight", "head.bbox_ctrness.bias"}
+    assert after.keys() - before["model"].keys() == added
+    assert all(torch.equal(after[name], start[name]) for name in added)
+    assert_same({name: after[name] for name in before["model"]}, before["model"])
+    momenta = [values["exp_avg"] for values in before["optimizer"]["state"].values()]
+    kept = [trainer.stepper.optimizer.state[p]["exp_avg"] for p in trainer.stepper.optimizer.state]
+    assert len(kept) == len(momenta) and all(any(torch.equal(m, k) for k in kept) for m in momenta)
+    trainer.run()
+    assert losses(folder / "centerness")[:2] == losses(folder / "baseline")
+    assert [entry["bbox_ctrness"] > 0 for entry in history(folder / "centerness") if "bbox_ctrness" in entry] == [
+        True
+    ] * 2
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_from_any_iteration(folder, variant):
     """A checkpoint leads to the same end, within an epoch or between two, whatever the generators held meanwhile."""
