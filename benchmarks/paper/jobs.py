@@ -67,7 +67,7 @@ def _context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlc_ext.detectors.engine.trainer"])
+    context.set_forkserver_preload(["torch"])  # no module of the project: it is found by the path of this process
     return context
 
 
