@@ -69,7 +69,7 @@ class TestRunning:
             "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
             f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid)); time.sleep(100)"
         )
-        found = run([stage("slow", code, limit=10.0), stage("after", "", alone=True)], tmp_path)
+        found = run([stage("slow", code, limit=5.0), stage("after", "", alone=True)], tmp_path)
         assert found["slow"][0] == CUT and found["after"][0] == PASSED
         assert (tmp_path / "slow.log").read_text() == "started\n"
         wait_for(lambda: ended(int((tmp_path / "pid").read_text())))
