@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import multiprocessing
 import os
 import re
 import signal
@@ -115,6 +117,30 @@ def test_strict_ends_the_epoch_in_a_line(tmp_path, workers):
     loader = build_loader(CocoDetection(*paths, strict=True), 1, shuffle=False, num_workers=workers)
     with pytest.raises(ImageDecodeError, match=r"2\.png cannot be decoded: an empty file$"):
         list(loader)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_workers_end_with_their_loader_after_an_error(tmp_path, monkeypatch, kept):
+    """Also where the error has left a reference cycle. torch terminates those that have not ended in five seconds."""
+    terminated: list[int] = []
+    monkeypatch.setattr(multiprocessing.Process, "terminate", lambda worker: terminated.append(worker.pid))
+    paths = write_coco(tmp_path, [box(k) for k in (1, 2, 3)])
+    (tmp_path / "2.png").write_bytes(b"")
+    before = set(multiprocessing.active_children())
+    gc.disable()
+    try:
+        loader = build_loader(
+            CocoDetection(*paths, strict=True), 1, shuffle=False, num_workers=2, persistent_workers=kept
+        )
+        with pytest.raises(ImageDecodeError):
+            list(loader)
+        started = set(multiprocessing.active_children()) - before
+        assert len(started) == (2 if kept else 0)
+        del loader
+    finally:
+        gc.enable()
+    gc.collect()
+    assert [worker.exitcode for worker in started] == [0] * len(started) and not terminated
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from ..errors import DataError, ImageDecodeError
 from .sampler import AspectRatioBatchSampler, share
 from .shared_batch import pack
-from .worker_processes import POLL, batches, start_worker
+from .worker_processes import POLL, batches, end_workers, start_worker
 
 _KEY = "seed", "batch_size", "num_samples", "shuffle"
 
@@ -88,6 +89,7 @@ class DetectionLoader:
 
     def __init__(self, loader: DataLoader, sampler: AspectRatioBatchSampler):
         self.loader, self.batch_sampler = loader, sampler
+        weakref.finalize(self, end_workers, loader).atexit = False  # which holds the loader until then
         self.position = 0
         self._resume_at = 0
         self.cut = 0

@@ -94,6 +94,16 @@ def batches(loader: DataLoader, reported: set[str]) -> Iterator[Any]:
         yield batch
 
 
+def end_workers(loader: DataLoader) -> None:
+    """Ends the workers that ``loader`` keeps for another epoch, if there are any.
+
+    Left to the garbage collector they last five seconds each: an iterator that is part of a reference cycle, as after
+    an error in a worker, has lost its queues when it is deleted, and its workers wait for the next index.
+    """
+    if (iterator := getattr(loader, "_iterator", None)) is not None:
+        _end_workers(iterator)
+
+
 def _next(iterator: Iterator[Any], reported: set[str]) -> Any:
     for expired in itertools.count(1):
         try:
