@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -67,7 +68,17 @@ def _context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
+    from multiprocessing import forkserver  # not on Windows
+
     context.set_forkserver_preload(["torch"])  # no module of the project: it is found by the path of this process
+    # A scheduler sends SIGTERM to every process of a job. The server must outlive its children: without it, this
+    # process does not wait for them. Blocked signals are inherited; work() unblocks it in the children.
+    multiprocessing.resource_tracker.ensure_running()  # which unblocks it when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

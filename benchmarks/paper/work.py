@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 
@@ -23,6 +24,8 @@ from .parts import DONE, Part
 
 def work(part: Part) -> None:
     """Does a part, from where it stopped; its text goes to out.txt in its folder."""
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked where the parts are started
     part.out.mkdir(parents=True, exist_ok=True)
     sys.stdout = sys.stderr = open(part.out / "out.txt", "a", buffering=1)
     began, cpu = time.perf_counter(), time.process_time()

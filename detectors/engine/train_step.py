@@ -130,7 +130,7 @@ class Stepper:
         new = [name for name in own if any(layer in name for layer in _ADDED_LATER) and name not in state["model"]]
         added = {name: own[name] for name in new}
         if added:
-            LOG.info("the checkpoint has no %s: as at the start of a run with this seed", ", ".join(added))
+            LOG.info("not in the checkpoint, initialized as in a new run with this seed: %s", ", ".join(added))
         self.model.load_state_dict(state["model"] | added)
         optimizer = self.optimizer.state_dict()  # its groups are of the configuration: changed settings apply
         self.optimizer.load_state_dict(optimizer | {"state": self._of_parameters(state["optimizer"], added)})

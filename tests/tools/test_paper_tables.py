@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ import torch
 from benchmark_modules import BENCHMARKS, benchmark_modules
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from small_runs import TINY, assert_same
+from small_runs import TINY, assert_same, wait_until
 
 from mlc_ext import MLCConfig
 from mlc_ext.detectors.config.overrides import differences, override
@@ -300,6 +301,27 @@ def test_the_cached_protocol(program, images, tmp_path):
     assert re.search(rf"^FCOS- \+ ML .* {100 * sum(expected) / 2:.2f} ± ", both, re.M), expected
     code, _, error = program(*arguments[:4], *arguments[6:], "--seeds", "2")
     assert code == 2 and "made with other settings (" in error
+
+
+def test_a_signal_to_all_processes_is_waited_for(images, tmp_path):
+    """A scheduler sends SIGTERM to every process of a job: the program ends after its part has saved a checkpoint."""
+    started = subprocess.Popen(command(tmp_path / "out", "--tables", "1", "--set", "schedule.epochs=1000"),
+                               cwd=tmp_path, start_new_session=True)  # fmt: skip
+    stem = tmp_path / "out" / "seed0" / "stem_fcos-"
+    try:
+        wait_until(started, lambda: (stem / "metrics.jsonl").exists() and (stem / "metrics.jsonl").stat().st_size)
+        part = json.loads((stem / ".lock").read_text())["process"]
+        os.kill(part, signal.SIGSTOP)  # as one whose step is long
+        os.killpg(started.pid, signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            started.wait(4)
+        os.kill(part, signal.SIGCONT)
+        assert started.wait(60) == 130
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+    assert load_checkpoint(stem / "checkpoint.pt")["iteration"] > 0
+    assert (stem / "out.txt").read_text().startswith("interrupted: ")
 
 
 def test_a_part_that_fails_is_reported_and_the_others_go_on(program, images):

@@ -89,7 +89,8 @@ class DetectionLoader:
 
     def __init__(self, loader: DataLoader, sampler: AspectRatioBatchSampler):
         self.loader, self.batch_sampler = loader, sampler
-        weakref.finalize(self, end_workers, loader).atexit = False  # which holds the loader until then
+        # a finalizer keeps its arguments alive: the queues of `loader` are still open when it is called
+        weakref.finalize(self, end_workers, loader).atexit = False
         self.position = 0
         self._resume_at = 0
         self.cut = 0

@@ -97,8 +97,9 @@ def batches(loader: DataLoader, reported: set[str]) -> Iterator[Any]:
 def end_workers(loader: DataLoader) -> None:
     """Ends the workers that ``loader`` keeps for another epoch, if there are any.
 
-    Left to the garbage collector they last five seconds each: an iterator that is part of a reference cycle, as after
-    an error in a worker, has lost its queues when it is deleted, and its workers wait for the next index.
+    Without this, an error in a worker can leave torch's iterator in a reference cycle. The garbage collector closes the
+    iterator's queues before it deletes the iterator, so the workers are not asked to end, and torch waits five seconds
+    for each of them before it terminates it.
     """
     if (iterator := getattr(loader, "_iterator", None)) is not None:
         _end_workers(iterator)
